@@ -1,0 +1,42 @@
+# Everything runs in a virtual environment of its own, made at first use.
+PYTHON ?= python3
+BIN := .venv/bin
+export DO_NOT_TRACK := 1
+export MLFLOW_DISABLE_TELEMETRY := true
+
+.PHONY: help run test lint viz benchmark clean
+
+help:  ## what can be made
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
+
+.venv/.installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo "Python 3.10 or newer is needed; name it with make PYTHON=…" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+run: .venv/.installed  ## the Rahimi–Recht study at full size, in minutes
+	$(BIN)/kedro run
+	@echo "Report:  data/08_reporting/base/rahimi_recht/report.md"
+	@echo "Figures: data/08_reporting/base/rahimi_recht/*.png"
+
+test: .venv/.installed  ## all tests
+	$(BIN)/python -m pytest
+
+lint: .venv/.installed  ## style, types, layers
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+viz: .venv/.installed  ## the pipelines and their results, in a browser
+	$(BIN)/kedro viz run --host 127.0.0.1
+
+benchmark: .venv/.installed  ## how fast the ensemble is, against one run at a time
+	$(BIN)/python benchmarks/rr_study.py
+
+clean:  ## remove the environment and everything that was made
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .viz mlflow.db build
+	find data -type f ! -name .gitkeep ! -path 'data/01_raw/*' -delete
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

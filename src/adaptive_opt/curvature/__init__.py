@@ -1,0 +1,1 @@
+"""Exact curvature: closed forms, spectra and their statistics."""

@@ -1,0 +1,162 @@
+r"""Closed forms for deep linear networks on a quadratic loss.
+
+The network x ↦ W_L ⋯ W_1 x with targets y = A x that are exactly linear has the residual
+matrix E = W_L ⋯ W_1 − A, and its mean squared error over a batch X (rows are samples)
+depends on the batch only through the Gram matrix S = XᵀX / n:
+
+    q = mean((X W_1ᵀ ⋯ W_Lᵀ − X Aᵀ)²) = tr(E S Eᵀ) / d_y.
+
+A batch of n samples is thus worth d_x² numbers, which is what makes training here fast.
+With P_i = W_L ⋯ W_{i+1} and Q_i = W_{i−1} ⋯ W_1 (empty products are identities),
+
+    ∂q/∂W_i            = (2/d_y) P_iᵀ E S Q_iᵀ
+    ∂²q/∂W_i[a,b]∂W_j[c,d], i ≤ j
+                       = (2/d_y) (P_iᵀP_j)[a,c] (Q_i S Q_jᵀ)[b,d]
+                       + (2/d_y) (P_jᵀ E S Q_iᵀ)[c,b] (W_{j−1} ⋯ W_{i+1})[d,a]    if i < j.
+
+The first line is the Gauss–Newton part. Losses: ``mse`` is q, ``rmse`` is √q with
+
+    ∇√q = ∇q / (2√q),    ∇²√q = ∇²q / (2√q) − ∇q ∇qᵀ / (4 q^{3/2}).
+
+Shapes: ``weights[i]`` is ``[..., d_i, d_{i−1}]``, A is ``[d_y, d_x]``, S is ``[..., d_x, d_x]``;
+the leading dimensions are members. Parameters are ordered layer by layer, row by row.
+Source: elementary; tested against automatic differentiation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import reduce
+
+import torch
+from torch import Tensor
+
+__all__ = ["LOSSES", "gradient", "hessian", "hessian_diagonal", "loss", "loss_and_gradient"]
+
+LOSSES = ("rmse", "mse")
+
+
+def _matmul(weights: Sequence[Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+    """For an ensemble bmm: matmul's own dispatch costs as much as these small products."""
+    return torch.bmm if weights[0].ndim == 3 else torch.matmul
+
+
+def _product(matrices: Sequence[Tensor], like: Tensor) -> Tensor:
+    """``matrices[-1] ⋯ matrices[0]``, or an identity shaped after ``like``'s last dimension."""
+    if not matrices:
+        return torch.eye(like.shape[-1], dtype=like.dtype, device=like.device)
+    return reduce(lambda done, w: w @ done, matrices)
+
+
+def _residual(weights: Sequence[Tensor], target: Tensor) -> Tensor:
+    if len(weights) == 2 and weights[0].ndim == 3:
+        return torch.baddbmm(
+            target.expand(len(weights[0]), -1, -1), weights[1], weights[0], beta=-1
+        )
+    return _product(weights, weights[0]) - target
+
+
+def _floor(q: Tensor) -> Tensor:
+    """Keep √q differentiable at an exact zero, where RMSE has no gradient."""
+    return q.clamp_min(torch.finfo(q.dtype).tiny * 4)
+
+
+def loss(weights: Sequence[Tensor], target: Tensor, gram: Tensor, kind: str) -> Tensor:
+    """The loss of every member, shape ``[...]``, differentiable.
+
+    Example:
+        >>> eye = torch.eye(2)
+        >>> loss([eye, 2 * eye], eye, eye, "mse")  # E = I, q = tr(I) / 2
+        tensor(1.)
+    """
+    e = _residual(weights, target)
+    q = (e * (e @ gram)).sum((-2, -1)) / target.shape[0]
+    return q if kind == "mse" else _floor(q).sqrt()
+
+
+def _mse_gradient(weights: Sequence[Tensor], residual_gram: Tensor) -> list[Tensor]:
+    """``P_iᵀ R Q_iᵀ`` for all layers, in 2(L−1) products, R = c E S."""
+    mm = _matmul(weights)
+    suffixes = [residual_gram]
+    for w in reversed(weights[1:]):
+        suffixes.append(mm(w.mT, suffixes[-1]))
+    grads = [suffixes.pop()]
+    prefix = weights[0]
+    for w in weights[1:]:
+        grads.append(mm(suffixes.pop(), prefix.mT))
+        if suffixes:
+            prefix = mm(w, prefix)
+    return grads
+
+
+@torch.no_grad()
+def loss_and_gradient(
+    weights: Sequence[Tensor], target: Tensor, gram: Tensor, kind: str
+) -> tuple[Tensor, list[Tensor]]:
+    """Loss and gradient in closed form: what autograd gives, at a third of its time."""
+    e = _residual(weights, target)
+    r = _matmul(weights)(e, gram) if gram.ndim == e.ndim else e @ gram
+    q = (e * r).sum((-2, -1)).div_(target.shape[0])
+    if kind == "mse":
+        return q, _mse_gradient(weights, r.mul_(2 / target.shape[0]))
+    root = _floor(q).sqrt_()
+    r.mul_((root * target.shape[0]).reciprocal_()[..., None, None])
+    return root, _mse_gradient(weights, r)
+
+
+def gradient(weights: Sequence[Tensor], target: Tensor, gram: Tensor, kind: str) -> Tensor:
+    """The gradient as one vector of all parameters, ``[..., n]``."""
+    _, grads = loss_and_gradient(weights, target, gram, kind)
+    return torch.cat([g.flatten(-2) for g in grads], dim=-1)
+
+
+@torch.no_grad()
+def hessian(weights: Sequence[Tensor], target: Tensor, gram: Tensor, kind: str) -> Tensor:
+    """The exact Hessian, ``[..., n, n]``; at q = 0 that of RMSE does not exist."""
+    layers, c = len(weights), 2 / target.shape[0]
+    residual_gram = _residual(weights, target) @ gram
+    lead = residual_gram.shape[:-2]
+    sizes = [w.shape[-2] * w.shape[-1] for w in weights]
+    offsets = [sum(sizes[:i]) for i in range(layers + 1)]
+    h = residual_gram.new_empty(*lead, offsets[-1], offsets[-1])
+    left = [_product(weights[i + 1 :], weights[-1].mT).expand(*lead, -1, -1) for i in range(layers)]
+    right = [_product(weights[:i], weights[0]).expand(*lead, -1, -1) for i in range(layers)]
+    for i in range(layers):
+        for j in range(i, layers):
+            outer = c * left[i].mT @ left[j]
+            inner = right[i] @ gram @ right[j].mT
+            rows, columns = slice(*offsets[i : i + 2]), slice(*offsets[j : j + 2])
+            # A view of the block with indices a, b, c, d: written in place, not copied there.
+            block = h[..., rows, columns].unflatten(-1, weights[j].shape[-2:])
+            block = block.unflatten(-3, weights[i].shape[-2:])
+            torch.mul(outer[..., :, None, :, None], inner[..., None, :, None, :], out=block)
+            if i < j:
+                cross = c * left[j].mT @ residual_gram @ right[i].mT
+                between = _product(weights[i + 1 : j], weights[i].mT).expand(*lead, -1, -1)
+                block.addcmul_(cross.mT[..., None, :, :, None], between.mT[..., :, None, None, :])
+                h[..., columns, rows] = h[..., rows, columns].mT
+    if kind == "rmse":
+        root = loss(weights, target, gram, "rmse")[..., None, None]
+        g = gradient(weights, target, gram, "rmse")[..., None]
+        # With g the gradient of the root itself: ∇q ∇qᵀ / (4 q^{3/2}) = g gᵀ / √q.
+        h.div_(2 * root).sub_((g / root) * g.mT)
+    return h
+
+
+@torch.no_grad()
+def hessian_diagonal(
+    weights: Sequence[Tensor], target: Tensor, gram: Tensor, kind: str
+) -> list[Tensor]:
+    """The exact diagonal, shaped like the weights, without forming the Hessian."""
+    layers, c = len(weights), 2 / target.shape[0]
+    diagonal = []
+    for i in range(layers):
+        left, right = _product(weights[i + 1 :], weights[-1].mT), _product(weights[:i], weights[0])
+        outer = c * left.square().sum(-2)
+        inner = torch.linalg.vecdot(right @ gram, right)
+        diagonal.append((outer[..., :, None] * inner[..., None, :]).expand_as(weights[i]))
+    if kind == "mse":
+        return diagonal
+    root, grads = loss_and_gradient(weights, target, gram, "rmse")
+    root = root[..., None, None]
+    return [d / (2 * root) - g * g / root for d, g in zip(diagonal, grads, strict=True)]

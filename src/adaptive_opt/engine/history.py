@@ -1,0 +1,76 @@
+"""Recording a run without stopping for it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+__all__ = ["Recorder"]
+
+Array = NDArray[np.float32]
+
+
+class Recorder:
+    """Collects per-member values on the device and moves them to the host in blocks.
+
+    Args:
+        members: size of the ensemble.
+    """
+
+    def __init__(self, members: int) -> None:
+        self.members = members
+        self._rows: dict[int, dict[str, Tensor | float]] = {}
+        self._columns: dict[str, dict[int, Array]] = {}
+
+    def add(self, iteration: int, **values: Tensor | float) -> None:
+        """Note values for an iteration: ``[members]`` tensors, or one number for all."""
+        self._rows.setdefault(iteration, {}).update(values)
+
+    def flush(self) -> None:
+        """Move what was added to the host, one transfer a column."""
+        by_column: dict[str, list[tuple[int, Tensor | float]]] = {}
+        for iteration, row in self._rows.items():
+            for name, value in row.items():
+                by_column.setdefault(name, []).append((iteration, value))
+        for name, entries in by_column.items():
+            tensors = [v.expand(self.members) for _, v in entries if isinstance(v, Tensor)]
+            moved = iter(torch.stack(tensors).detach().cpu().numpy() if tensors else ())
+            column = self._columns.setdefault(name, {})
+            for iteration, value in entries:
+                column[iteration] = (
+                    next(moved) if isinstance(value, Tensor) else np.full(self.members, value)
+                )
+        self._rows.clear()
+
+    def column(self, name: str) -> dict[int, Array]:
+        """Flushed values of one column, by iteration."""
+        return self._columns.get(name, {})
+
+    def blank(self, member: int, start: int) -> None:
+        """Forget a member's values from an iteration on: it was frozen there."""
+        for name, column in self._columns.items():
+            if name in ("lr", "gradient_equivalents", "device_seconds"):
+                continue
+            for iteration, row in column.items():
+                if iteration >= start:
+                    column[iteration] = row.copy()
+                    column[iteration][member] = np.nan
+
+    def to_frame(self) -> pd.DataFrame:
+        """Long format: one row for each (member, iteration); float32 except the clock."""
+        iterations = sorted({i for column in self._columns.values() for i in column})
+        missing = np.full(self.members, np.nan)
+        frame = pd.DataFrame(
+            {
+                "member": np.repeat(np.arange(self.members), len(iterations)),
+                "iteration": np.tile(np.asarray(iterations, dtype=np.int64), self.members),
+            }
+        )
+        for name, column in self._columns.items():
+            rows = np.stack([column.get(i, missing) for i in iterations])
+            dtype = np.float64 if name == "device_seconds" else np.float32
+            frame[name] = rows.T.reshape(-1).astype(dtype)
+        return frame

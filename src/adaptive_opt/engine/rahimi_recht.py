@@ -1,0 +1,174 @@
+"""One (Rahimi–Recht task, arm): train all seeds, then the exact Hessians on the way."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from adaptive_opt.curvature.statistics import COLUMNS, TrajectoryStatistics
+from adaptive_opt.parameters import TaskParameters, TrainingParameters
+from adaptive_opt.tasks.rahimi_recht import RahimiRecht
+from adaptive_opt.tasks.rr_functions import RRFunction
+
+from .device import resolve_device
+from .optimizers import build_optimizer
+from .seeds import derive_seed
+from .train import EnsembleResult, Plan, train_ensemble
+
+__all__ = ["run_rahimi_recht"]
+
+logger = logging.getLogger(__name__)
+
+
+def run_rahimi_recht(
+    function: RRFunction,
+    *,
+    task: str,
+    arm: str,
+    optimizer: str,
+    hyperparameters: dict[str, Any],
+    task_parameters: TaskParameters,
+    training: TrainingParameters,
+    seeds: Sequence[int] | None = None,
+) -> tuple[pd.DataFrame, list[Tensor], dict[str, Any]]:
+    """Train every seed of an arm as one ensemble and measure its Hessians.
+
+    Args:
+        function: what is learnt.
+        task, arm: names, from which all seeds are derived.
+        optimizer, hyperparameters: see :func:`.optimizers.build_optimizer`.
+        task_parameters, training: see :mod:`adaptive_opt.parameters`.
+        seeds: the runs; default 0 … ``task_parameters.seeds`` − 1.
+
+    Returns:
+        The history (one row for each seed and logged iteration, Hessian columns where one
+        was taken), the final weights ``[members, ...]``, and a summary.
+    """
+    seeds = list(range(task_parameters.seeds)) if seeds is None else list(seeds)
+    device = resolve_device(training.device)
+    shared = task_parameters.initialisation == "shared"
+    problem = RahimiRecht(
+        function,
+        loss=task_parameters.loss,
+        batch_size=task_parameters.batch_size,
+        weight_seeds=None if shared else [derive_seed(task, s, "weights") for s in seeds],
+        order_seeds=[derive_seed(task, s, "order") for s in seeds],
+        device=device,
+    )
+    params = problem.initial_parameters()
+    batches: list[Tensor] = []
+    optim = build_optimizer(
+        optimizer,
+        hyperparameters,
+        params,
+        probe_seeds=[derive_seed(task, arm, s, "probe") for s in seeds],
+        diagonal_fn=lambda: problem.hessian_diagonal(params, batches[0]),
+    )
+    plan = Plan(
+        epochs=task_parameters.epochs,
+        schedule=training.schedule,
+        floor=training.schedule_floor,
+        log_every=training.log_every,
+        statistics_every=training.statistics_every,
+        snapshot_every=training.hessian_every,
+        diverged_above=training.diverged_above,
+    )
+    statistics = TrajectoryStatistics(problem.hessian, device)
+    iterations = plan.epochs * problem.batches_per_epoch
+    with _small_kernels(device):
+        with _bar(f"{task} {arm}", iterations, " it") as bar:
+            result = train_ensemble(
+                problem,
+                params,
+                optim,
+                plan,
+                on_batch=lambda batch: batches.__setitem__(slice(None), [batch]),
+                on_snapshot=statistics.submit,
+                progress=bar.update,
+            )
+        with _bar(f"{task} {arm} Hessians", statistics.pending, " chunks") as bar:
+            hessians = statistics.result(bar.update)
+    history = _join(result, hessians, task, arm, seeds, problem.batches_per_epoch)
+    summary = _summary(result, history, task_parameters.target, seeds, iterations)
+    summary |= {"task": task, "arm": arm, "optimizer": optimizer, "device": str(device)}
+    summary |= {"hyperparameters": hyperparameters, "torch": torch.__version__}
+    summary |= {"loss": task_parameters.loss, "initialisation": task_parameters.initialisation}
+    logger.info(
+        "%s, %s: %d runs of %s iterations in %.1f s (%.1f µs a run-iteration)",
+        task, arm, len(seeds), f"{iterations:,}", result.seconds,
+        summary["microseconds_per_run_iteration"],
+    )  # fmt: skip
+    return history, result.weights, summary
+
+
+def _bar(label: str, total: int, unit: str) -> tqdm[Any]:
+    """A progress bar on a terminal, nothing in a log file."""
+    return tqdm(desc=label, total=total, unit=unit, leave=False, disable=None)
+
+
+@contextmanager
+def _small_kernels(device: torch.device) -> Iterator[None]:
+    """One thread on the CPU: the tensors of an RR ensemble are too small to share."""
+    threads = torch.get_num_threads()
+    if device.type == "cpu":
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _join(
+    result: EnsembleResult,
+    hessians: np.ndarray[Any, Any],
+    task: str,
+    arm: str,
+    seeds: Sequence[int],
+    batches_per_epoch: int,
+) -> pd.DataFrame:
+    """History with names, epochs and the Hessian columns, members turned into seeds."""
+    frame = result.history
+    if result.snapshots:
+        members = len(seeds)
+        table = pd.DataFrame(hessians.astype(np.float64), columns=list(COLUMNS))
+        table["iteration"] = np.repeat(result.snapshots, members)
+        table["member"] = np.tile(np.arange(members), len(result.snapshots))
+        frame = frame.merge(table, on=["member", "iteration"], how="left", validate="1:1")
+        for member, start in enumerate(result.diverged_at):
+            if start is not None:
+                frozen = (frame["member"] == member) & (frame["iteration"] >= start)
+                frame.loc[frozen, list(COLUMNS)] = np.nan
+    frame.insert(0, "task", pd.Series(task, index=frame.index, dtype="category"))
+    frame.insert(1, "arm", pd.Series(arm, index=frame.index, dtype="category"))
+    frame.insert(2, "seed", np.asarray(seeds)[frame.pop("member")])
+    frame.insert(4, "epoch", frame["iteration"] // batches_per_epoch)
+    return frame
+
+
+def _summary(
+    result: EnsembleResult,
+    history: pd.DataFrame,
+    target: float,
+    seeds: Sequence[int],
+    iterations: int,
+) -> dict[str, Any]:
+    last = history[history["iteration"] == history["iteration"].max()]
+    finals = [None if np.isnan(x) else float(x) for x in last["train_loss"]]
+    return {
+        "seeds": list(seeds),
+        "iterations": iterations,
+        "target": target,
+        "final_train_loss": finals,
+        "diverged_at": result.diverged_at,
+        "gradient_equivalents": result.gradient_equivalents,
+        "device_seconds": result.seconds,
+        "microseconds_per_run_iteration": 1e6 * result.seconds / iterations / len(seeds),
+    }

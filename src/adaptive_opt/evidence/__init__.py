@@ -1,0 +1,1 @@
+"""From histories to tables: pandas and scipy, no torch."""

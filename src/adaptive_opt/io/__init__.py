@@ -1,0 +1,1 @@
+"""Where the study meets Kedro and the disk: datasets, hooks."""

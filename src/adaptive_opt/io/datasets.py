@@ -1,0 +1,139 @@
+"""Datasets that are written whole or not at all, and tensors without pickles.
+
+A file is written beside its destination and renamed over it, so a crash leaves the old file
+or the new one, never half of one. Kedro's own datasets do the formats and the previews.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from kedro.io import AbstractDataset, DatasetError
+from kedro_datasets.json import JSONDataset as KedroJSONDataset
+from kedro_datasets.matplotlib import MatplotlibDataset as KedroMatplotlibDataset
+from kedro_datasets.pandas import CSVDataset as KedroCSVDataset
+from kedro_datasets.pandas import ParquetDataset as KedroParquetDataset
+from kedro_datasets.plotly import JSONDataset as KedroPlotlyDataset
+
+__all__ = [
+    "CSVDataset",
+    "JSONDataset",
+    "MatplotlibDataset",
+    "ParquetDataset",
+    "PlotlyDataset",
+    "TensorsDataset",
+    "TextDataset",
+]
+
+
+def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
+    """Let ``write`` fill a file beside ``path``, then put it in its place."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        write(partial)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+class _Whole:
+    """Mixin for Kedro's file datasets: write whole or not at all, on a local disk.
+
+    On object stores a file appears only when its upload is complete, so they need nothing.
+    """
+
+    _filepath: PurePosixPath
+    _protocol: str
+    _version: Any
+
+    def save(self, data: Any) -> None:
+        parent: Any = super()
+        if self._protocol != "file" or self._version is not None:
+            parent.save(data)
+            return
+        final = self._filepath
+
+        def write(partial: Path) -> None:
+            self._filepath = PurePosixPath(partial.as_posix())
+            try:
+                parent.save(data)
+            finally:
+                self._filepath = final
+
+        write_whole(Path(final), write)
+
+
+class CSVDataset(_Whole, KedroCSVDataset):
+    """A table for people."""
+
+
+class ParquetDataset(_Whole, KedroParquetDataset):
+    """A table for programs."""
+
+
+class JSONDataset(_Whole, KedroJSONDataset):
+    """A small record."""
+
+
+class PlotlyDataset(_Whole, KedroPlotlyDataset):
+    """An interactive figure."""
+
+
+class MatplotlibDataset(_Whole, KedroMatplotlibDataset):
+    """A figure as PNG."""
+
+
+class _FileDataset(AbstractDataset[Any, Any]):
+    """What the two formats below share."""
+
+    def __init__(self, *, filepath: str, metadata: dict[str, Any] | None = None) -> None:
+        self._filepath = Path(filepath)
+        self.metadata = metadata
+
+    def _exists(self) -> bool:
+        return self._filepath.is_file()
+
+    def _describe(self) -> dict[str, Any]:
+        return {"filepath": str(self._filepath)}
+
+
+class TensorsDataset(_FileDataset):
+    """A flat dict of tensors as safetensors: data only, no code, whoever wrote the file."""
+
+    def load(self) -> dict[str, Any]:
+        """The tensors, on the CPU."""
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            tensors: dict[str, Any] = load_file(self._filepath)
+        except FileNotFoundError as error:
+            raise DatasetError(f"{self._filepath} does not exist") from error
+        except (SafetensorError, OSError) as error:
+            raise DatasetError(
+                f"{self._filepath} is damaged ({error}); delete it and run again"
+            ) from error
+        return tensors
+
+    def save(self, data: dict[str, Any]) -> None:
+        """Write the tensors, from whatever device."""
+        from safetensors.torch import save
+
+        tensors = {name: t.detach().cpu().contiguous() for name, t in data.items()}
+        write_whole(self._filepath, lambda partial: partial.write_bytes(save(tensors)))
+
+
+class TextDataset(_FileDataset):
+    """A text file, UTF-8."""
+
+    def load(self) -> str:
+        """The text."""
+        return self._filepath.read_text(encoding="utf-8")
+
+    def save(self, data: str) -> None:
+        """Write the text."""
+        write_whole(self._filepath, lambda partial: partial.write_text(data, encoding="utf-8"))

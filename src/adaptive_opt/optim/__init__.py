@@ -1,0 +1,28 @@
+"""Optimizers with second-order step size adaptation, for one model or a whole ensemble.
+
+    from adaptive_opt.optim import SSDH
+
+Needs torch and nothing else of this package.
+"""
+
+from .base import EnsembleOptimizer
+from .first_order import SGDM, Adam
+from .memberwise import Memberwise
+from .methods import SADH, SSDH, SSVP, Sophia
+from .probes import PROBES
+from .second_order import SecondOrderOptimizer
+from .sources import CURVATURE_SOURCES
+
+__all__ = [
+    "CURVATURE_SOURCES",
+    "PROBES",
+    "SADH",
+    "SGDM",
+    "SSDH",
+    "SSVP",
+    "Adam",
+    "EnsembleOptimizer",
+    "Memberwise",
+    "SecondOrderOptimizer",
+    "Sophia",
+]

@@ -1,0 +1,147 @@
+"""Elementwise arithmetic on lists of tensors, in two interchangeable backends.
+
+Every update of this package is written once against :class:`ListOps`.
+:class:`Foreach` sends a whole list to torch's fused multi-tensor kernels;
+:class:`Loop` calls the ordinary operation tensor by tensor and is the plain path that
+the fast one is tested against, bit for bit.
+
+A *factor* is a Python number shared by all tensors, or a list with one tensor for each
+tensor, broadcast against it: that is how a hyperparameter of shape ``[members]`` reaches
+an ensemble whose parameters have shape ``[members, ...]``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+_torch: Any = torch  # its stubs know only some overloads of the foreach functions
+
+Tensors = list[Tensor]
+Factor = float | Sequence[Tensor]
+
+
+class ListOps(Protocol):
+    """The operations an update rule may use; names ending in ``_`` work in place."""
+
+    def lerp_(self, x: Tensors, y: Tensors, weight: Factor) -> None:
+        """``x ← x + weight (y − x)``."""
+
+    def add(self, x: Tensors, y: Factor) -> Tensors:
+        """``x + y``."""
+
+    def add_(self, x: Tensors, y: Tensors) -> None:
+        """``x ← x + y``."""
+
+    def mul_(self, x: Tensors, y: Factor) -> None:
+        """``x ← x y``."""
+
+    def addcmul_(self, x: Tensors, y: Tensors, z: Tensors, value: float) -> None:
+        """``x ← x + value y z``."""
+
+    def div(self, x: Tensors, y: Tensors) -> Tensors:
+        """``x / y``."""
+
+    def sqrt(self, x: Tensors) -> Tensors:
+        """``√x``."""
+
+    def maximum(self, x: Tensors, y: Factor) -> Tensors:
+        """``max(x, y)``."""
+
+    def clip_(self, x: Tensors, radius: Factor) -> None:
+        """``x ← min(max(x, −radius), radius)``."""
+
+    def sub_scaled_(self, x: Tensors, y: Tensors, scale: Factor) -> None:
+        """``x ← x − scale y``."""
+
+
+class Foreach:
+    """Multi-tensor kernels: one call for the whole list."""
+
+    def lerp_(self, x: Tensors, y: Tensors, weight: Factor) -> None:
+        _torch._foreach_lerp_(x, y, weight)
+
+    def add(self, x: Tensors, y: Factor) -> Tensors:
+        return list(_torch._foreach_add(x, y))
+
+    def add_(self, x: Tensors, y: Tensors) -> None:
+        _torch._foreach_add_(x, y)
+
+    def mul_(self, x: Tensors, y: Factor) -> None:
+        _torch._foreach_mul_(x, y)
+
+    def addcmul_(self, x: Tensors, y: Tensors, z: Tensors, value: float) -> None:
+        _torch._foreach_addcmul_(x, y, z, value)
+
+    def div(self, x: Tensors, y: Tensors) -> Tensors:
+        return list(_torch._foreach_div(x, y))
+
+    def sqrt(self, x: Tensors) -> Tensors:
+        return list(_torch._foreach_sqrt(x))
+
+    def maximum(self, x: Tensors, y: Factor) -> Tensors:
+        return list(_torch._foreach_clamp_min(x, y))
+
+    def clip_(self, x: Tensors, radius: Factor) -> None:
+        _torch._foreach_clamp_max_(x, radius)
+        _torch._foreach_clamp_min_(x, _negative(radius))
+
+    def sub_scaled_(self, x: Tensors, y: Tensors, scale: Factor) -> None:
+        if isinstance(scale, float | int):
+            _torch._foreach_add_(x, y, alpha=-scale)
+        else:
+            _torch._foreach_sub_(x, _torch._foreach_mul(y, scale))
+
+
+class Loop:
+    """One ordinary operation for each tensor."""
+
+    def lerp_(self, x: Tensors, y: Tensors, weight: Factor) -> None:
+        for xi, yi, w in zip(x, y, _each(weight, len(x)), strict=True):
+            xi.lerp_(yi, w)
+
+    def add(self, x: Tensors, y: Factor) -> Tensors:
+        return [xi + yi for xi, yi in zip(x, _each(y, len(x)), strict=True)]
+
+    def add_(self, x: Tensors, y: Tensors) -> None:
+        for xi, yi in zip(x, y, strict=True):
+            xi.add_(yi)
+
+    def mul_(self, x: Tensors, y: Factor) -> None:
+        for xi, yi in zip(x, _each(y, len(x)), strict=True):
+            xi.mul_(yi)
+
+    def addcmul_(self, x: Tensors, y: Tensors, z: Tensors, value: float) -> None:
+        for xi, yi, zi in zip(x, y, z, strict=True):
+            xi.addcmul_(yi, zi, value=value)
+
+    def div(self, x: Tensors, y: Tensors) -> Tensors:
+        return [xi / yi for xi, yi in zip(x, y, strict=True)]
+
+    def sqrt(self, x: Tensors) -> Tensors:
+        return [xi.sqrt() for xi in x]
+
+    def maximum(self, x: Tensors, y: Factor) -> Tensors:
+        return [xi.clamp_min(yi) for xi, yi in zip(x, _each(y, len(x)), strict=True)]
+
+    def clip_(self, x: Tensors, radius: Factor) -> None:
+        for xi, r in zip(x, _each(radius, len(x)), strict=True):
+            xi.clamp_max_(r).clamp_min_(-r)
+
+    def sub_scaled_(self, x: Tensors, y: Tensors, scale: Factor) -> None:
+        for xi, yi, s in zip(x, y, _each(scale, len(x)), strict=True):
+            if isinstance(s, float | int):
+                xi.add_(yi, alpha=-s)
+            else:
+                xi.sub_(yi * s)
+
+
+def _each(factor: Factor, n: int) -> Sequence[float | Tensor]:
+    return [factor] * n if isinstance(factor, float | int) else factor
+
+
+def _negative(factor: Factor) -> Factor:
+    return -factor if isinstance(factor, float | int) else [-f for f in factor]

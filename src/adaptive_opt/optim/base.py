@@ -1,0 +1,205 @@
+"""What every optimizer of this package has: members, clipping, a backward of its own."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, overload
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from ._lists import Factor, Foreach, ListOps, Loop, Tensors
+
+__all__ = ["EnsembleOptimizer"]
+
+HESSIAN_VECTOR_PRODUCT_COST = 2
+"""Gradient-equivalents of one Hessian-vector product by reverse over reverse: the backward
+pass through the gradient's graph runs over twice the operations of the gradient's own
+(Pearlmutter, *Fast Exact Multiplication by the Hessian*, 1994)."""
+
+
+class EnsembleOptimizer(Optimizer):
+    """A torch optimizer whose parameters may carry a leading member dimension.
+
+    With ``members`` given, every parameter has shape ``[members, ...]``, the loss handed to
+    :meth:`backward` may have shape ``[members]``, any hyperparameter may be a tensor of
+    shape ``[members]``, and every norm is taken for each member by itself: the members are
+    separate runs that share their kernels.
+
+    Args:
+        params: parameters or parameter groups, as for any torch optimizer.
+        defaults: hyperparameters and their default values.
+        members: size of the ensemble, or None for ordinary training.
+        max_grad_norm: clip the gradient to this global norm before the step.
+        foreach: use multi-tensor kernels; default yes.
+    """
+
+    hyperparameters: tuple[str, ...] = ()
+    curvature_due: bool = False
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        defaults: dict[str, Any],
+        *,
+        members: int | None = None,
+        max_grad_norm: float | None = None,
+        foreach: bool | None = None,
+    ) -> None:
+        if max_grad_norm is not None and not max_grad_norm > 0:
+            raise ValueError(f"max_grad_norm must be above 0, got {max_grad_norm}")
+        self.members = members
+        defaults = {**defaults, "max_grad_norm": max_grad_norm, "step": 0}
+        super().__init__(params, defaults)
+        self.ops: ListOps = Loop() if foreach is False else Foreach()
+        self.hvp_count = 0
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group; its shapes and hyperparameters are checked here."""
+        super().add_param_group(param_group)
+        group = self.param_groups[-1]
+        self._check_group(group)
+        if self.members is not None:
+            for p in group["params"]:
+                if p.ndim == 0 or p.shape[0] != self.members:
+                    raise ValueError(
+                        f"an ensemble of {self.members} needs parameters of shape "
+                        f"[{self.members}, ...], got {list(p.shape)}"
+                    )
+        for name in self.hyperparameters:
+            value = group[name]
+            if isinstance(value, Tensor) and value.ndim and value.shape != (self.members,):
+                raise ValueError(
+                    f"{name} has shape {list(value.shape)}; "
+                    f"an ensemble of {self.members} needs a number or [{self.members}]"
+                )
+
+    def _check_group(self, group: dict[str, Any]) -> None:
+        """Raise ValueError for a hyperparameter out of range."""
+
+    @property
+    def gradient_equivalents(self) -> int:
+        """Cost so far: gradients taken, plus two for each Hessian-vector product."""
+        steps = max(int(g["step"]) for g in self.param_groups)
+        return steps + HESSIAN_VECTOR_PRODUCT_COST * self.hvp_count
+
+    def backward(self, loss: Tensor) -> None:
+        """Accumulate the gradient of ``loss`` into the parameters; instead of loss.backward().
+
+        Args:
+            loss: a scalar, or of shape ``[members]``: one loss for each member.
+        """
+        loss.sum().backward()
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """One update of every parameter that has a gradient; no host synchronisation.
+
+        Args:
+            closure: evaluates the model anew, calls :meth:`backward`, returns the loss.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        self._before_step()
+        for group in self.param_groups:
+            params = [p for p in group["params"] if p.grad is not None]
+            if params:
+                self._step_group(group, params, _gradients(params))
+            group["step"] += 1
+        self._after_step()
+        return loss
+
+    def _before_step(self) -> None:
+        """Clip, over all groups together as torch.nn.utils.clip_grad_norm_ does."""
+        limit = self.param_groups[0]["max_grad_norm"]
+        if limit is None:
+            return
+        params = [p for g in self.param_groups for p in g["params"] if p.grad is not None]
+        if params:
+            grads = _gradients(params)
+            self.ops.mul_(grads, self._expand(self._clip_factor(grads, limit), grads))
+
+    def _after_step(self) -> None:
+        """Hook for state that lives for one step only."""
+
+    def _step_group(self, group: dict[str, Any], params: Tensors, grads: Tensors) -> None:
+        raise NotImplementedError
+
+    def statistics(self) -> dict[str, Tensor]:
+        """Quantities of the last step, computed when asked for; 0-dim or ``[members]``."""
+        return {}
+
+    def _factor(self, value: Any, tensors: Sequence[Tensor]) -> Factor:
+        """A hyperparameter as the list operations take it."""
+        return value if not isinstance(value, Tensor) else self._expand(value, tensors)
+
+    def _expand(self, value: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
+        value = value.to(device=tensors[0].device, dtype=tensors[0].dtype)
+        if value.ndim == 0:
+            return [value] * len(tensors)
+        return [value.view(-1, *[1] * (t.ndim - 1)) for t in tensors]
+
+    def _norm(self, tensors: Sequence[Tensor]) -> Tensor:
+        """Euclidean norm over all tensors: 0-dim, or ``[members]``."""
+        if self.members is None:
+            norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(tensors))))
+            return norm
+        parts = [torch.linalg.vector_norm(t.reshape(self.members, -1), dim=1) for t in tensors]
+        norms: Tensor = torch.linalg.vector_norm(torch.stack(parts), dim=0)
+        return norms
+
+    def _clip_factor(self, grads: Sequence[Tensor], limit: float) -> Tensor:
+        return (limit / (self._norm(grads) + 1e-6)).clamp_max(1.0)
+
+    def _states(self, params: Sequence[Tensor], *names: str) -> list[Tensors]:
+        """State tensors by name, zeros where a parameter has none yet."""
+        for p in params:
+            state = self.state[p]
+            for name in names:
+                if name not in state:
+                    state[name] = torch.zeros_like(p, memory_format=torch.preserve_format)
+        return [[self.state[p][name] for p in params] for name in names]
+
+    def __getstate__(self) -> dict[str, Any]:
+        extra = {"members": self.members, "ops": self.ops, "hvp_count": self.hvp_count}
+        return {**super().__getstate__(), **extra}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything the next step depends on; loads with ``weights_only=True``."""
+        return {**super().state_dict(), "hvp_count": self.hvp_count}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Inverse of :meth:`state_dict`."""
+        super().load_state_dict(state_dict)
+        self.hvp_count = state_dict["hvp_count"]
+
+
+def _gradients(params: Sequence[Tensor]) -> Tensors:
+    grads = [p.grad for p in params if p.grad is not None]
+    for g in grads:
+        if g.is_sparse or g.is_complex():
+            raise TypeError("sparse and complex gradients are not supported")
+    return grads
+
+
+def values(value: Any) -> list[float]:
+    """A hyperparameter's entries, for range checks at construction."""
+    return value.detach().flatten().tolist() if isinstance(value, Tensor) else [float(value)]
+
+
+def check_range(name: str, value: Any, low: float, high: float = math.inf) -> None:
+    """``low ≤ value < high``, else a ValueError that names the hyperparameter."""
+    for x in values(value):
+        if not low <= x < high:
+            bound = f"at least {low:g}" + ("" if math.isinf(high) else f" and below {high:g}")
+            raise ValueError(f"{name} must be {bound}, got {x:g}")

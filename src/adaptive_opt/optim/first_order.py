@@ -1,0 +1,169 @@
+"""SGD with momentum and Adam for ensembles.
+
+torch.optim's own take no learning rate per member, which a batch of tuning trials needs.
+Without a member dimension they step exactly as torch's do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch import Tensor
+
+from ._lists import Tensors
+from .base import EnsembleOptimizer, check_range
+
+__all__ = ["SGDM", "Adam"]
+
+
+class SGDM(EnsembleOptimizer):
+    """Stochastic gradient descent with heavy-ball momentum.
+
+        b ← μ b + g + λ θ,    θ ← θ − η b
+
+    Args:
+        params: parameters, or groups of them.
+        lr: η, a number or ``[members]``.
+        momentum: μ.
+        weight_decay: λ, added to the gradient as in ``torch.optim.SGD``.
+        members, max_grad_norm, foreach: see :class:`EnsembleOptimizer`.
+
+    Source: Polyak, *Some methods of speeding up the convergence of iteration methods* (1964);
+    Sutskever et al., *On the importance of initialization and momentum in deep learning* (2013).
+
+    Example:
+        >>> p = torch.tensor([1.0], requires_grad=True)
+        >>> opt = SGDM([p], lr=0.1)
+        >>> opt.backward((p**2).sum())
+        >>> opt.step()
+        >>> p
+        tensor([0.8000], requires_grad=True)
+    """
+
+    hyperparameters = ("lr", "momentum", "weight_decay")
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float | Tensor = 1e-3,
+        momentum: float | Tensor = 0.9,
+        weight_decay: float | Tensor = 0.0,
+        *,
+        members: int | None = None,
+        max_grad_norm: float | None = None,
+        foreach: bool | None = None,
+    ) -> None:
+        defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
+        super().__init__(
+            params, defaults, members=members, max_grad_norm=max_grad_norm, foreach=foreach
+        )
+
+    def _check_group(self, group: dict[str, Any]) -> None:
+        check_range("lr", group["lr"], 0)
+        check_range("momentum", group["momentum"], 0, 1)
+        check_range("weight_decay", group["weight_decay"], 0)
+
+    def _step_group(self, group: dict[str, Any], params: Tensors, grads: Tensors) -> None:
+        ops = self.ops
+        (buffer,) = self._states(params, "momentum")
+        if _nonzero(group["weight_decay"]):
+            grads = [g.clone() for g in grads]
+            decay = [p * w for p, w in _pairs(params, self._factor(group["weight_decay"], params))]
+            ops.add_(grads, decay)
+        ops.mul_(buffer, self._factor(group["momentum"], params))
+        ops.add_(buffer, grads)
+        ops.sub_scaled_(params, buffer, self._factor(group["lr"], params))
+
+
+class Adam(EnsembleOptimizer):
+    """Adam, with bias correction.
+
+        m ← β1 m + (1−β1) g,   v ← β2 v + (1−β2) g²,
+        θ ← θ − η / (1−β1^t) · m / (√v / √(1−β2^t) + ε)
+
+    Args:
+        params: parameters, or groups of them.
+        lr: η, a number or ``[members]``.
+        betas: (β1, β2), each a number or ``[members]``.
+        eps: ε.
+        weight_decay: coupled, as in ``torch.optim.Adam``.
+        members, max_grad_norm, foreach: see :class:`EnsembleOptimizer`.
+
+    Source: Kingma & Ba, *Adam: A Method for Stochastic Optimization* (2015).
+
+    Example:
+        >>> p = torch.tensor([1.0], requires_grad=True)
+        >>> opt = Adam([p], lr=0.1)
+        >>> opt.backward((p**2).sum())
+        >>> opt.step()
+        >>> p
+        tensor([0.9000], requires_grad=True)
+    """
+
+    hyperparameters = ("lr", "beta1", "beta2", "eps", "weight_decay")
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float | Tensor = 1e-3,
+        betas: tuple[float | Tensor, float | Tensor] = (0.9, 0.999),
+        eps: float | Tensor = 1e-8,
+        weight_decay: float | Tensor = 0.0,
+        *,
+        members: int | None = None,
+        max_grad_norm: float | None = None,
+        foreach: bool | None = None,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "beta1": betas[0],
+            "beta2": betas[1],
+            "eps": eps,
+            "weight_decay": weight_decay,
+        }
+        super().__init__(
+            params, defaults, members=members, max_grad_norm=max_grad_norm, foreach=foreach
+        )
+
+    def _check_group(self, group: dict[str, Any]) -> None:
+        check_range("lr", group["lr"], 0)
+        check_range("beta1", group["beta1"], 0, 1)
+        check_range("beta2", group["beta2"], 0, 1)
+        check_range("eps", group["eps"], 0)
+        check_range("weight_decay", group["weight_decay"], 0)
+
+    def _step_group(self, group: dict[str, Any], params: Tensors, grads: Tensors) -> None:
+        ops, t = self.ops, group["step"] + 1
+        m, v = self._states(params, "momentum", "second_moment")
+        if _nonzero(group["weight_decay"]):
+            grads = [g.clone() for g in grads]
+            decay = [p * w for p, w in _pairs(params, self._factor(group["weight_decay"], params))]
+            ops.add_(grads, decay)
+        beta1, beta2 = group["beta1"], group["beta2"]
+        ops.lerp_(m, grads, self._factor(1 - beta1, params))
+        ops.mul_(v, self._factor(beta2, params))
+        if isinstance(beta2, Tensor):
+            ops.add_(v, [g * g * w for g, w in _pairs(grads, self._factor(1 - beta2, params))])
+        else:
+            ops.addcmul_(v, grads, grads, 1 - beta2)
+        denominator = ops.sqrt(v)
+        ops.mul_(denominator, self._factor((1 - beta2**t) ** -0.5, params))
+        denominator = ops.add(denominator, self._factor(group["eps"], params))
+        step_size = group["lr"] / (1 - beta1**t)
+        ops.sub_scaled_(params, ops.div(m, denominator), self._factor(step_size, params))
+
+    def statistics(self) -> dict[str, Tensor]:
+        """``second_moment_norm``: the norm of v."""
+        seen = [s["second_moment"] for s in self.state.values() if "second_moment" in s]
+        return {"second_moment_norm": self._norm(seen)} if seen else {}
+
+
+def _nonzero(value: float | Tensor) -> bool:
+    """Whether a term is wanted; a tensor always is, asking its values would synchronise."""
+    return isinstance(value, Tensor) or value != 0
+
+
+def _pairs(tensors: Tensors, factor: Any) -> list[tuple[Tensor, Any]]:
+    factors = factor if isinstance(factor, list) else [factor] * len(tensors)
+    return list(zip(tensors, factors, strict=True))

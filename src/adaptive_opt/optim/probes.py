@@ -1,0 +1,117 @@
+"""Probes: the vector v of a Hessian-vector product.
+
+For a random probe with independent entries of mean zero and variance one,
+``E[v ⊙ Hv] = diag(H)`` (Hutchinson 1990; Bekas, Kokiopoulou & Saad 2007), so ``v ⊙ Hv``
+estimates the diagonal without bias. Rademacher entries make it exact when H is diagonal
+and give it the least variance of all such laws, ``2 Σ_{j≠i} H_ij²`` against Gaussian's
+``2 Σ_j H_ij²``.
+
+The constant probe (every entry −1) is what a published implementation drew by mistake:
+``v ⊙ Hv`` is then the row sum of H, biased by every off-diagonal entry. It is kept to
+reproduce that result. The momentum probes ask for curvature along the way the optimizer is
+about to go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["MOMENTUM_PROBES", "PROBES", "ProbeGenerator", "draw"]
+
+RANDOM_PROBES = ("rademacher", "gaussian")
+MOMENTUM_PROBES = ("momentum_sign", "momentum_sign_cumulative")
+PROBES = (*RANDOM_PROBES, "constant", *MOMENTUM_PROBES)
+
+
+class ProbeGenerator:
+    """The random streams of a run, or of each member of an ensemble.
+
+    A member's stream depends on its own seed alone: member 3 of an ensemble of 16 sees the
+    numbers that it would see when trained by itself.
+
+    Args:
+        seed: one seed, or one for each member.
+
+    Example:
+        >>> g = ProbeGenerator(0)
+        >>> v = draw("rademacher", g, [torch.zeros(4)])[0]
+        >>> v.abs().tolist()
+        [1.0, 1.0, 1.0, 1.0]
+    """
+
+    def __init__(self, seed: int | Sequence[int]) -> None:
+        self.members = None if isinstance(seed, int) else len(seed)
+        self._seeds = [seed] if isinstance(seed, int) else [int(s) for s in seed]
+        self._generators: list[torch.Generator] = []
+        self._saved: list[Tensor] | None = None
+
+    def on(self, device: torch.device) -> list[torch.Generator]:
+        """The generators, made at first use because only then the device is known."""
+        if not self._generators:
+            self._generators = [torch.Generator(device).manual_seed(s) for s in self._seeds]
+            if self._saved is not None:
+                self._restore(self._saved)
+        return self._generators
+
+    def _restore(self, states: list[Tensor]) -> None:
+        for generator, state in zip(self._generators, states, strict=True):
+            try:
+                generator.set_state(state.cpu())
+            except RuntimeError as error:
+                raise ValueError(
+                    "the probe's random state was saved on another kind of device than "
+                    f"{generator.device}; continue there, or start this run anew"
+                ) from error
+
+    def state_dict(self) -> dict[str, Any]:
+        """Seeds and stream positions, in types that ``weights_only`` loading accepts."""
+        states = [g.get_state() for g in self._generators] or self._saved
+        return {"members": self.members, "seeds": list(self._seeds), "states": states}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Inverse of :meth:`state_dict`; a state of another ensemble size is refused."""
+        if state["members"] != self.members:
+            raise ValueError(
+                f"the saved probe generator is for {state['members']} members, "
+                f"this optimizer's for {self.members}"
+            )
+        self._seeds = list(state["seeds"])
+        self._saved = state["states"]
+        if self._generators and self._saved is not None:
+            self._restore(self._saved)
+
+
+def draw(name: str, generator: ProbeGenerator, params: Sequence[Tensor]) -> list[Tensor]:
+    """A probe that needs no optimizer state: random or constant.
+
+    Args:
+        name: ``"rademacher"``, ``"gaussian"`` or ``"constant"``.
+        generator: the random streams; one for each member when it was made with several
+            seeds, the parameters then have shape ``[members, ...]``.
+        params: tensors whose shapes, types and devices the probe takes.
+
+    Returns:
+        One tensor for each parameter, drawn in one go so that the stream's use depends on
+        the number of parameters alone.
+    """
+    if name == "constant":
+        return [torch.full_like(p, -1.0) for p in params]
+    streams = generator.on(params[0].device)
+    rows = len(streams)
+    sizes = [p.numel() // rows for p in params]
+    flat = torch.empty(rows, sum(sizes), device=params[0].device, dtype=params[0].dtype)
+    for row, stream in zip(flat, streams, strict=True):
+        if name == "rademacher":
+            row.random_(0, 2, generator=stream)
+        else:
+            row.normal_(generator=stream)
+    if name == "rademacher":
+        flat.mul_(2).sub_(1)
+    return [
+        part.reshape(p.shape).to(device=p.device, dtype=p.dtype)
+        for part, p in zip(flat.split(sizes, dim=1), params, strict=True)
+    ]

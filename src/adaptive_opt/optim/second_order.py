@@ -1,0 +1,396 @@
+"""Second-order step size adaptation: the skeleton that all methods share.
+
+At every step t = 0, 1, 2, …
+
+    m ← β1 m + (1−β1) g                                  (no bias correction)
+    if t mod k == 0:  c ← estimate(H, v);  D ← β2 D + (1−β2) s(c)
+    u ← clip(m / denom(D), −ρ, ρ)                        (elementwise)
+    θ ← (1 − ηλ) θ − η u
+
+The methods (:mod:`.methods`) differ in the step rule (:mod:`.rules`), in the probe v
+(:mod:`.probes`) and in the estimate; where the curvature comes from (:mod:`.sources`) is independent of all three.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from ._lists import Tensors
+from .base import EnsembleOptimizer, check_range
+from .probes import MOMENTUM_PROBES, PROBES, ProbeGenerator, draw
+from .rules import StepRule
+from .sources import HESSIAN_SOURCES, Permutation, check_source, exact_diagonal, rms_filled
+
+__all__ = ["SecondOrderOptimizer"]
+
+DiagonalFn = Callable[[], Sequence[Tensor]]
+
+
+class SecondOrderOptimizer(EnsembleOptimizer):
+    """The skeleton of the family; use Sophia, SADH, SSDH or SSVP.
+
+    ::
+
+        optimizer.zero_grad()
+        loss = loss_fn(model(x), y)
+        optimizer.backward(loss)      # not loss.backward(): builds the graph only when due
+        optimizer.step()
+
+    ``backward`` may be called several times before a step to accumulate gradients: the
+    same probe is used each time, so that the curvature is that of the summed loss. If the
+    gradients are scaled between ``backward`` and ``step`` (``clip_grad_norm_``), the
+    curvature is scaled by the same factor. With ``max_grad_norm`` the optimizer clips by
+    itself, and a momentum probe then also sees the clipped gradient.
+
+    Args:
+        params: parameters, or groups of them.
+        lr: η ≥ 0.
+        betas: (β1, β2) in [0, 1): smoothing of the gradient and of the curvature.
+        rho: ρ ≥ 0, the clip radius of the update.
+        eps: ε ≥ 0.
+        weight_decay: λ ≥ 0, decoupled.
+        update_period: k ≥ 1: the curvature is refreshed at every k-th step.
+        probe: ``rademacher``, ``gaussian``, ``constant``, ``momentum_sign`` or
+            ``momentum_sign_cumulative``.
+        seed: of the probes; for an ensemble one seed for each member.
+        foreach: multi-tensor kernels (default) or a plain loop.
+        curvature: the curvature source, a rung of the ladder in :mod:`.sources`.
+        diagonal_fn: for ``curvature="exact"``: returns the exact diagonal, one tensor for
+            each parameter with a gradient; without it one Hessian-vector product for each
+            parameter is made.
+        max_grad_norm: clip the gradient, and the curvature alike, to this global norm.
+        members: size of the ensemble; lr, betas, rho, eps and weight_decay may then be
+            tensors of shape ``[members]``.
+
+    Raises:
+        ValueError: a hyperparameter out of range, an unknown probe or source.
+        RuntimeError: in ``step`` when curvature was due but ``backward`` was not used.
+    """
+
+    rule: ClassVar[StepRule]
+    estimates_diagonal: ClassVar[bool] = True
+    """Whether c = v ⊙ Hv, an estimate of the diagonal; otherwise c = Hv."""
+    hyperparameters = ("lr", "beta1", "beta2", "rho", "eps", "weight_decay")
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float | Tensor = 6e-2,
+        betas: tuple[float | Tensor, float | Tensor] = (0.96, 0.99),
+        rho: float | Tensor = 1e-2,
+        eps: float | Tensor = 1e-12,
+        weight_decay: float | Tensor = 0.0,
+        update_period: int = 10,
+        probe: str = "rademacher",
+        seed: int | Sequence[int] = 0,
+        foreach: bool | None = None,
+        *,
+        curvature: str = "estimate",
+        diagonal_fn: DiagonalFn | None = None,
+        max_grad_norm: float | None = None,
+        members: int | None = None,
+    ) -> None:
+        check_source(curvature, diagonal_fn)
+        seeds = [seed] if isinstance(seed, int) else list(seed)
+        if members is not None and isinstance(seed, int):
+            raise ValueError(f"an ensemble of {members} needs {members} seeds, got one")
+        if not isinstance(seed, int) and len(seeds) != members:
+            raise ValueError(f"{len(seeds)} seeds for an ensemble of {members}")
+        defaults = {
+            "lr": lr,
+            "beta1": betas[0],
+            "beta2": betas[1],
+            "rho": rho,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "update_period": update_period,
+            "probe": probe,
+            "curvature": curvature,
+        }
+        self._generator = ProbeGenerator(seed)
+        self._permutation = Permutation(seeds)
+        self.diagonal_fn = diagonal_fn
+        self._pending: dict[Tensor, Tensor] = {}
+        self._probe: dict[Tensor, Tensor] = {}
+        self._norm_at_backward: Tensor | None = None
+        self._held: list[tuple[Tensor, int]] = []
+        self._last_estimate: dict[str, Tensor] = {}
+        super().__init__(
+            params, defaults, members=members, max_grad_norm=max_grad_norm, foreach=foreach
+        )
+
+    def _check_group(self, group: dict[str, Any]) -> None:
+        for name in ("lr", "rho", "eps", "weight_decay"):
+            check_range(name, group[name], 0)
+        for name in ("beta1", "beta2"):
+            check_range(name, group[name], 0, 1)
+        if group["update_period"] != int(group["update_period"]) or group["update_period"] < 1:
+            raise ValueError(
+                f"update_period must be a whole number ≥ 1, got {group['update_period']}"
+            )
+        if group["probe"] not in PROBES:
+            raise ValueError(f"unknown probe {group['probe']!r}; choose from {PROBES}")
+        for name in ("probe", "curvature"):
+            if group[name] != self.param_groups[0][name]:
+                raise ValueError(f"all parameter groups must share one {name}")
+
+    @property
+    def curvature_due(self) -> bool:  # type: ignore[override]
+        """Whether the coming step refreshes the curvature of some group."""
+        return any(_due(g) for g in self.param_groups)
+
+    @property
+    def graph_due(self) -> bool:
+        """Whether the coming ``backward`` differentiates twice.
+
+        The forward pass must then use operations that have a second derivative.
+        """
+        needs_hessian = self.param_groups[0]["curvature"] in HESSIAN_SOURCES
+        return self.curvature_due and needs_hessian and self.diagonal_fn is None
+
+    def backward(self, loss: Tensor) -> None:
+        """Gradient of ``loss`` into ``.grad``, and the curvature estimate when it is due."""
+        if not self.curvature_due:
+            super().backward(loss)
+            return
+        params = [p for g in self.param_groups for p in g["params"] if p.requires_grad]
+        graph = self.graph_due
+        grads = torch.autograd.grad(loss.sum(), params, create_graph=graph, allow_unused=True)
+        seen = [(p, g) for p, g in zip(params, grads, strict=True) if g is not None]
+        for p, g in seen:
+            p.grad = g.detach().clone() if p.grad is None else p.grad + g.detach()
+        due = {p for g in self.param_groups if _due(g) for p in g["params"]}
+        if graph:
+            self._estimate([(p, g) for p, g in seen if p in due], [g for _, g in seen])
+        elif self.diagonal_fn is not None:
+            diagonal = self.diagonal_fn()
+            # Charged as what it costs when no closed form is at hand.
+            self.hvp_count += sum(p.numel() for p, _ in seen) // (self.members or 1)
+            self._set_pending([p for p, _ in seen if p in due], list(diagonal))
+        with torch.no_grad():
+            held = [p.grad for p, _ in seen if p.grad is not None]
+            self._norm_at_backward = self._norm(held) if held else None
+            self._held = [(g, g._version) for g in held]
+
+    def _estimate(self, due: list[tuple[Tensor, Tensor]], all_grads: list[Tensor]) -> None:
+        """Hessian-vector product along the probe; the gradient's graph is freed by it."""
+        params = [p for p, _ in due]
+        differentiable = [i for i, (_, g) in enumerate(due) if g.requires_grad]
+        exact = self.param_groups[0]["curvature"] == "exact"
+
+        def hvp(v: Sequence[Tensor]) -> list[Tensor]:
+            self.hvp_count += 1
+            outputs = [due[i][1] for i in differentiable]
+            if not outputs:
+                return [torch.zeros_like(p) for p in params]
+            products = torch.autograd.grad(
+                outputs,
+                params,
+                [v[i] for i in differentiable],
+                retain_graph=exact,
+                allow_unused=True,
+            )
+            return [
+                torch.zeros_like(p) if h is None else h
+                for p, h in zip(params, products, strict=True)
+            ]
+
+        if exact:
+            self._set_pending(params, exact_diagonal(hvp, params, self.members))
+            return
+        probe = self._make_probe(params, all_grads)
+        self._probe.update(zip(params, probe, strict=True))
+        product = hvp(probe)
+        if self.estimates_diagonal:
+            product = [v * h for v, h in zip(probe, product, strict=True)]
+        self._set_pending(params, product)
+
+    def _set_pending(self, params: Tensors, estimate: Tensors) -> None:
+        for p, c in zip(params, estimate, strict=True):
+            c = c.detach()
+            self._pending[p] = self._pending[p] + c if p in self._pending else c
+
+    @torch.no_grad()
+    def _make_probe(self, params: Tensors, all_grads: list[Tensor]) -> Tensors:
+        if all(p in self._probe for p in params):
+            return [self._probe[p] for p in params]
+        group = self.param_groups[0]
+        if group["probe"] not in MOMENTUM_PROBES:
+            return draw(group["probe"], self._generator, params)
+        limit = group["max_grad_norm"]
+        clip = 1.0 if limit is None else self._clip_factor(all_grads, limit)
+        return [self._momentum_probe(p, clip) for p in params]
+
+    def _momentum_probe(self, p: Tensor, clip: float | Tensor) -> Tensor:
+        """``−ρ sign(m)`` with this step's m, or ``−(ρ/k) Σ sign(m)`` over the last k steps."""
+        group = next(g for g in self.param_groups if any(p is q for q in g["params"]))
+        state = self.state[p]
+        m = torch.zeros_like(p) if "momentum" not in state else state["momentum"].clone()
+        grad = p.grad if p.grad is not None else torch.zeros_like(p)
+        if isinstance(clip, Tensor):
+            grad = grad * self._expand(clip, [p])[0]
+        self.ops.lerp_([m], [grad], self._factor(1 - group["beta1"], [p]))
+        direction = m.sign()
+        rho = group["rho"]
+        if group["probe"] == "momentum_sign_cumulative":
+            rho = rho / group["update_period"]
+            if "sign_sum" in state:
+                direction += state["sign_sum"]
+        self.ops.mul_([direction], self._factor(-rho, [p]))
+        return direction
+
+    def _before_step(self) -> None:
+        if self._pending and self._norm_at_backward is not None:
+            grads = [p.grad for g in self.param_groups for p in g["params"] if p.grad is not None]
+            if self._gradients_touched(grads):
+                # Scaled since backward (clip_grad_norm_): scale the curvature alike.
+                now, then = self._norm(grads), self._norm_at_backward
+                self._scale_pending(torch.where(then > 0, now / then, torch.ones_like(now)))
+            limit = self.param_groups[0]["max_grad_norm"]
+            if limit is not None:
+                self._scale_pending(self._clip_factor(grads, limit))
+        super()._before_step()
+
+    def _gradients_touched(self, grads: Tensors) -> bool:
+        """Whether a gradient was replaced or written to since ``backward``."""
+        return len(grads) != len(self._held) or any(
+            g is not h or g._version != version
+            for g, (h, version) in zip(grads, self._held, strict=True)
+        )
+
+    def _scale_pending(self, factor: Tensor) -> None:
+        for p, c in self._pending.items():
+            self._pending[p] = c * self._expand(factor, [c])[0]
+
+    def _after_step(self) -> None:
+        self._pending.clear()
+        self._probe.clear()
+        self._norm_at_backward = None
+        self._held = []
+
+    def _step_group(self, group: dict[str, Any], params: Tensors, grads: Tensors) -> None:
+        ops = self.ops
+        m, curvature = self._states(params, "momentum", "curvature")
+        ops.lerp_(m, grads, self._factor(1 - group["beta1"], params))
+        if _due(group):
+            c = self._curvature(group["curvature"], params, grads)
+            self._record_estimate(c)
+            smoothed = [self.rule.smooth(ci) for ci in c]
+            ops.lerp_(curvature, smoothed, self._factor(1 - group["beta2"], params))
+        if group["probe"] == "momentum_sign_cumulative":
+            self._accumulate_signs(group, params, m)
+        update = self._direction(group, params)
+        ops.clip_(update, self._factor(group["rho"], params))
+        lr, decay = group["lr"], group["weight_decay"]
+        if isinstance(decay, Tensor) or decay != 0:
+            ops.mul_(params, self._factor(1 - lr * decay, params))
+        ops.sub_scaled_(params, update, self._factor(lr, params))
+
+    def _direction(self, group: dict[str, Any], params: Tensors) -> Tensors:
+        """``m / denom(D)``, before the clip."""
+        m, curvature = self._states(params, "momentum", "curvature")
+        eps = self._factor(group["eps"], params)
+        return self.ops.div(m, self.rule.denominator(self.ops, curvature, eps))
+
+    def _accumulate_signs(self, group: dict[str, Any], params: Tensors, m: Tensors) -> None:
+        (sums,) = self._states(params, "sign_sum")
+        if _due(group):
+            torch._foreach_zero_(sums)
+        else:
+            self.ops.add_(sums, [mi.sign() for mi in m])
+
+    def _curvature(self, source: str, params: Tensors, grads: Tensors) -> Tensors:
+        if source == "squared_gradient":
+            return [g * g for g in grads]
+        if source == "constant":
+            return [torch.ones_like(g) for g in grads]
+        if any(p not in self._pending for p in params):
+            raise RuntimeError(
+                "curvature is due at this step, but no estimate was made: "
+                "call optimizer.backward(loss) instead of loss.backward()"
+            )
+        estimate = [self._pending[p] for p in params]
+        if source == "permuted":
+            return self._permutation(estimate)
+        if source == "per_tensor":
+            return rms_filled(estimate, self.members, per="tensor")
+        if source == "per_model":
+            everything = list(self._pending)
+            filled = rms_filled([self._pending[p] for p in everything], self.members, per="model")
+            by_param = dict(zip(everything, filled, strict=True))
+            return [by_param[p] for p in params]
+        return estimate
+
+    def _record_estimate(self, c: Tensors) -> None:
+        rows = self.members or 1
+        flat = torch.cat([ci.reshape(rows, -1) for ci in c], dim=1)
+        norm, positive = torch.linalg.vector_norm(flat, dim=1), (flat > 0).float().mean(1)
+        shape = (self.members,) if self.members else ()
+        self._last_estimate = {
+            "estimate_norm": norm.reshape(shape),
+            "positive_estimate_share": positive.reshape(shape),
+        }
+
+    @torch.no_grad()
+    def statistics(self) -> dict[str, Tensor]:
+        """Of the last step: clipped fraction, norms of denom(D), of D and of the estimate.
+
+        ``clipped_fraction`` is the share of elements with ``|m / denom(D)| > ρ``;
+        ``estimate_norm`` and ``positive_estimate_share`` are of c at the last refresh (of
+        the last group, if there are several).
+        """
+        rows = self.members or 1
+        clipped, denominators, curvatures = [], [], []
+        for group in self.param_groups:
+            params = [p for p in group["params"] if "curvature" in self.state.get(p, {})]
+            if not params:
+                continue
+            eps = self._factor(group["eps"], params)
+            (curvature,) = self._states(params, "curvature")
+            rho = self._factor(group["rho"], params)
+            radii = rho if isinstance(rho, list) else [rho] * len(params)
+            for u, r in zip(self._direction(group, params), radii, strict=True):
+                clipped.append((u.abs() > r).reshape(rows, -1))
+            denominators += self.rule.denominator(self.ops, curvature, eps)
+            curvatures += curvature
+        if not clipped:
+            return {}
+        fraction = torch.cat(clipped, dim=1).float().mean(1)
+        return {
+            "clipped_fraction": fraction if self.members else fraction[0],
+            "denominator_norm": self._norm(denominators),
+            "curvature_norm": self._norm(curvatures),
+            **self._last_estimate,
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything the next step depends on, the probes' random streams included."""
+        return {**super().state_dict(), "probe_generator": self._generator.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Inverse of :meth:`state_dict`."""
+        super().load_state_dict(state_dict)
+        self._after_step()
+        self._generator.load_state_dict(state_dict["probe_generator"])
+
+    def __getstate__(self) -> dict[str, Any]:
+        extra = {name: getattr(self, name) for name in ("_permutation", "diagonal_fn")}
+        return {**super().__getstate__(), **extra, "_generator": self._generator.state_dict()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        saved = state.pop("_generator", None)
+        super().__setstate__(state)
+        if saved is not None:
+            seeds = saved["seeds"]
+            self._generator = ProbeGenerator(seeds[0] if saved["members"] is None else seeds)
+            self._generator.load_state_dict(saved)
+            self._pending, self._probe, self._last_estimate = {}, {}, {}
+            self._norm_at_backward, self._held = None, []
+
+
+def _due(group: dict[str, Any]) -> bool:
+    return bool(group["step"] % group["update_period"] == 0)

@@ -1,0 +1,125 @@
+"""Curvature sources: the rungs of the information ladder.
+
+The step rule of a second-order method stays the same while the curvature c that it is fed
+carries less and less. What a rung still knows, a gain over the rung below is made of.
+
+| source             | c                                        | keeps                         |
+|--------------------|------------------------------------------|-------------------------------|
+| `exact`            | diag(H)                                  | everything, without noise     |
+| `estimate`         | v ⊙ Hv (SSVP: Hv)                        | magnitude, layer, coordinate  |
+| `permuted`         | the estimate, permuted within a tensor   | magnitude, layer, spread      |
+| `per_tensor`       | its root mean square over each tensor    | magnitude, layer              |
+| `per_model`        | its root mean square over all parameters | magnitude                     |
+| `squared_gradient` | g ⊙ g                                    | first-order information       |
+| `constant`         | 1                                        | nothing                       |
+
+The permutation is drawn once for a run and then kept: the smoothed curvature D is then
+exactly the real one with its coordinates shuffled, its distribution and its course in time
+untouched. A permutation drawn anew at each refresh would be averaged away by the smoothing
+and be one number per tensor under another name.
+
+All functions take and return one tensor for each parameter. With ``members`` the leading
+dimension is the ensemble's, and nothing is ever mixed across it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["CURVATURE_SOURCES", "HESSIAN_SOURCES", "Permutation", "exact_diagonal", "rms_filled"]
+
+HESSIAN_SOURCES = ("exact", "estimate", "permuted", "per_tensor", "per_model")
+CURVATURE_SOURCES = (*HESSIAN_SOURCES, "squared_gradient", "constant")
+
+HVP = Callable[[Sequence[Tensor]], list[Tensor]]
+
+
+def exact_diagonal(hvp: HVP, params: Sequence[Tensor], members: int | None) -> list[Tensor]:
+    """The exact diagonal of the Hessian, by one Hessian-vector product for each parameter.
+
+    ``diag(H)_i = e_iᵀ H e_i``. In an ensemble the i-th unit vector is used for all members
+    at once, so the cost is that of one member's parameter count.
+
+    Args:
+        hvp: maps a list of vectors shaped like ``params`` to the products with H; called
+            once for each parameter, so it has to keep its graph.
+        params: tensors of shape ``[...]``, or ``[members, ...]``.
+        members: size of the ensemble, if there is one.
+
+    Example:
+        >>> H = torch.tensor([[2.0, 1.0], [1.0, 3.0]])
+        >>> exact_diagonal(lambda v: [H @ v[0]], [torch.zeros(2)], None)
+        [tensor([2., 3.])]
+    """
+    rows = members or 1
+    diagonal = [torch.zeros_like(p) for p in params]
+    unit = [torch.zeros_like(p) for p in params]
+    for t, p in enumerate(params):
+        e, d = unit[t].view(rows, -1), diagonal[t].view(rows, -1)
+        for i in range(p.numel() // rows):
+            e[:, i] = 1
+            d[:, i] = hvp(unit)[t].reshape(rows, -1)[:, i]
+            e[:, i] = 0
+    return diagonal
+
+
+class Permutation:
+    """A fixed random permutation of the entries of each tensor, for each member its own.
+
+    It is a function of the seeds alone and is drawn again rather than stored, so a
+    checkpoint carries nothing for it.
+    """
+
+    def __init__(self, seeds: Sequence[int]) -> None:
+        self._seeds = list(seeds)
+        self._index: list[Tensor] | None = None
+
+    def __call__(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """The tensors with their entries shuffled, same shapes."""
+        rows = len(self._seeds)
+        flat = [t.reshape(rows, -1) for t in tensors]
+        if self._index is None:
+            streams = [torch.Generator().manual_seed(s) for s in self._seeds]
+            self._index = [
+                torch.stack([torch.randperm(f.shape[1], generator=g) for g in streams]).to(f.device)
+                for f in flat
+            ]
+        return [
+            f.gather(1, i).reshape(t.shape)
+            for f, i, t in zip(flat, self._index, tensors, strict=True)
+        ]
+
+
+def rms_filled(tensors: Sequence[Tensor], members: int | None, *, per: str) -> list[Tensor]:
+    """Every entry replaced by the root mean square over its tensor or over the model.
+
+    Args:
+        tensors: curvature estimates.
+        members: size of the ensemble, if there is one; each member has its own mean.
+        per: ``"tensor"`` or ``"model"``.
+
+    Example:
+        >>> rms_filled([torch.tensor([3.0, 4.0])], None, per="tensor")
+        [tensor([3.5355, 3.5355])]
+    """
+    rows = members or 1
+    sums = torch.stack([t.reshape(rows, -1).square().sum(1) for t in tensors])
+    sizes = torch.tensor([t.numel() // rows for t in tensors], device=sums.device)
+    whole = (sums.sum(0) / sizes.sum()).expand_as(sums)
+    mean = whole if per == "model" else sums / sizes[:, None]
+    return [
+        r.view(rows, *[1] * (t.ndim - 1)).expand_as(t) if members else r.expand_as(t)
+        for r, t in zip(mean.sqrt(), tensors, strict=True)
+    ]
+
+
+def check_source(name: str, exact: Any) -> None:
+    """Refuse an unknown source, or a diagonal function that would never be called."""
+    if name not in CURVATURE_SOURCES:
+        raise ValueError(f"unknown curvature source {name!r}; choose from {CURVATURE_SOURCES}")
+    if exact is not None and name != "exact":
+        raise ValueError("diagonal_fn is only used with curvature='exact'")

@@ -1,0 +1,1 @@
+"""Figures: each is described once and drawn with Plotly and with Matplotlib."""

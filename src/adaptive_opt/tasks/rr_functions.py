@@ -1,0 +1,211 @@
+"""Rahimi–Recht functions: linear regression targets with a prescribed condition number.
+
+A function is a matrix A, inputs X ~ N(0, 1), targets Y = X Aᵀ exactly, and one set of
+initial weights. Source: Rahimi & Recht, *Reflections on random kitchen sinks* (2017).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from adaptive_opt.curvature import deep_linear
+from adaptive_opt.curvature.statistics import condition_number, zero_tolerance
+from adaptive_opt.errors import StudyError
+
+from .function_files import read_function_file
+
+__all__ = [
+    "RRFunction",
+    "check_dimensions",
+    "draw_weights",
+    "function_report",
+    "global_minimum",
+    "import_function",
+    "synthesise",
+]
+
+MAX_DRAWS = 1_000_000
+
+
+@dataclass(frozen=True)
+class RRFunction:
+    """A Rahimi–Recht function.
+
+    Attributes:
+        target: A, ``[y_dim, x_dim]``, float64.
+        inputs: X, ``[samples, x_dim]``, float64.
+        weights: initial weights ``W_1 … W_L``, float64.
+    """
+
+    target: Tensor
+    inputs: Tensor
+    weights: tuple[Tensor, ...]
+
+    @property
+    def dims(self) -> list[int]:
+        """Layer widths ``[x_dim, hidden, …, y_dim]``."""
+        return [self.target.shape[1], *(w.shape[0] for w in self.weights)]
+
+    @property
+    def gram(self) -> Tensor:
+        """``XᵀX / samples``, all that the full-batch loss needs of X."""
+        return self.inputs.T @ self.inputs / len(self.inputs)
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        """As a flat dict, for a weights-only file."""
+        named = {f"W{i}": w for i, w in enumerate(self.weights, start=1)}
+        return {"A": self.target, "X": self.inputs, **named}
+
+    @classmethod
+    def from_tensors(cls, tensors: dict[str, Tensor]) -> RRFunction:
+        """Inverse of :meth:`to_tensors`."""
+        layers = len(tensors) - 2
+        weights = tuple(tensors[f"W{i}"] for i in range(1, layers + 1))
+        return cls(tensors["A"], tensors["X"], weights)
+
+
+def draw_weights(dims: list[int], generator: torch.Generator) -> list[Tensor]:
+    """Standard normal weights for the given layer widths."""
+    shapes = zip(dims[1:], dims[:-1], strict=True)
+    return [torch.randn(*s, generator=generator, dtype=torch.float64) for s in shapes]
+
+
+def check_dimensions(condition: float, x_dim: int, hidden_dim: int, y_dim: int) -> None:
+    """Refuse a condition number or dimensions that cannot be met.
+
+    Raises:
+        StudyError: with the reason.
+    """
+    rank = min(x_dim, y_dim)
+    if condition < 1:
+        raise StudyError(f"condition number {condition:g} is below 1, which no matrix has")
+    if rank == 1 and condition != 1:
+        raise StudyError(
+            f"a {y_dim}×{x_dim} matrix has condition number 1, never {condition:g}: "
+            "x_dim and y_dim must be at least 2"
+        )
+    if hidden_dim < rank:
+        raise StudyError(
+            f"hidden_dim {hidden_dim} is below min(x_dim, y_dim) = {rank}: "
+            "no such network reaches the targets"
+        )
+
+
+def synthesise(
+    source: str,
+    *,
+    condition: float,
+    x_dim: int,
+    hidden_dim: int,
+    y_dim: int,
+    layers: int,
+    samples: int,
+    seed: int,
+) -> RRFunction:
+    """A function with a prescribed condition number of A.
+
+    Args:
+        source: ``"singular_values"``: A = U diag(s) Vᵀ with Haar-random U, V and s spaced
+            evenly in logarithm from ``condition`` down to 1, so that cond(A) = condition
+            to rounding. ``"row_scaled"``: the published draw,
+            A = diag(linspace(1, condition, y_dim)) · U[0,1]^{y_dim × x_dim}, redrawn
+            until cond(A) is within 5 % of ``condition``.
+        condition: the condition number wanted, ≥ 1.
+        x_dim, hidden_dim, y_dim, layers, samples, seed: sizes and the random seed.
+
+    Raises:
+        StudyError: a condition number or dimensions that cannot be met.
+    """
+    check_dimensions(condition, x_dim, hidden_dim, y_dim)
+    generator = torch.Generator().manual_seed(seed)
+    if source == "singular_values":
+        target = _by_singular_values(condition, x_dim, y_dim, generator)
+    else:
+        target = _by_row_scaling(condition, x_dim, y_dim, generator)
+    inputs = torch.randn(samples, x_dim, generator=generator, dtype=torch.float64)
+    dims = [x_dim, *[hidden_dim] * (layers - 1), y_dim]
+    return RRFunction(target, inputs, tuple(draw_weights(dims, generator)))
+
+
+def _by_singular_values(condition: float, x_dim: int, y_dim: int, g: torch.Generator) -> Tensor:
+    rank = min(x_dim, y_dim)
+    u = torch.linalg.qr(torch.randn(y_dim, rank, generator=g, dtype=torch.float64)).Q
+    v = torch.linalg.qr(torch.randn(x_dim, rank, generator=g, dtype=torch.float64)).Q
+    exponents = torch.linspace(1, 0, rank, dtype=torch.float64)
+    target: Tensor = u @ torch.diag(condition**exponents) @ v.T
+    return target
+
+
+def _by_row_scaling(condition: float, x_dim: int, y_dim: int, g: torch.Generator) -> Tensor:
+    scale = torch.linspace(1, condition, y_dim, dtype=torch.float64)[:, None]
+    batch = 1000
+    for _ in range(MAX_DRAWS // batch):
+        draws = scale * torch.rand(batch, y_dim, x_dim, generator=g, dtype=torch.float64)
+        conditions = torch.linalg.cond(draws)
+        hits = ((conditions / condition - 1).abs() <= 0.05).nonzero()
+        if len(hits):
+            return draws[int(hits[0])]
+    raise StudyError(
+        f"no row-scaled {y_dim}×{x_dim} matrix within 5 % of condition number {condition:g} in "
+        f"{MAX_DRAWS:,} draws; use source: singular_values, or other dimensions"
+    )
+
+
+def import_function(path: str, layers: int, hidden_dim: int, seed: int) -> RRFunction:
+    """The function in a file; initial weights are drawn if the file has none."""
+    a, x, weights = read_function_file(path)
+    if weights:
+        tensors = [torch.from_numpy(w) for w in weights]
+    else:
+        dims = [x.shape[1], *[hidden_dim] * (layers - 1), a.shape[0]]
+        tensors = draw_weights(dims, torch.Generator().manual_seed(seed))
+    return RRFunction(torch.from_numpy(a), torch.from_numpy(x), tuple(tensors))
+
+
+def global_minimum(function: RRFunction) -> list[Tensor]:
+    """Balanced weights whose product is A: ``W_i`` carries ``s^{1/L}`` of each singular value."""
+    dims, layers = function.dims, len(function.weights)
+    u, s, vt = torch.linalg.svd(function.target, full_matrices=False)
+    root = torch.diag(s ** (1 / layers))
+    weights = [torch.zeros(o, i, dtype=s.dtype) for o, i in zip(dims[1:], dims[:-1], strict=True)]
+    rank = len(s)
+    weights[0][:rank, :] = root @ vt
+    for w in weights[1:-1]:
+        w[:rank, :rank] = root
+    weights[-1][:, :rank] = u @ root
+    return weights
+
+
+def function_report(function: RRFunction, loss: str) -> dict[str, Any]:
+    """Condition numbers of A and of the Hessian, with what they were computed from.
+
+    The Hessian's condition number leaves zero eigenvalues out and counts them. At the start
+    it is that of the task's loss; at a global minimum that of the mean squared error, since
+    the curvature of its root is unbounded there.
+    """
+    singular_values = torch.linalg.svdvals(function.target)
+    start = deep_linear.hessian(function.weights, function.target, function.gram, loss)
+    weights = global_minimum(function)
+    minimum = deep_linear.hessian(weights, function.target, function.gram, "mse")
+    report: dict[str, Any] = {
+        "condition_number": float(singular_values[0] / singular_values[-1]),
+        "singular_values": singular_values.tolist(),
+        "dims": function.dims,
+        "samples": len(function.inputs),
+        "parameters": sum(w.numel() for w in function.weights),
+    }
+    for name, hessian, kind in (("start", start, loss), ("minimum", minimum, "mse")):
+        eigenvalues = torch.linalg.eigvalsh(hessian)
+        report[f"hessian_at_{name}"] = {
+            "loss": kind,
+            "condition_number": float(condition_number(eigenvalues)),
+            "zero_eigenvalues": int((eigenvalues.abs() <= zero_tolerance(eigenvalues)).sum()),
+            "negative_eigenvalues": int((eigenvalues < -zero_tolerance(eigenvalues)).sum()),
+            "zero_tolerance": float(zero_tolerance(eigenvalues)),
+            "eigenvalues": eigenvalues.tolist(),
+        }
+    return report
