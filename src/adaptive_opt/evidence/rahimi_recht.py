@@ -76,8 +76,8 @@ def decade_table(histories: Histories) -> pd.DataFrame:
         key: np.floor(np.log10(f.dropna().clip(lower=floor))).astype(int)
         for key, f in finals.items()
     }
-    every = pd.concat([*decades.values()])
-    columns = range(every.min(), every.max() + 1) if len(every) else range(0)
+    every = [int(d) for column in decades.values() for d in column]
+    columns = range(min(every), max(every) + 1) if every else range(0)
     rows = [
         {
             "task": task,

@@ -34,7 +34,8 @@ class ValidationHooks:
             )
         if faults:
             project = Path(run_params["project_path"])
-            raise StudyError(_report(faults, project, run_params.get("env")))
+            given = run_params.get("runtime_params") or {}
+            raise StudyError(_report(faults, project, run_params.get("env"), given))
 
 
 def _deep_faults(parameters: dict[str, Any], namespaces: set[str]) -> list[Fault]:
@@ -66,19 +67,17 @@ def _deep_faults(parameters: dict[str, Any], namespaces: set[str]) -> list[Fault
     return faults
 
 
-def _report(faults: list[Fault], project: Path, env: str | None) -> str:
-    lines = [f"{_origin(f.path, project, env)}: {'.'.join(f.path)}: {f.message}" for f in faults]
-    head = (
-        "The parameters have a fault"
-        if len(lines) == 1
-        else f"The parameters have {len(lines)} faults"
-    )
-    return "\n  ".join([f"{head}; nothing was run.", *lines])
+def _report(faults: list[Fault], project: Path, env: str | None, runtime: dict[str, Any]) -> str:
+    lines = [
+        f"{_origin(f.path, project, env, runtime)}: {'.'.join(f.path)}: {f.message}" for f in faults
+    ]
+    count = "a fault" if len(lines) == 1 else f"{len(lines)} faults"
+    return "\n  ".join([f"The parameters have {count}; nothing was run.", *lines])
 
 
-def _origin(path: tuple[str, ...], project: Path, env: str | None) -> str:
-    """The file a parameter is set in: where most of its path is found, environment first."""
-    best, depth = "--params", 0
+def _origin(path: tuple[str, ...], project: Path, env: str | None, runtime: dict[str, Any]) -> str:
+    """Where a parameter is set: where most of its path is found, the command line first."""
+    best, depth = "--params", _depth(runtime, path)
     for folder in [f for f in (env, "local", "base") if f]:
         for file in sorted((project / "conf" / folder).glob("parameters*.yml")):
             found = _depth(yaml.safe_load(file.read_text(encoding="utf-8")), path)

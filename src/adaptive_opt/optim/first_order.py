@@ -33,6 +33,7 @@ class SGDM(EnsembleOptimizer):
     Sutskever et al., *On the importance of initialization and momentum in deep learning* (2013).
 
     Example:
+        >>> import torch
         >>> p = torch.tensor([1.0], requires_grad=True)
         >>> opt = SGDM([p], lr=0.1)
         >>> opt.backward((p**2).sum())
@@ -93,6 +94,7 @@ class Adam(EnsembleOptimizer):
     Source: Kingma & Ba, *Adam: A Method for Stochastic Optimization* (2015).
 
     Example:
+        >>> import torch
         >>> p = torch.tensor([1.0], requires_grad=True)
         >>> opt = Adam([p], lr=0.1)
         >>> opt.backward((p**2).sum())

@@ -19,6 +19,7 @@ class Sophia(SecondOrderOptimizer):
     Source: Liu et al., *Sophia* (2023), Hutchinson variant.
 
     Example:
+        >>> import torch
         >>> p = torch.tensor([1.0], requires_grad=True)
         >>> opt = Sophia([p], lr=0.1, rho=0.5, probe="rademacher")
         >>> opt.backward((p**2).sum())
@@ -39,6 +40,7 @@ class SADH(SecondOrderOptimizer):
     """Smoothed absolute diagonal Hessian: ``s(c) = abs c``, ``denom(D) = D + ε``.
 
     Example:
+        >>> import torch
         >>> p = torch.tensor([1.0], requires_grad=True)
         >>> opt = SADH([p], lr=0.1, betas=(0.9, 0.5), rho=10.0)
         >>> opt.backward((p**2).sum())
@@ -54,6 +56,7 @@ class SSDH(SecondOrderOptimizer):
     """Smoothed squared diagonal Hessian: ``s(c) = c²``, ``denom(D) = √D + ε``.
 
     Example:
+        >>> import torch
         >>> p = torch.tensor([1.0], requires_grad=True)
         >>> opt = SSDH([p], lr=0.1, betas=(0.9, 0.75), rho=10.0)
         >>> opt.backward((p**2).sum())
@@ -72,6 +75,7 @@ class SSVP(SecondOrderOptimizer):
     goes; ``probe="momentum_sign_cumulative"`` takes the mean direction of the last k steps.
 
     Example:
+        >>> import torch
         >>> p = torch.tensor([1.0], requires_grad=True)
         >>> opt = SSVP([p], lr=0.1, betas=(0.9, 0.75), rho=0.5)
         >>> opt.backward((p**2).sum())

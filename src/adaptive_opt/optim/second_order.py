@@ -8,7 +8,8 @@ At every step t = 0, 1, 2, …
     θ ← (1 − ηλ) θ − η u
 
 The methods (:mod:`.methods`) differ in the step rule (:mod:`.rules`), in the probe v
-(:mod:`.probes`) and in the estimate; where the curvature comes from (:mod:`.sources`) is independent of all three.
+(:mod:`.probes`) and in the estimate; where the curvature comes from (:mod:`.sources`) is
+independent of all three.
 """
 
 from __future__ import annotations
@@ -315,7 +316,11 @@ class SecondOrderOptimizer(EnsembleOptimizer):
             )
         estimate = [self._pending[p] for p in params]
         if source == "permuted":
-            return self._permutation(estimate)
+            everything = [p for g in self.param_groups for p in g["params"]]
+            position = {p: i for i, p in enumerate(everything)}
+            return [
+                self._permutation(position[p], c) for p, c in zip(params, estimate, strict=True)
+            ]
         if source == "per_tensor":
             return rms_filled(estimate, self.members, per="tensor")
         if source == "per_model":

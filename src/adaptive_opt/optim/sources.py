@@ -72,26 +72,26 @@ class Permutation:
 
     It is a function of the seeds alone and is drawn again rather than stored, so a
     checkpoint carries nothing for it.
+
+    Example:
+        >>> shuffle = Permutation([0])
+        >>> a = shuffle(0, torch.arange(5.0))
+        >>> sorted(a.tolist()), torch.equal(a, shuffle(0, torch.arange(5.0)))
+        ([0.0, 1.0, 2.0, 3.0, 4.0], True)
     """
 
     def __init__(self, seeds: Sequence[int]) -> None:
         self._seeds = list(seeds)
-        self._index: list[Tensor] | None = None
+        self._index: dict[int, Tensor] = {}
 
-    def __call__(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        """The tensors with their entries shuffled, same shapes."""
-        rows = len(self._seeds)
-        flat = [t.reshape(rows, -1) for t in tensors]
-        if self._index is None:
-            streams = [torch.Generator().manual_seed(s) for s in self._seeds]
-            self._index = [
-                torch.stack([torch.randperm(f.shape[1], generator=g) for g in streams]).to(f.device)
-                for f in flat
-            ]
-        return [
-            f.gather(1, i).reshape(t.shape)
-            for f, i, t in zip(flat, self._index, tensors, strict=True)
-        ]
+    def __call__(self, position: int, tensor: Tensor) -> Tensor:
+        """The tensor with its entries shuffled; ``position`` says which of the model's it is."""
+        flat = tensor.reshape(len(self._seeds), -1)
+        if position not in self._index:
+            streams = [torch.Generator().manual_seed(s ^ position << 32) for s in self._seeds]
+            rows = [torch.randperm(flat.shape[1], generator=g) for g in streams]
+            self._index[position] = torch.stack(rows).to(flat.device)
+        return flat.gather(1, self._index[position]).reshape(tensor.shape)
 
 
 def rms_filled(tensors: Sequence[Tensor], members: int | None, *, per: str) -> list[Tensor]:
@@ -112,7 +112,7 @@ def rms_filled(tensors: Sequence[Tensor], members: int | None, *, per: str) -> l
     whole = (sums.sum(0) / sizes.sum()).expand_as(sums)
     mean = whole if per == "model" else sums / sizes[:, None]
     return [
-        r.view(rows, *[1] * (t.ndim - 1)).expand_as(t) if members else r.expand_as(t)
+        r.view(rows, *[1] * (t.ndim - 1)).expand_as(t) if members else r[0].expand_as(t)
         for r, t in zip(mean.sqrt(), tensors, strict=True)
     ]
 

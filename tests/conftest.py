@@ -1,0 +1,30 @@
+"""Shared fixtures. Data that cannot be shipped is looked for, and its tests are skipped."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+PROJECT = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """The tensors are tiny; threads only get in each other's way."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def reference() -> Path:
+    """Folder with the published Rahimi–Recht functions."""
+    default = PROJECT.parent / "shared" / "reference"
+    folder = Path(os.environ.get("ADAPTIVE_OPT_REFERENCE", default))
+    if not (folder / "rahimi_recht_cond29.npz").is_file():
+        pytest.skip("the published functions are not here; set ADAPTIVE_OPT_REFERENCE to them")
+    return folder

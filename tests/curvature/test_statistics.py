@@ -1,0 +1,83 @@
+"""Statistics of Hessians against NumPy, and the queue that computes them."""
+
+import numpy as np
+import pytest
+import torch
+
+from adaptive_opt.curvature.statistics import (
+    COLUMNS,
+    TrajectoryStatistics,
+    condition_number,
+    hessian_statistics,
+    zero_tolerance,
+)
+
+
+def symmetric(n=20, count=3, seed=0):
+    a = np.random.default_rng(seed).normal(size=(count, n, n))
+    h = a + a.transpose(0, 2, 1)
+    h[:, 0, :] = h[:, :, 0] = 0  # one exact zero eigenvalue
+    return h
+
+
+def test_columns_equal_their_definitions():
+    h = symmetric()
+    g = np.random.default_rng(1).normal(size=(3, 20))
+    found = hessian_statistics(torch.tensor(h), torch.tensor(g)).numpy()
+    for row, matrix, gradient in zip(found, h, g, strict=True):
+        values = np.linalg.eigvalsh(matrix)
+        nonzero = values[np.abs(values) > 1e-9]
+        expected = {
+            "hessian_spectral_norm": np.abs(values).max(),
+            "hessian_diagonal_norm": np.linalg.norm(np.diag(matrix)),
+            "hessian_gradient_norm": np.linalg.norm(gradient),
+            "hessian_smallest_eigenvalue": np.abs(nonzero).min(),
+            "hessian_eigenvalue_norm": np.linalg.norm(matrix),
+            "hessian_positive_eigenvalue_share": (nonzero > 0).sum() / 20,
+            "hessian_zero_eigenvalue_share": 1 / 20,
+            "hessian_positive_diagonal_share": (np.diag(matrix) > 0).mean(),
+        }
+        np.testing.assert_allclose(row, [expected[c] for c in COLUMNS], rtol=1e-9)
+
+
+def test_a_non_finite_hessian_gives_nan_and_spares_the_others():
+    h = torch.tensor(symmetric())
+    h[1, 3, 4] = torch.inf
+    found = hessian_statistics(h, torch.ones(3, 20, dtype=torch.float64))
+    assert bool(found[1].isnan().all())
+    assert bool(found[[0, 2]].isfinite().all())
+
+
+def test_zero_tolerance_is_n_epsilon_times_the_largest():
+    values = torch.tensor([-4.0, 1.0, 0.0], dtype=torch.float64)
+    assert float(zero_tolerance(values)) == 3 * np.finfo(np.float64).eps * 4
+    assert float(condition_number(values)) == 4.0
+
+
+def quadratic(points):
+    h = torch.diag(torch.arange(1.0, 6.0, dtype=torch.float64))
+    return h * points[:, :1, None], points
+
+
+@pytest.mark.parametrize("count", [0, 1, 7, 50])
+def test_a_trajectory_keeps_its_order(count):
+    points = torch.arange(1.0, count + 1)[:, None].expand(-1, 5)
+    work = TrajectoryStatistics(quadratic, torch.device("cpu"), chunk=3)
+    for part in points.split(10):
+        work.submit(part)
+    seen = []
+    rows = work.result(seen.append)
+    assert rows.shape == (count, len(COLUMNS))
+    np.testing.assert_allclose(rows[:, 0], 5.0 * np.arange(1, count + 1))
+    assert work.pending == 0
+    assert sum(seen) <= work._submitted
+
+
+def test_a_failure_in_a_worker_is_raised_where_the_result_is_asked_for():
+    def broken(points):
+        raise ArithmeticError("no Hessian here")
+
+    work = TrajectoryStatistics(broken, torch.device("cpu"))
+    work.submit(torch.ones(9, 2))
+    with pytest.raises(ArithmeticError, match="no Hessian here"):
+        work.result()

@@ -1,0 +1,103 @@
+"""The laws of the probes; the published constant probe must break them."""
+
+import numpy as np
+import pytest
+import torch
+
+from adaptive_opt.optim import SADH, Sophia
+from adaptive_opt.optim.probes import ProbeGenerator, draw
+
+from .problems import matrix
+
+DRAWS = 4000
+
+
+def sample(name, n=11, draws=DRAWS):
+    generator, like = ProbeGenerator(3), [torch.zeros(n, dtype=torch.float64)]
+    return np.stack([draw(name, generator, like)[0].numpy() for _ in range(draws)])
+
+
+def z_scores(samples, expected):
+    """How many standard errors the mean of each column is off; a constant column is exact."""
+    error = samples.std(axis=0, ddof=1) / np.sqrt(len(samples))
+    off = np.abs(samples.mean(axis=0) - expected)
+    return np.where(error > 1e-12, off / np.maximum(error, 1e-12), np.where(off < 1e-9, 0, np.inf))
+
+
+def diagonal_estimates(name):
+    h, v = matrix(11), sample(name)
+    return v * (v @ h), np.diag(h)
+
+
+def laws(name):
+    """Which laws of an unbiased diagonal probe hold."""
+    v = sample(name)
+    estimates, diagonal = diagonal_estimates(name)
+    cross = np.stack([v[:, i] * v[:, j] for i in range(11) for j in range(i)], axis=1)
+    return {
+        "mean zero": z_scores(v, 0).max() < 4.5,
+        "variance one": z_scores(v**2, 1).max() < 4.5,
+        "uncorrelated": z_scores(cross, 0).max() < 4.5,
+        "unbiased": z_scores(estimates, diagonal).max() < 4.5,
+    }
+
+
+@pytest.mark.parametrize("name", ["rademacher", "gaussian"])
+def test_random_probes_are_unbiased(name):
+    assert laws(name) == dict.fromkeys(laws(name), True)
+
+
+def test_rademacher_values_are_plus_and_minus_one():
+    assert set(np.unique(sample("rademacher"))) == {-1.0, 1.0}
+
+
+def test_gaussian_has_gaussian_tails():
+    v = sample("gaussian")
+    assert z_scores(v**4, 3).max() < 4.5
+    assert np.abs(v).max() > 3
+
+
+def test_the_constant_probe_breaks_the_laws():
+    held = laws("constant")
+    assert not held["mean zero"]
+    assert not held["uncorrelated"]
+    assert not held["unbiased"]
+
+
+def test_the_constant_probe_gives_row_sums():
+    estimates, _ = diagonal_estimates("constant")
+    np.testing.assert_allclose(estimates[0], matrix(11).sum(axis=1))
+
+
+def test_rademacher_has_less_variance_than_gaussian():
+    spread = {n: diagonal_estimates(n)[0].var(axis=0).sum() for n in ("rademacher", "gaussian")}
+    h = matrix(11)
+    off = 2 * (np.sum(h**2) - np.sum(np.diag(h) ** 2))
+    assert spread["rademacher"] == pytest.approx(off / 2, rel=0.1)
+    assert spread["gaussian"] == pytest.approx(off / 2 + 2 * np.sum(np.diag(h) ** 2), rel=0.1)
+
+
+def test_hutchinson_is_exact_on_a_diagonal_hessian():
+    diagonal = torch.tensor([0.5, 2.0, 30.0, 4.0], dtype=torch.float64)
+    p = torch.ones(4, dtype=torch.float64, requires_grad=True)
+    optimizer = SADH([p], betas=(0.9, 0.0))
+    optimizer.backward(0.5 * (diagonal * p**2).sum())
+    optimizer.step()
+    torch.testing.assert_close(optimizer.state[p]["curvature"], diagonal, rtol=1e-14, atol=0)
+
+
+def test_sophia_draws_gaussian_probes_by_default():
+    assert Sophia([torch.zeros(1)]).param_groups[0]["probe"] == "gaussian"
+
+
+def test_a_members_stream_does_not_depend_on_its_company():
+    alone = draw("rademacher", ProbeGenerator(5), [torch.zeros(2, 3), torch.zeros(4)])
+    both = draw("rademacher", ProbeGenerator([4, 5]), [torch.zeros(2, 2, 3), torch.zeros(2, 4)])
+    for a, b in zip(alone, both, strict=True):
+        torch.testing.assert_close(a, b[1], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", ["rademacher", "gaussian"])
+def test_different_seeds_give_different_probes(name):
+    a, b = (draw(name, ProbeGenerator(s), [torch.zeros(50)])[0] for s in (0, 1))
+    assert not torch.equal(a, b)

@@ -1,0 +1,179 @@
+"""The whole project, as a user runs it, on a copy in an empty folder."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from PIL import Image
+
+from adaptive_opt.io.datasets import TensorsDataset
+from adaptive_opt.study import TASKS, published_arms
+from tests.conftest import PROJECT
+
+KEDRO = [str(Path(sys.executable).with_name("kedro"))]
+
+
+def kedro(project, *args):
+    env = {**os.environ, "COLUMNS": "500", "PYTHONPATH": ""}
+    return subprocess.run(
+        [*KEDRO, *args], cwd=project, env=env, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("study")
+    for name in ("conf", "src"):
+        shutil.copytree(PROJECT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", ".telemetry"):
+        shutil.copy(PROJECT / name, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def smoke(project):
+    start = time.perf_counter()
+    done = kedro(project, "run", "--env=smoke")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return project, time.perf_counter() - start
+
+
+def test_smoke_takes_at_most_a_minute(smoke):
+    assert smoke[1] < 60
+
+
+def test_every_run_leaves_history_weights_and_summary(smoke):
+    for task in TASKS:
+        for arm in published_arms():
+            folder = smoke[0] / "data" / "07_model_output" / "smoke" / task.name / arm
+            history = pd.read_parquet(folder / "history.parquet")
+            assert set(history["seed"]) == {0, 1}
+            assert history["iteration"].max() == 320
+            assert set(history["arm"]) == {arm}
+            weights = TensorsDataset(filepath=str(folder / "weights.safetensors")).load()
+            assert {n: list(w.shape) for n, w in weights.items()} == {
+                "W1": [2, 13, 12],
+                "W2": [2, 14, 13],
+            }
+            summary = json.loads((folder / "summary.json").read_text())
+            assert summary["arm"] == arm
+            assert summary["hyperparameters"]["lr"] > 0
+
+
+def test_tables_and_figures_exist_and_agree(smoke):
+    folder = smoke[0] / "data" / "08_reporting" / "smoke" / "rahimi_recht"
+    table = pd.read_csv(folder / "time_to_target.csv")
+    assert len(table) == 2 * 6
+    decades = pd.read_csv(folder / "decades.csv").drop(columns=["task", "arm"])
+    assert (decades.sum(axis=1) == 2).all()
+    assert len(pd.read_csv(folder / "convergence.csv")) == 12
+    report = (folder / "report.md").read_text()
+    for label in ("Rahimi–Recht, condition 29", "Rahimi–Recht, condition 15,099", "SSVP"):
+        assert label in report
+    names = ["loss", "median_loss", "spectral_norm", "clipped_fraction"]
+    for name in [*names, *(f"spread_{t.name}" for t in TASKS)]:
+        assert json.loads((folder / f"{name}.plotly.json").read_text())["data"]
+        with Image.open(folder / f"{name}.png") as picture:
+            assert min(picture.size) > 300
+            assert len(picture.convert("L").getcolors(256)) > 20
+
+
+def test_function_reports(smoke):
+    for task, condition in (("rr_cond29", 29.32), ("rr_cond15099", 15099)):
+        folder = smoke[0] / "data" / "08_reporting" / "smoke" / task
+        report = json.loads((folder / "function.json").read_text())
+        assert report["condition_number"] == pytest.approx(condition, rel=0.05)
+        assert report["hessian_at_minimum"]["zero_eigenvalues"] == 170
+        assert (folder / "function.png").is_file()
+
+
+def test_nothing_is_left_half_written(smoke):
+    left = [p for p in (smoke[0] / "data").rglob(".*") if p.name != ".gitkeep"]
+    assert left == []
+
+
+def test_a_part_of_the_grid_runs_by_itself_and_repeats_exactly(smoke):
+    project = smoke[0]
+    file = project / "data/07_model_output/smoke/rr_cond29/ssdh_permuted/weights.safetensors"
+    other = project / "data/07_model_output/smoke/rr_cond29/ssdh/weights.safetensors"
+    before = other.read_bytes()
+    args = ["--env=smoke", "--pipelines=training", "--tags=ssdh_permuted,ssdh"]
+    done = kedro(project, "run", *args)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Completed 4 out of 4" in done.stdout
+    assert file.is_file()
+    assert other.read_bytes() == before
+
+
+def test_mlflow_and_reports_stay_inside_the_project(smoke):
+    assert (smoke[0] / "mlflow.db").is_file()
+    assert not (smoke[0] / "mlruns").exists()
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--tags=sshd"], "no task, arm or kind is called 'sshd'; did you mean 'ssdh'?"),
+        (
+            ["--params=tasks.rr_cond29.epoch=3"],
+            "--params: tasks.rr_cond29.epoch: unknown parameter",
+        ),
+        (
+            ["--params=rr_synthesis.rr_cond29.source=file,rr_synthesis.rr_cond29.path=none.pth"],
+            "function file none.pth does not exist",
+        ),
+    ],
+)
+def test_faults_are_sentences_on_the_command_line(project, args, message):
+    done = kedro(project, "run", "--env=smoke", *args)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    assert "Running node" not in done.stdout
+    assert "Completed node" not in done.stdout
+
+
+def test_registry_list_is_quick(project):
+    def once():
+        start = time.perf_counter()
+        done = kedro(project, "registry", "list")
+        assert done.returncode == 0, done.stderr
+        for name in ("rr_synthesis", "training", "analysis", "ladder", "__default__"):
+            assert f"- {name}" in done.stdout
+        return time.perf_counter() - start
+
+    assert min(once() for _ in range(3)) < 4
+
+
+def test_kedro_commands_do_not_import_torch(project):
+    code = (
+        "import sys; import adaptive_opt.pipeline_registry as r, adaptive_opt.settings; "
+        "r.register_pipelines(); sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=project, check=False).returncode == 0
+
+
+def test_the_optimizers_need_no_kedro():
+    code = (
+        "import sys, adaptive_opt.optim; "
+        "sys.exit(bool({'kedro', 'pandas', 'pydantic'} & {*sys.modules}))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_readme_commands_exist():
+    """What the README tells people to type is a target of the Makefile or a kedro pipeline."""
+    text = (PROJECT / "README.md").read_text()
+    targets = set(re.findall(r"^([a-z]+):", (PROJECT / "Makefile").read_text(), re.M))
+    assert {"run", "test"} <= set(re.findall(r"`?make ([a-z]+)", text)) <= targets
+    from adaptive_opt.pipeline_registry import register_pipelines
+
+    named = set(re.findall(r"--pipelines=([a-z_]+)", text))
+    assert named <= set(register_pipelines())

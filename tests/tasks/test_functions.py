@@ -1,0 +1,199 @@
+"""Synthesis meets its condition number; files are read without running anything."""
+
+import io
+import os
+import pickle
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+
+from adaptive_opt.errors import StudyError
+from adaptive_opt.tasks.function_files import read_function_file
+from adaptive_opt.tasks.rr_functions import RRFunction, function_report, import_function, synthesise
+
+SIZES = {"x_dim": 12, "hidden_dim": 13, "y_dim": 14, "layers": 2, "samples": 100}
+
+
+@pytest.mark.parametrize("condition", [1.0, 29.0, 15099.0, 1e8])
+@pytest.mark.parametrize(("x_dim", "y_dim"), [(12, 14), (14, 12), (2, 3)])
+def test_condition_number_is_exact(condition, x_dim, y_dim):
+    sizes = {**SIZES, "x_dim": x_dim, "y_dim": y_dim}
+    f = synthesise("singular_values", condition=condition, seed=0, **sizes)
+    assert float(torch.linalg.cond(f.target)) == pytest.approx(condition, rel=1e-6)
+
+
+@pytest.mark.parametrize("condition", [60.0, 300.0])
+def test_row_scaled_draw_is_within_five_percent(condition):
+    f = synthesise("row_scaled", condition=condition, seed=0, **SIZES)
+    assert float(torch.linalg.cond(f.target)) == pytest.approx(condition, rel=0.05)
+    scale = torch.linspace(1, condition, 14, dtype=torch.float64)[:, None]
+    assert bool(((f.target / scale >= 0) & (f.target / scale <= 1)).all())
+
+
+def test_seeds_repeat_and_differ():
+    make = lambda seed: synthesise("singular_values", condition=29.0, seed=seed, **SIZES)  # noqa: E731
+    assert torch.equal(make(3).target, make(3).target)
+    assert torch.equal(make(3).weights[1], make(3).weights[1])
+    assert not torch.equal(make(3).target, make(4).target)
+
+
+@pytest.mark.parametrize("layers", [2, 3, 5])
+def test_layers(layers):
+    f = synthesise("singular_values", condition=10.0, seed=0, **{**SIZES, "layers": layers})
+    assert f.dims == [12, *[13] * (layers - 1), 14]
+    report = function_report(f, "rmse")
+    assert report["parameters"] == sum(w.numel() for w in f.weights)
+    again = RRFunction.from_tensors(f.to_tensors())
+    assert all(torch.equal(a, b) for a, b in zip(f.weights, again.weights, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"condition": 0.5}, "below 1"),
+        ({"condition": 5.0, "x_dim": 1}, "never 5"),
+        ({"condition": 5.0, "hidden_dim": 3}, "hidden_dim 3 is below"),
+    ],
+)
+def test_what_cannot_be_met_is_refused(change, message):
+    with pytest.raises(StudyError, match=message):
+        synthesise("singular_values", **{"condition": 29.0, "seed": 0, **SIZES, **change})
+
+
+def test_a_row_scaled_draw_that_never_comes(monkeypatch):
+    monkeypatch.setattr("adaptive_opt.tasks.rr_functions.MAX_DRAWS", 2000)
+    with pytest.raises(StudyError, match="use source: singular_values"):
+        synthesise("row_scaled", condition=1e9, seed=0, **SIZES)
+
+
+def write_npz(path, **change):
+    rng = np.random.default_rng(0)
+    arrays = {
+        "A": rng.normal(size=(4, 3)),
+        "X": rng.normal(size=(20, 3)),
+        "W1": rng.normal(size=(5, 3)),
+        "W2": rng.normal(size=(4, 5)),
+        **change,
+    }
+    np.savez(path, **{k: v for k, v in arrays.items() if v is not None})
+    return path
+
+
+def test_npz_round_trip(tmp_path):
+    a, x, weights = read_function_file(write_npz(tmp_path / "f.npz"))
+    assert (a.shape, x.shape, [w.shape for w in weights]) == ((4, 3), (20, 3), [(5, 3), (4, 5)])
+
+
+def test_npz_without_weights_draws_them(tmp_path):
+    path = write_npz(tmp_path / "f.npz", W1=None, W2=None)
+    f = import_function(str(path), layers=3, hidden_dim=6, seed=0)
+    assert f.dims == [3, 6, 6, 4]
+
+
+@pytest.mark.parametrize("condition", ["29", "15099"])
+def test_pth_and_npz_of_the_published_functions_agree(reference, condition):
+    npz = read_function_file(reference / f"rahimi_recht_cond{condition}.npz")
+    name = f"net_RR_cond{condition}_xdim12_wdim13_ydim14_nlayers2.pth"
+    pth = read_function_file(reference / name)
+    for a, b in zip((npz[0], npz[1], *npz[2]), (pth[0], pth[1], *pth[2]), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"A": None}, "no array A"),
+        ({"X": None}, "no array X"),
+        ({"A": np.full((4, 3), np.nan)}, "A is not a finite"),
+        ({"X": np.zeros((0, 3))}, "X is not a finite"),
+        ({"A": np.zeros(3)}, "A is not a finite"),
+        ({"A": np.zeros((4, 9))}, "do not fit"),
+        ({"W2": np.zeros((4, 6))}, "do not fit"),
+        ({"W2": np.zeros((3, 5))}, "do not fit"),
+        ({"A": np.array([["a", "b", "c"]])}, "something else than numbers"),
+        ({"A": np.array([[None, 1, 2]], dtype=object)}, "damaged"),
+    ],
+)
+def test_bad_npz_is_refused(tmp_path, change, message):
+    path = write_npz(tmp_path / "f.npz", **change)
+    with pytest.raises(StudyError, match=message) as error:
+        read_function_file(path)
+    assert str(path) in str(error.value)
+
+
+def test_missing_and_unknown_files(tmp_path):
+    with pytest.raises(StudyError, match="does not exist"):
+        read_function_file(tmp_path / "nowhere.npz")
+    (tmp_path / "f.mat").write_bytes(b"")
+    with pytest.raises(StudyError, match=r"expected \.npz or \.pth"):
+        read_function_file(tmp_path / "f.mat")
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".pth"])
+def test_garbage_and_truncation_are_refused(tmp_path, suffix, reference):
+    names = {
+        ".npz": "rahimi_recht_cond29.npz",
+        ".pth": "net_RR_cond29_xdim12_wdim13_ydim14_nlayers2.pth",
+    }
+    good = (reference / names[suffix]).read_bytes()
+    path = tmp_path / f"f{suffix}"
+    flipped = bytearray(good)
+    flipped[len(good) // 2] ^= 0xFF
+    for content in (b"", b"nonsense" * 100, good[: len(good) // 2], bytes(flipped)):
+        path.write_bytes(content)
+        with pytest.raises(StudyError, match="damaged"):
+            read_function_file(path)
+
+
+class Trap:
+    """Runs a command when unpickled."""
+
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.marker}",)
+
+
+def archive(path, payload):
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("net/data.pkl", payload)
+    return path
+
+
+def test_a_pth_that_would_run_code_is_refused(tmp_path):
+    marker = tmp_path / "ran"
+    path = archive(tmp_path / "f.pth", pickle.dumps({"Atrue": Trap(marker)}))
+    with pytest.raises(StudyError, match="may run code"):
+        read_function_file(path)
+    assert not marker.exists()
+    pickle.loads(pickle.dumps(Trap(marker)))  # noqa: S301  the trap is a real one
+    assert marker.exists()
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        b"cbuiltins\neval\n(S'1'\ntR.",
+        b"cbuiltins\ngetattr\n.",
+        b"ctorch\nload\n.",
+        b"ctorch.hub\nload\n.",
+        b"cos\nsystem\n(S'true'\ntR.",
+        b"cadaptive_opt.tasks.function_files\n_Inert\n.",
+        b"ccollections\nnamedtuple\n.",
+    ],
+)
+def test_every_other_name_is_refused(tmp_path, call):
+    with pytest.raises(StudyError, match="may run code"):
+        read_function_file(archive(tmp_path / "f.pth", call))
+
+
+def test_a_torch_checkpoint_of_something_else_is_refused(tmp_path):
+    buffer = io.BytesIO()
+    torch.save({"A": torch.zeros(2, 2)}, buffer)
+    path = tmp_path / "f.pth"
+    path.write_bytes(buffer.getvalue())
+    with pytest.raises(StudyError, match=str(path)):
+        read_function_file(path)

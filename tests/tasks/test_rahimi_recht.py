@@ -1,0 +1,109 @@
+"""The batched task against a DataLoader and a module, sample by sample."""
+
+import pytest
+import torch
+
+from adaptive_opt.tasks.rahimi_recht import RahimiRecht
+from adaptive_opt.tasks.rr_functions import synthesise
+
+
+def task(seeds=(0, 1), kind="rmse", batch_size=32, samples=100, shared=False):
+    f = synthesise(
+        "singular_values",
+        condition=10.0,
+        x_dim=3,
+        hidden_dim=4,
+        y_dim=5,
+        layers=2,
+        samples=samples,
+        seed=0,
+    )
+    return RahimiRecht(
+        f,
+        loss=kind,
+        batch_size=batch_size,
+        weight_seeds=None if shared else [10 + s for s in seeds],
+        order_seeds=list(seeds),
+        device=torch.device("cpu"),
+        dtype=torch.float64,
+    )
+
+
+def module_loss(function, weights, rows, kind):
+    x = function.inputs[rows]
+    q = ((x @ weights[0].T @ weights[1].T - x @ function.target.T) ** 2).mean()
+    return q.sqrt() if kind == "rmse" else q
+
+
+@pytest.mark.parametrize("kind", ["rmse", "mse"])
+def test_batches_are_those_of_a_shuffling_loader(kind):
+    problem = task(kind=kind)
+    weights = problem.initial_parameters()
+    assert problem.batches_per_epoch == 4
+    streams = [torch.Generator().manual_seed(s) for s in (0, 1)]
+    for _ in range(2):
+        orders = [torch.randperm(100, generator=g).split(32) for g in streams]
+        grams = list(problem.epoch())
+        assert len(grams) == 4
+        for b, gram in enumerate(grams):
+            losses = problem.loss(weights, gram)
+            fast, grads = problem.loss_and_gradient(weights, gram)
+            torch.testing.assert_close(fast, losses)
+            expected = torch.autograd.grad(losses.sum(), weights)
+            for g, e in zip(grads, expected, strict=True):
+                torch.testing.assert_close(g, e)
+            for i in range(2):
+                single = module_loss(problem.function, [w[i] for w in weights], orders[i][b], kind)
+                torch.testing.assert_close(losses[i], single)
+
+
+def test_an_epoch_sees_every_sample_once():
+    problem = task()
+    sizes = torch.tensor([32.0, 32.0, 32.0, 4.0], dtype=torch.float64)
+    total = sum(n * g for n, g in zip(sizes, problem.epoch(), strict=True)) / 100
+    torch.testing.assert_close(total[0], problem.function.gram)
+    torch.testing.assert_close(total[1], problem.function.gram)
+
+
+def test_train_loss_is_over_all_samples():
+    problem = task()
+    weights = problem.initial_parameters()
+    expected = module_loss(problem.function, [w[1] for w in weights], slice(None), "rmse")
+    torch.testing.assert_close(problem.train_loss(weights)[1], expected)
+
+
+def test_initial_weights():
+    own = task().initial_parameters()
+    assert not torch.equal(own[0][0], own[0][1])
+    alone = task(seeds=(1,)).initial_parameters()
+    torch.testing.assert_close(alone[0][0], own[0][1], rtol=0, atol=0)
+    shared = task(shared=True)
+    for w, published in zip(shared.initial_parameters(), shared.function.weights, strict=True):
+        assert torch.equal(w[0], published)
+        assert torch.equal(w[1], published)
+
+
+def test_a_batch_larger_than_the_data_is_all_of_it():
+    problem = task(batch_size=1000)
+    (gram,) = problem.epoch()
+    torch.testing.assert_close(gram[0], problem.function.gram)
+
+
+def test_hessian_rows_follow_the_parameter_order():
+    problem = task()
+    weights = problem.initial_parameters()
+    points = torch.cat([w.detach().flatten(1) for w in weights], dim=1)
+    hessians, gradients = problem.hessian(points)
+    _, grads = problem.loss_and_gradient(weights, problem.function.gram.expand(2, -1, -1))
+    torch.testing.assert_close(gradients, torch.cat([g.flatten(1) for g in grads], dim=1))
+    diagonal = problem.hessian_diagonal(weights, problem.function.gram.expand(2, -1, -1))
+    expected = torch.cat([d.flatten(1) for d in diagonal], dim=1)
+    torch.testing.assert_close(hessians.diagonal(dim1=1, dim2=2), expected)
+
+
+def test_the_batch_order_continues():
+    problem, other = task(), task()
+    list(problem.epoch())
+    other.load_state_dict(problem.state_dict())
+    for a, b in zip(problem.epoch(), other.epoch(), strict=True):
+        assert torch.equal(a, b)
