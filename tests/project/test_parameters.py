@@ -88,7 +88,7 @@ FAULTS = [
     ("rr_synthesis.rr_cond29.layers", 1, "rr_synthesis", "than or equal to 2"),
     ("rr_synthesis.rr_cond29.source", "fil", "rr_synthesis", "singular_values"),
     ("rr_synthesis.rr_cond29.source", "file", "rr_synthesis", "path must name"),
-    ("tasks.rr_cond30", {"epochs": 1, "seeds": 1, "target": 1}, "tasks", "did you mean 'rr_cond29'"),
+    ("tasks.rr_cond30", {"epochs": 1, "seeds": 1, "target": 1}, "tasks", "mean 'rr_cond29'"),
     ("tasks.rr_cond29.epoch", 3, "tasks", "unknown parameter 'epoch'; did you mean 'epochs'"),
     ("tasks.rr_cond29.loss", "mae", "tasks", "rmse or mse"),
     ("tasks.rr_cond29.seeds", 0, "tasks", "than or equal to 1"),

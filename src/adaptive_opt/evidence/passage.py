@@ -9,9 +9,8 @@ __all__ = ["first_passage", "losses_by_seed", "settling_iteration"]
 
 
 def losses_by_seed(history: pd.DataFrame, column: str = "train_loss") -> pd.DataFrame:
-    """Iterations as rows, seeds as columns, without rows where nothing was measured."""
-    wide = history.pivot(index="iteration", columns="seed", values=column)
-    return wide.dropna(how="all").sort_index()
+    """Iterations as rows, seeds as columns; missing where a run had diverged."""
+    return history.pivot(index="iteration", columns="seed", values=column).sort_index()
 
 
 def first_passage(losses: pd.DataFrame, target: float) -> pd.Series:

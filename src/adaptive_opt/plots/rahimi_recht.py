@@ -156,5 +156,5 @@ def _line(history: pd.DataFrame, x: Any, y: Any, **band: Any) -> Line:
 def _median(history: pd.DataFrame, column: str) -> Line:
     if column not in history:
         return _line(history, [], [])
-    wide = losses_by_seed(history, column)
+    wide = losses_by_seed(history, column).dropna(how="all")  # measured now and then only
     return _line(history, wide.index, wide.median(axis=1))
