@@ -1,0 +1,117 @@
+"""Break the code in one place after the other; a test has to notice each.
+
+    python tests/mutate.py [words of a mutation's name]
+
+Works on a copy. Prints what noticed each mutation, and exits with 1 if anything survived.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+PROJECT = Path(__file__).parents[1]
+SECOND = "optim/second_order.py"
+
+# name, file under src/adaptive_opt, what stands there, what to put, tests
+MUTATIONS = [
+    ("beta1 swapped", SECOND, 'ops.lerp_(m, grads, self._factor(1 - group["beta1"]', 'ops.lerp_(m, grads, self._factor(group["beta1"]', "optim"),
+    ("no clip", SECOND, 'ops.clip_(update, self._factor(group["rho"], params))', "_ = 0", "optim"),
+    ("decay has the wrong sign", SECOND, "1 - lr * decay", "1 + lr * decay", "optim"),
+    ("refresh one step late", SECOND, '% group["update_period"] == 0', '% group["update_period"] == 1', "optim"),
+    ("curvature not clipped", SECOND, "self._pending[p] = c * self._expand(factor, [c])[0]", "self._pending[p] = c", "optim"),
+    ("momentum probe sees the old momentum", SECOND, "self.ops.lerp_([m], [grad]", "self.ops.lerp_([m.clone()], [grad]", "optim"),
+    ("signs never forgotten", SECOND, "torch._foreach_zero_(sums)", "_ = sums", "optim"),
+    ("graph kept", SECOND, "retain_graph=exact", "retain_graph=True", "optim"),
+    ("graph at every step", SECOND, "if not self.curvature_due:", "if False:", "optim"),
+    ("probe drawn anew when accumulating", SECOND, "if all(p in self._probe for p in params):", "if False:", "optim"),
+    ("random stream not saved", SECOND, 'self._generator.load_state_dict(state_dict["probe_generator"])', "_ = 0", "optim"),
+    ("missing estimate ignored", SECOND, "if any(p not in self._pending for p in params):", "if False:", "optim"),
+    ("hvps not counted", SECOND, "            self.hvp_count += 1", "            _ = 0", "optim"),
+    ("sophia floor is a shift", "optim/rules.py", "return ops.maximum(curvature, eps)", "return ops.add(curvature, eps)", "optim"),
+    ("absolute without abs", "optim/rules.py", '"absolute", torch.abs', '"absolute", _identity', "optim"),
+    ("squared without square", "optim/rules.py", '"squared", torch.square', '"squared", torch.abs', "optim"),
+    ("rademacher off by one", "optim/probes.py", "row.random_(0, 2, generator=stream)", "row.random_(0, 1, generator=stream)", "optim"),
+    ("gaussian too narrow", "optim/probes.py", "row.normal_(generator=stream)", "row.normal_(0, 0.9, generator=stream)", "optim"),
+    ("members share a stream", "optim/probes.py", "for row, stream in zip(flat, streams, strict=True):", "for row, stream in zip(flat, [streams[0]] * rows, strict=True):", "optim"),
+    ("nothing permuted", "optim/sources.py", "torch.randperm(flat.shape[1], generator=g)", "torch.arange(flat.shape[1])", "optim"),
+    ("one number a tensor for all", "optim/sources.py", 'whole if per == "model"', 'whole if per != "none"', "optim"),
+    ("mean for root mean square", "optim/sources.py", "mean.sqrt()", "mean", "optim"),
+    ("norm over all members", "optim/base.py", "return norms", "return norms * 0 + norms.norm()", "optim"),
+    ("foreach clip one-sided", "optim/_lists.py", "_torch._foreach_clamp_min_(x, _negative(radius))", "_ = 0", "optim"),
+    ("adam without bias correction", "optim/first_order.py", '/ (1 - beta1**t)', "", "optim"),
+    ("foreign gradients unclipped", "optim/memberwise.py", "g.mul_(factor", "_ = (factor", "optim"),
+    ("residual term dropped", "curvature/deep_linear.py", "block.addcmul_(", "torch.addcmul(block,", "curvature"),
+    ("curvature of the root dropped", "curvature/deep_linear.py", ".sub_((g / root) * g.mT)", "", "curvature"),
+    ("diagonal of the root dropped", "curvature/deep_linear.py", "d / (2 * root) - g * g / root", "d / (2 * root)", "curvature"),
+    ("no zero tolerance", "curvature/statistics.py", "return n * torch.finfo", "return 0 * torch.finfo", "curvature"),
+    ("order of chunks lost", "curvature/statistics.py", "rows = [self._results[i] for i in range(self._submitted)]", "rows = [*self._results.values()][::-1]", "curvature"),
+    ("pickle may name anything", "tasks/function_files.py", "if (module, name) not in allowed:", "if (module, name) not in allowed:\n            return super().find_class(module, name)\n        if False:", "tasks"),
+    ("storages not checked", "tasks/function_files.py", "if flat.size != count:", "if False:", "tasks"),
+    ("zip checksums ignored", "tasks/function_files.py", "damaged = archive.testzip()", "damaged = None", "tasks"),
+    ("short batch counted as full", "tasks/rahimi_recht.py", "sizes[-1] -= padded - samples", "_ = 0", "tasks"),
+    ("members share a batch order", "tasks/rahimi_recht.py", "zip(self._rows, self._orders, strict=True)", "zip(self._rows, [self._orders[0]] * self.members, strict=True)", "tasks"),
+    ("condition number off", "tasks/rr_functions.py", "torch.diag(condition**exponents)", "torch.diag(condition**(1.001 * exponents))", "tasks"),
+    ("never frozen", "engine/train.py", "self.alive[member] = False", "return", "engine"),
+    ("frozen where it diverged", "engine/train.py", "p[member] = kept[member]", "_ = kept", "engine"),
+    ("history of the dead kept", "engine/train.py", "self.recorder.blank(", "(lambda *_: None)(", "engine"),
+    ("arms not paired", "engine/rahimi_recht.py", 'derive_seed(task, s, "order")', 'derive_seed(task, arm, s, "order")', "engine"),
+    ("one seed for all weights", "engine/rahimi_recht.py", 'derive_seed(task, s, "weights")', 'derive_seed(task, 0, "weights")', "engine"),
+    ("schedule never reaches its floor", "engine/schedule.py", "batches_per_epoch - 1)", "batches_per_epoch + 1)", "engine"),
+    ("clock counts nothing", "engine/device.py", "self._total += self._now() - self._since", "self._total += 0", "engine"),
+    ("never is zero", "evidence/passage.py", "np.inf)", "0.0)", "evidence"),
+    ("target must be undercut", "evidence/passage.py", "losses <= target", "losses < target", "evidence"),
+    ("decades rounded", "evidence/rahimi_recht.py", "np.floor(np.log10", "np.round(np.log10", "evidence"),
+    ("worst run is best", "evidence/rahimi_recht.py", ".to_numpy().argmin()", ".to_numpy().argmax()", "evidence"),
+    ("written in place", "io/datasets.py", "write(partial)", "write(path)", "project/test_datasets.py"),
+    ("soft merge lost", "settings.py", '"merge_strategy": {"parameters": "soft"}', '"merge_strategy": {}', "project/test_parameters.py"),
+    ("faults stop at the first", "parameters.py", "return [_fault(model, e, prefix) for e in error", "return [_fault(model, e, prefix) for e in error.errors()[:1]] or [_fault(model, e, prefix) for e in error", "project/test_parameters.py"),
+]  # fmt: skip
+
+
+def noticed(folder: Path, tests: str) -> str | None:
+    """The first test that fails in the copy, or None."""
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
+    reference = str(PROJECT.parent / "shared" / "reference")
+    env = {"ADAPTIVE_OPT_REFERENCE": reference, **os.environ, "PYTHONPATH": str(folder / "src")}
+    done = subprocess.run(
+        [*command, str(folder / "tests" / tests)],
+        cwd=folder, env=env, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if done.returncode == 0:
+        return None
+    failed = re.findall(r"^(?:FAILED|ERROR) (\S+)", done.stdout, re.M)
+    return failed[0] if failed else "collection"
+
+
+def main() -> None:
+    """Try every mutation whose name has the words asked for."""
+    words = sys.argv[1:]
+    survivors = []
+    for name, file, old, new, tests in MUTATIONS:
+        if not all(w in name for w in words):
+            continue
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(temporary) / PROJECT.name
+            ignore = shutil.ignore_patterns(".*", "__pycache__", "data", "mlflow.db")
+            shutil.copytree(PROJECT, folder, ignore=ignore)
+            target = folder / "src" / "adaptive_opt" / file
+            text = target.read_text()
+            if text.count(old) != 1:
+                raise SystemExit(f"{name}: {old!r} stands {text.count(old)} times in {file}")
+            target.write_text(text.replace(old, new))
+            found = noticed(folder, tests)
+        print(f"{'noticed ' if found else 'SURVIVED'}  {name:45s} {found or ''}", flush=True)
+        if not found:
+            survivors.append(name)
+    print(f"{len(survivors)} survived")
+    raise SystemExit(bool(survivors))
+
+
+if __name__ == "__main__":
+    main()

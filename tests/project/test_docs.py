@@ -1,0 +1,77 @@
+"""What the pages say is what was measured."""
+
+import importlib.util
+import json
+import re
+
+import pandas as pd
+import pytest
+
+from tests.conftest import PROJECT
+
+DOCS = PROJECT / "docs"
+
+
+def builder():
+    spec = importlib.util.spec_from_file_location("build_results", DOCS / "build_results.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def medians(scale, task):
+    table = pd.read_csv(DOCS / "results" / scale / "time_to_target.csv")
+    return table[table["task"] == task].set_index("arm")["median_of_reached"]
+
+
+def test_the_results_page_is_what_the_tables_say():
+    assert (DOCS / "results.md").read_text() == builder().page()
+
+
+def test_the_published_orders_are_reproduced():
+    easy, hard = (medians("replication", t) for t in ("rr_cond29", "rr_cond15099"))
+    assert easy["ssdh"] < easy["sadh"] < easy["ssvp"] < easy["sophia"]
+    assert hard["ssvp"] < hard["sadh"] < hard["ssdh"]
+    for table in (easy, hard, medians("paper", "rr_cond29"), medians("paper", "rr_cond15099")):
+        assert table["adam"] == table["sgdm"] == float("inf")
+
+
+@pytest.mark.parametrize(
+    ("scale", "task", "expected"),
+    [
+        ("replication", "rr_cond29", {"ssdh": 300, "sadh": 900, "ssvp": 1100, "sophia": 4500}),
+        ("replication", "rr_cond15099", {"sadh": 6700, "ssdh": 16000, "ssvp": 5500}),
+        ("paper", "rr_cond15099", {"ssdh": 6300, "sadh": 4400}),
+    ],
+)
+def test_medians_are_within_half_of_the_known_ones(scale, task, expected):
+    found = medians(scale, task)
+    for arm, value in expected.items():
+        assert value / 1.5 < found[arm] < value * 1.5
+
+
+def test_the_performance_page_quotes_the_benchmark():
+    text = (DOCS / "performance.md").read_text()
+    figures = json.loads((PROJECT / "benchmarks/results/rr_study_cpu.json").read_text())
+    for members, row in figures["members"].items():
+        mean = row["mean"]
+        assert re.search(
+            rf"\| {members} members \| {mean['plain']:.0f} \| {mean['ensemble']:.1f} "
+            rf"\| {mean['ratio']:.0f} \|",
+            text,
+        )
+    study, hessian = figures["study"], figures["hessian_ms"]
+    assert f"{study['plain_extrapolated_seconds'] / 3600:.1f} h" in text
+    assert f"{study['seconds']:.0f} s, measured | {study['ratio']:.0f} |" in text
+    assert f"| {hessian['plain']:.0f} | {hessian['ensemble']:.2f} |" in text
+    assert figures["members"]["16"]["mean"]["ratio"] > 25
+    assert figures["members"]["96"]["mean"]["ratio"] > 40
+    assert study["ratio"] > 30
+    assert study["seconds"] < 240
+
+
+@pytest.mark.parametrize("page", [*DOCS.glob("*.md"), *PROJECT.glob("*.md")], ids=lambda p: p.name)
+def test_links_and_pictures_exist(page):
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+        if not target.startswith("http"):
+            assert (page.parent / target).exists(), target
