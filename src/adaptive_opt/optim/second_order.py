@@ -154,7 +154,11 @@ class SecondOrderOptimizer(EnsembleOptimizer):
         return self.curvature_due and needs_hessian and self.diagonal_fn is None
 
     def backward(self, loss: Tensor) -> None:
-        """Gradient of ``loss`` into ``.grad``, and the curvature estimate when it is due."""
+        """Gradient of ``loss`` into ``.grad``, and the curvature estimate when it is due.
+
+        When it was, ``loss`` is detached from its graph, which could not be used again, so
+        that holding on to it holds no activations.
+        """
         if not self.curvature_due:
             super().backward(loss)
             return
@@ -172,6 +176,8 @@ class SecondOrderOptimizer(EnsembleOptimizer):
             # Charged as what it costs when no closed form is at hand.
             self.hvp_count += sum(p.numel() for p, _ in seen) // (self.members or 1)
             self._set_pending([p for p, _ in seen if p in due], list(diagonal))
+        if not loss._is_view():
+            loss.detach_()
         with torch.no_grad():
             held = [p.grad for p, _ in seen if p.grad is not None]
             self._norm_at_backward = self._norm(held) if held else None
