@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from adaptive_opt.optim.sources import Permutation
+
 from .problems import (
     CASES,
     SECOND_ORDER,
@@ -320,6 +322,32 @@ def test_exact_diagonal_equals_the_hessian():
     optimizer.step()
     found = np.concatenate([optimizer.state[p]["curvature"].numpy().reshape(-1) for p in params])
     np.testing.assert_allclose(found, np.diag(matrix()) + 3 * theta**2, rtol=1e-12)
+
+
+def first_curvature(source, seed=0):
+    params = parameters()
+    case = next(c for c in CASES if c.name == "sadh")
+    optimizer = case.make(params, betas=(0.9, 0.0), curvature=source, seed=seed)
+    run(optimizer, params, 1)
+    return [optimizer.state[p]["curvature"].flatten() for p in params]
+
+
+def test_a_permutation_moves_entries_within_their_tensor_only():
+    plain, shuffled = first_curvature("estimate"), first_curvature("permuted")
+    for a, b in zip(plain, shuffled, strict=True):
+        torch.testing.assert_close(a.sort().values, b.sort().values, rtol=0, atol=0)
+    assert not torch.equal(plain[0], shuffled[0])
+    assert not torch.equal(plain[1], shuffled[1])
+
+
+def test_permutations_differ_between_seeds_and_tensors():
+    index = torch.arange(50)
+    a, b = Permutation([0]), Permutation([1])
+    assert not torch.equal(a(0, index), b(0, index))
+    assert not torch.equal(a(0, index), a(1, index))
+    assert torch.equal(a(0, index), Permutation([0])(0, index))
+    both = Permutation([0, 1])(0, torch.stack([index, index]))
+    assert torch.equal(both, torch.stack([a(0, index), b(0, index)]))
 
 
 def test_a_closed_form_diagonal_is_used_and_charged():

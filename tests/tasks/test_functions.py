@@ -190,6 +190,18 @@ def test_every_other_name_is_refused(tmp_path, call):
         read_function_file(archive(tmp_path / "f.pth", call))
 
 
+def test_a_tensor_larger_than_its_storage_is_refused(tmp_path):
+    """A few bytes of file must not become gigabytes of memory."""
+    rebuild = b"ctorch._utils\n_rebuild_tensor_v2\n"
+    storage = b"((S'storage'\nctorch\nFloatStorage\nS'0'\nS'cpu'\nI4\ntQ"
+    call = rebuild + storage + b"I0\n(I100000\nI100000\nt(I0\nI0\ntI00\nNtR."
+    path = archive(tmp_path / "f.pth", call)
+    with zipfile.ZipFile(path, "a") as file:
+        file.writestr("net/data/0", np.zeros(4, dtype="<f4").tobytes())
+    with pytest.raises(StudyError, match="a tensor of 10000000000 numbers from a storage of 4"):
+        read_function_file(path)
+
+
 def test_a_torch_checkpoint_of_something_else_is_refused(tmp_path):
     buffer = io.BytesIO()
     torch.save({"A": torch.zeros(2, 2)}, buffer)

@@ -88,7 +88,9 @@ class Permutation:
         """The tensor with its entries shuffled; ``position`` says which of the model's it is."""
         flat = tensor.reshape(len(self._seeds), -1)
         if position not in self._index:
-            streams = [torch.Generator().manual_seed(s ^ position << 32) for s in self._seeds]
+            # Spread over the low 32 bits, which are all that a CPU generator looks at.
+            seeds = [(s + 0x9E3779B9 * position) % 2**63 for s in self._seeds]
+            streams = [torch.Generator().manual_seed(s) for s in seeds]
             rows = [torch.randperm(flat.shape[1], generator=g) for g in streams]
             self._index[position] = torch.stack(rows).to(flat.device)
         return flat.gather(1, self._index[position]).reshape(tensor.shape)
