@@ -7,7 +7,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 .PHONY: help run test lint viz benchmark clean
 
 help:  ## what can be made
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*##' '{printf "%-11s%s\n", $$1, $$2}'
 
 .venv/.installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
@@ -34,7 +34,7 @@ viz: .venv/.installed  ## the pipelines and their results, in a browser
 	$(BIN)/kedro viz run --host 127.0.0.1
 
 benchmark: .venv/.installed  ## how fast the ensemble is, against one run at a time
-	$(BIN)/python benchmarks/rr_study.py
+	$(BIN)/python benchmarks/rr_study.py --study
 
 clean:  ## remove the environment and everything that was made
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .viz mlflow.db build

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from typing import Any
 
 import click
 from kedro.framework.cli.project import run as kedro_run
+from kedro.framework.project import pipelines
+from kedro.io import DatasetError
 
 from adaptive_opt.errors import StudyError
+from adaptive_opt.io.hooks import known_tags
 
 
 @click.group(name="adaptive_opt")
@@ -17,23 +21,24 @@ def cli() -> None:
 
 
 def _run(**options: Any) -> Any:
+    if kedro_run.callback is None:
+        raise RuntimeError("kedro's run command has no callback")
     try:
-        _check_tags(options["tags"])
-        if kedro_run.callback is None:
-            raise RuntimeError("kedro's run command has no callback")
+        _check("task, arm or kind", options["tags"], known_tags())
+        asked = [p for p in (options["pipeline"], *options["pipelines"]) if p]
+        _check("pipeline", asked, sorted(pipelines))
         return kedro_run.callback(**options)
-    except StudyError as error:
+    except (StudyError, DatasetError) as error:
         raise click.ClickException(str(error)) from error
 
 
-def _check_tags(tags: list[str]) -> None:
-    from adaptive_opt.io.hooks import known_tags
-
-    for tag in tags:
-        if tag not in known_tags():
-            close = difflib.get_close_matches(tag, known_tags(), n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known_tags())}"
-            raise StudyError(f"no task, arm or kind is called {tag!r}; {hint}")
+def _check(what: str, names: Sequence[str], known: Sequence[str]) -> None:
+    for name in names:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
+            raise StudyError(f"no {what} is called {name!r}; {hint}")
 
 
-cli.add_command(click.Command("run", params=kedro_run.params, callback=_run, help=kedro_run.help))
+run = click.Command("run", params=kedro_run.params, callback=_run, help=kedro_run.help)
+cli.add_command(run)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import math
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args
 
@@ -17,17 +18,17 @@ from adaptive_opt.errors import StudyError
 from adaptive_opt.study import ARMS, TASKS, Arm, get_arm
 
 __all__ = ["Fault", "RRFunctionParameters", "TaskParameters", "TrainingParameters"]
-__all__ += ["find_faults", "resolve_arm"]
+__all__ += ["configuration", "find_faults", "resolve_arm"]
 
 NonNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, strict=True)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
 Probe = Literal["rademacher", "gaussian", "constant", "momentum_sign", "momentum_sign_cumulative"]
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class RRFunctionParameters(_Strict):
@@ -36,7 +37,8 @@ class RRFunctionParameters(_Strict):
     Attributes:
         source: ``singular_values``, ``row_scaled`` or ``file``.
         path: for ``file``: an ``.npz`` or ``.pth``.
-        condition: condition number of A.
+        condition: condition number of A, at most 1e10: beyond it float64 does not hold it
+            to a millionth.
         x_dim, hidden_dim, y_dim: layer widths.
         layers: number of weight matrices.
         samples: rows of X.
@@ -45,13 +47,13 @@ class RRFunctionParameters(_Strict):
 
     source: Literal["singular_values", "row_scaled", "file"]
     path: str | None = None
-    condition: Annotated[float, Field(ge=1)]
+    condition: Annotated[float, Field(ge=1, le=1e10)]
     x_dim: Count = 12
     hidden_dim: Count = 13
     y_dim: Count = 14
-    layers: Annotated[int, Field(ge=2)] = 2
+    layers: Annotated[int, Field(ge=2, strict=True)] = 2
     samples: Count = 1000
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63, strict=True)] = 0
 
 
 class TaskParameters(_Strict):
@@ -64,7 +66,8 @@ class TaskParameters(_Strict):
         seeds: number of runs of each arm, trained as one ensemble.
         initialisation: ``per_seed``: each run draws its own weights; ``shared``: all start
             from the function's, as published.
-        target: the training loss whose first passage is reported.
+        target: the root mean squared error whose first passage is reported, whichever the
+            loss.
     """
 
     loss: Literal["rmse", "mse"] = "rmse"
@@ -73,6 +76,11 @@ class TaskParameters(_Strict):
     seeds: Count
     initialisation: Literal["per_seed", "shared"] = "per_seed"
     target: Positive
+
+    @property
+    def target_loss(self) -> float:
+        """The target as a value of the loss."""
+        return self.target if self.loss == "rmse" else self.target**2
 
 
 class TrainingParameters(_Strict):
@@ -96,7 +104,7 @@ class TrainingParameters(_Strict):
     schedule_floor: Annotated[float, Field(ge=0, le=1)] = 0.1
     log_every: Count = 10
     statistics_every: Count = 100
-    hessian_every: Annotated[int, Field(ge=0)] = 100
+    hessian_every: Annotated[int, Field(ge=0, strict=True)] = 100
     diverged_above: Annotated[float, Field(gt=1)] = 1e6
     beta1: Beta = 0.9
     update_period: Count = 10
@@ -167,10 +175,13 @@ def find_faults(parameters: dict[str, Any]) -> list[Fault]:
     faults = _model_faults(StudyParameters, parameters, ())
     known_tasks = [t.name for t in TASKS]
     for section in ("rr_synthesis", "tasks", "arms"):
-        present = parameters.get(section) or {}
+        present = parameters.get(section, {})
+        if not isinstance(present, dict):
+            continue  # said above
         for name in present:
             if name not in known_tasks:
-                faults.append(Fault((section, name), f"unknown task {_nearest(name, known_tasks)}"))
+                hint = _nearest(str(name), known_tasks)
+                faults.append(Fault((section, str(name)), f"unknown task {hint}"))
         for name in known_tasks:
             if name not in present:
                 faults.append(Fault((section, name), "is missing"))
@@ -217,24 +228,44 @@ def resolve_arm(name: str, arms: dict[str, Any], training: TrainingParameters) -
     return {"optimizer": arm.optimizer, "hyperparameters": {**values, **arm.options}}
 
 
+def configuration(task: str, arm: str, parameters: dict[str, Any]) -> dict[str, Any]:
+    """All that a run of an arm on a task depends on, flat: what to compare when it may be stale.
+
+    Args:
+        task, arm: names.
+        parameters: the sections ``tasks``, ``arms`` and ``training``.
+    """
+    training = TrainingParameters(**parameters["training"])
+    resolved = resolve_arm(arm, parameters["arms"][task], training)
+    settings = TaskParameters(**parameters["tasks"][task]).model_dump(exclude={"target"})
+    kept = ("schedule", "schedule_floor", "diverged_above")
+    return {
+        **settings,
+        **{name: getattr(training, name) for name in kept},
+        "optimizer": resolved["optimizer"],
+        **resolved["hyperparameters"],
+    }
+
+
 def _schema(arm: Arm) -> type[_Strict] | None:
-    """The parameters of one of this package's optimizers; None for a foreign one."""
-    if arm.optimizer is None or not arm.optimizer.startswith("adaptive_opt.optim."):
-        return None
-    own: dict[str, type[_Strict]] = {"SGDM": _SGDM, "Adam": _Adam}
-    return own.get(arm.optimizer.rpartition(".")[2], _SecondOrder)
+    """The parameters of an optimizer that has a schema here; None: its signature is one."""
+    second = dict.fromkeys(("Sophia", "SADH", "SSDH", "SSVP"), _SecondOrder)
+    schemas: dict[str, type[_Strict]] = {"SGDM": _SGDM, "Adam": _Adam, **second}
+    package, _, name = (arm.optimizer or "").rpartition(".")
+    return schemas.get(name) if package == "adaptive_opt.optim" else None
 
 
 def _task_faults(task: str, parameters: dict[str, Any]) -> list[Fault]:
-    arms = (parameters.get("arms") or {}).get(task)
+    section = parameters.get("arms")
+    arms = section.get(task) if isinstance(section, dict) else None
     if not isinstance(arms, dict):
         return []
     known = [arm.name for arm in ARMS]
     faults = []
     for name, given in arms.items():
-        path = ("arms", task, name)
+        path = ("arms", task, str(name))
         if name not in known:
-            faults.append(Fault(path, f"unknown arm {_nearest(name, known)}"))
+            faults.append(Fault(path, f"unknown arm {_nearest(str(name), known)}"))
         elif isinstance(given, dict):
             schema = _schema(get_arm(name))
             if schema is None:
@@ -248,24 +279,34 @@ def _task_faults(task: str, parameters: dict[str, Any]) -> list[Fault]:
 
 
 def _foreign_faults(arm: Arm, given: dict[str, Any], path: tuple[str, ...]) -> list[Fault]:
-    from adaptive_opt.engine.optimizers import load_optimizer_class
+    """What the class itself says, by making one."""
+    import torch
 
-    dotted = given.get("optimizer", arm.optimizer)
+    from adaptive_opt.engine.optimizers import build_optimizer, load_optimizer_class
+
+    kwargs = {**given, **arm.options}
+    dotted = kwargs.pop("optimizer", arm.optimizer)
     if not isinstance(dotted, str):
         return [Fault(path, "needs 'optimizer', the dotted import path of a class")]
     try:
         accepted = list(inspect.signature(load_optimizer_class(dotted)).parameters)[1:]
     except StudyError as error:
         return [Fault((*path, "optimizer"), str(error))]
-    faults = [
-        Fault((*path, key), f"{dotted} takes no argument {_nearest(key, accepted)}")
-        for key in given
-        if key != "optimizer" and key not in accepted
-    ]
-    lr = given.get("lr")
-    if isinstance(lr, int | float) and lr < 0:
-        faults.append(Fault((*path, "lr"), f"must be at least 0, got {lr}"))
-    return faults
+    accepted += ["beta1", "beta2"] * ("adaptive_opt" in dotted and "betas" in accepted)
+    unknown = [key for key in kwargs if key not in accepted]
+    if unknown:
+        return [
+            Fault((*path, key), f"{dotted} takes no argument {_nearest(key, accepted)}")
+            for key in unknown
+        ]
+    infinite = [k for k, v in kwargs.items() if isinstance(v, float) and not math.isfinite(v)]
+    if infinite:
+        return [Fault((*path, key), f"must be finite, got {kwargs[key]}") for key in infinite]
+    try:
+        build_optimizer(dotted, kwargs, [torch.zeros(1, 2, 2)], probe_seeds=[0])
+    except StudyError as error:
+        return [Fault(path, str(error))]
+    return []
 
 
 def _model_faults(model: type[BaseModel], given: Any, prefix: tuple[str, ...]) -> list[Fault]:

@@ -14,7 +14,7 @@ def register_pipelines() -> dict[str, Pipeline]:
     Returns:
         ``rr_synthesis``, ``training`` (the whole grid), ``analysis`` (of the six published
         arms); ``__default__``: all of these for the published arms; ``ladder``: likewise
-        for every placebo arm beside the arms they are made from.
+        for every placebo arm beside the arms they are made from; ``all``: for every arm.
     """
     functions = rr_synthesis.create_pipeline()
     published = published_arms()
@@ -27,5 +27,8 @@ def register_pipelines() -> dict[str, Pipeline]:
         "ladder": functions
         + training.create_pipeline(ladder)
         + analysis.create_pipeline("ladder", ladder),
+        "all": functions
+        + training.create_pipeline()
+        + analysis.create_pipeline("all", arm_names()),
         "__default__": functions + training.create_pipeline(published) + analyse,
     }

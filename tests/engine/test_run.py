@@ -14,9 +14,11 @@ from adaptive_opt.engine.optimizers import build_optimizer
 from adaptive_opt.engine.rahimi_recht import run_rahimi_recht
 from adaptive_opt.engine.schedule import make_schedule
 from adaptive_opt.engine.seeds import derive_seed
+from adaptive_opt.engine.train import Plan, train_ensemble
 from adaptive_opt.errors import StudyError
 from adaptive_opt.parameters import TaskParameters, TrainingParameters, resolve_arm
 from adaptive_opt.study import ARMS, arm_names
+from adaptive_opt.tasks.rahimi_recht import RahimiRecht
 from adaptive_opt.tasks.rr_functions import synthesise
 
 FUNCTION = synthesise(
@@ -191,6 +193,51 @@ def test_a_run_whose_members_all_diverge_ends_early():
     )
     assert None not in summary["diverged_at"]
     assert all(bool(w.isfinite().all()) for w in weights)
+
+
+@pytest.mark.parametrize(
+    ("path", "kwargs"),
+    [
+        ("adaptive_opt.optim.SGDM", {"momentum": 0.9, "weight_decay": 0.5}),
+        ("adaptive_opt.optim.Adam", {"weight_decay": 0.5}),
+        ("torch.optim.SGD", {"momentum": 0.9, "weight_decay": 0.5}),
+    ],
+)
+def test_a_frozen_member_stays_where_it_was(path, kwargs):
+    """Neither momentum nor weight decay moves it."""
+    ends = []
+    for epochs in (40, 80):
+        problem = RahimiRecht(
+            FUNCTION,
+            loss="mse",
+            batch_size=100,
+            weight_seeds=[0, 1],
+            order_seeds=[0, 1],
+            device=torch.device("cpu"),
+        )
+        params = problem.initial_parameters()
+        optimizer = build_optimizer(path, {"lr": 1e-6, **kwargs}, params, probe_seeds=[0, 1])
+        plan = Plan(epochs, schedule="constant", log_every=1, diverged_above=10)
+
+        def poison(batch, params=params, calls=[]):  # noqa: B006
+            calls.append(1)
+            if len(calls) == 30:
+                params[0].data[1] = 1e6
+
+        result = train_ensemble(problem, params, optimizer, plan, on_batch=poison)
+        assert result.diverged_at == [None, 29]
+        ends.append([w[1] for w in result.weights])
+    for a, b in zip(*ends, strict=True):
+        assert bool(a.isfinite().all())
+        assert torch.equal(a, b)
+
+
+def test_grids_need_not_divide_each_other():
+    history, _, _ = train("ssdh", log_every=3, statistics_every=4, hessian_every=5)
+    at = lambda column: history[history[column].notna()]["iteration"].unique().tolist()  # noqa: E731
+    assert at("hessian_spectral_norm") == [0, 5, 10, 15, 20]
+    assert at("gradient_norm") == [0, 4, 8, 12, 16]
+    assert set(range(0, 20, 3)) <= set(at("train_loss"))
 
 
 @pytest.mark.parametrize("initialisation", ["per_seed", "shared"])

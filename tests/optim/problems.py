@@ -41,9 +41,11 @@ class Case:
         """Values at which every part of the rule matters, the clip for some elements only."""
         if self.second_order:
             return {"lr": 0.05, "betas": (0.9, 0.8), "rho": 0.4, "update_period": 3}
-        if self.cls.__name__ == "Adam":
-            return {"lr": 0.05, "betas": (0.9, 0.99)}
-        return {"lr": 0.01, "momentum": 0.9}
+        special = {
+            "Adam": {"lr": 0.05, "betas": (0.9, 0.99)},
+            "SGDM": {"lr": 0.01, "momentum": 0.9},
+        }
+        return special.get(self.cls.__name__, {"lr": 0.01})
 
 
 def _cases() -> list[Case]:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from adaptive_opt.optim.probes import draw
 from adaptive_opt.optim.sources import Permutation
 
 from .problems import (
@@ -39,8 +40,6 @@ def test_state_dict_continues_in_the_middle_of_a_period(case, before):
     buffer.seek(0)
     copied = [p.detach().clone().requires_grad_() for p in params]
     other = case.make(copied, lr=9.0, **({"seed": 99} if case.second_order else {}))
-    if case.options.get("curvature") == "permuted":
-        other = case.make(copied, lr=9.0)  # the permutation is a function of the seed
     other.load_state_dict(torch.load(buffer, weights_only=True))
     run(optimizer, params, 10)
     run(other, copied, 10)
@@ -287,10 +286,12 @@ def test_statistics(case):
 
 @each_second
 def test_different_periods_in_different_groups(case):
-    if case.options.get("curvature") == "per_model":
-        pytest.skip("one number for the model needs one period")
     params = parameters()
     groups = [{"params": params[:2], "update_period": 2}, {"params": params[2:]}]
+    if case.options.get("curvature") == "per_model":
+        with pytest.raises(ValueError, match="needs one update_period"):
+            case.make(groups, **{**case.hyperparameters, "update_period": 3})
+        return
     optimizer = case.make(groups, **{**case.hyperparameters, "update_period": 3})
     changed = []
     for _ in range(6):
@@ -322,6 +323,156 @@ def test_exact_diagonal_equals_the_hessian():
     optimizer.step()
     found = np.concatenate([optimizer.state[p]["curvature"].numpy().reshape(-1) for p in params])
     np.testing.assert_allclose(found, np.diag(matrix()) + 3 * theta**2, rtol=1e-12)
+
+
+@each
+def test_a_skipped_step_leaves_nothing_behind(case):
+    """As GradScaler does when it finds an infinity: backward, and no step."""
+    params, reference = parameters(), parameters()
+    optimizer = case.make(
+        params, **{**case.hyperparameters, "seed": 3} if case.second_order else {}
+    )
+    optimizer.backward(loss(params))
+    optimizer.zero_grad()
+    other = case.make(reference, **{**case.hyperparameters, "seed": 3} if case.second_order else {})
+    if case.needs_hvp and optimizer.param_groups[0]["probe"] in ("rademacher", "gaussian"):
+        draw(optimizer.param_groups[0]["probe"], other._generator, reference)
+    run(optimizer, params, 5)
+    run(other, reference, 5)
+    np.testing.assert_array_equal(flat(params), flat(reference))
+
+
+@each_second
+def test_every_leaf_gets_its_gradient_at_every_step(case):
+    params, alien = parameters(), torch.ones(3, dtype=torch.float64, requires_grad=True)
+    optimizer = case.make(params, **case.hyperparameters)
+    for _ in range(5):
+        optimizer.zero_grad()
+        alien.grad = None
+        optimizer.backward(loss(params) * alien.square().sum())
+        torch.testing.assert_close(alien.grad, 2 * alien.detach() * loss(params).detach())
+        optimizer.step()
+
+
+@each_second
+def test_dropping_one_gradient_leaves_the_other_curvatures_alone(case):
+    params, reference = parameters(), parameters()
+    optimizer = case.make(params, **case.hyperparameters)
+    other = case.make(reference, **case.hyperparameters)
+    for o, p in ((optimizer, params), (other, reference)):
+        o.backward(loss(p))
+    params[0].grad = None
+    optimizer.step()
+    other.step()
+    if case.options.get("curvature") == "per_model":
+        return
+    torch.testing.assert_close(params[1], reference[1], rtol=0, atol=0)
+
+
+@each_second
+def test_a_parameter_out_of_the_loss_with_a_zero_gradient(case):
+    params = parameters()
+    unused = torch.ones(2, dtype=torch.float64, requires_grad=True)
+    optimizer = case.make([*params, unused], **case.hyperparameters)
+    optimizer.backward(loss(params) + unused.sum())
+    optimizer.step()
+    before = unused.detach().clone()
+    optimizer.zero_grad(set_to_none=False)
+    for _ in range(4):
+        optimizer.backward(loss(params))
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=False)
+    assert bool(unused.isfinite().all())
+    assert not torch.equal(unused.detach(), before)  # its momentum goes on
+
+
+@each
+def test_a_fresh_state_rewinds_everything(case):
+    params = parameters()
+    optimizer = case.make(params, **case.hyperparameters)
+    fresh = copy.deepcopy(optimizer.state_dict())
+    run(optimizer, params, 5)
+    first = flat(params).copy()
+    with torch.no_grad():
+        for p, start in zip(params, parameters(), strict=True):
+            p.copy_(start)
+    optimizer.load_state_dict(fresh)
+    run(optimizer, params, 5)
+    np.testing.assert_array_equal(flat(params), first)
+
+
+@each
+def test_a_member_is_reset_by_itself(case):
+    members = 4
+    params = ensemble_parameters(members)
+    seed = {"seed": list(range(members))} if case.second_order else {}
+    optimizer = case.make(params, members=members, **seed, **case.hyperparameters)
+    run(optimizer, params, 3, members)
+    before = copy.deepcopy(optimizer.state_dict()["state"])
+    optimizer.reset_member(1)
+    for i, state in optimizer.state_dict()["state"].items():
+        for name, value in state.items():
+            assert float(value[1].abs().sum()) == 0
+            for m in (0, 2, 3):
+                assert torch.equal(value[m], before[i][name][m])
+
+
+@each
+def test_a_loss_of_the_wrong_shape_is_refused(case):
+    params = parameters()
+    optimizer = case.make(params, **case.hyperparameters)
+    with pytest.raises(ValueError, match=r"the loss must be a scalar, got shape \[3\]"):
+        optimizer.backward(loss(params) * torch.ones(3))
+
+
+@each
+def test_accumulation_is_counted(case):
+    params = parameters()
+    optimizer = case.make(params, **case.hyperparameters)
+    for _ in range(2):
+        optimizer.zero_grad()
+        optimizer.backward(loss(params))
+        optimizer.backward(loss(params))
+        optimizer.step()
+    assert optimizer.gradient_count == 4
+
+
+@each_second
+def test_a_group_added_later_keeps_the_period(case):
+    params = parameters()
+    optimizer = case.make(params[:2], **{**case.hyperparameters, "update_period": 3})
+    run(optimizer, params, 4)
+    optimizer.add_param_group({"params": params[2:]})
+    due = []
+    for _ in range(6):
+        due.append(optimizer.curvature_due)
+        run(optimizer, params, 1)
+    assert due == [False, False, True, False, False, True]
+
+
+def test_numpy_seeds_and_unlike_groups():
+    case = SECOND_ORDER[0]
+    case.make(parameters(), seed=np.int64(3))
+    with pytest.raises(ValueError, match="share one max_grad_norm"):
+        case.make([{"params": parameters()}, {"params": parameters(), "max_grad_norm": 1.0}])
+
+
+@each_hvp
+def test_a_transformer_layer(case):
+    """Fused attention has no second derivative; forward_context takes the plain one when due."""
+    torch.manual_seed(0)
+    layer = torch.nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
+    if case.options.get("curvature") == "exact":
+        pytest.skip("a Hessian-vector product for each of the layer's parameters")
+    x = torch.randn(2, 5, 8)
+    optimizer = case.make(layer.parameters(), **{**case.hyperparameters, "update_period": 2})
+    for _ in range(3):
+        optimizer.zero_grad()
+        with optimizer.forward_context():
+            value = layer(x).square().mean() * 1.0
+        optimizer.backward(value)
+        optimizer.step()
+    assert optimizer.hvp_count == 2
 
 
 def first_curvature(source, seed=0):

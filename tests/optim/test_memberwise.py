@@ -24,6 +24,20 @@ class WholeTensor(torch.optim.Optimizer):
                 p.sub_(group["lr"] * p.grad / p.grad.norm())
 
 
+class Heavy(torch.optim.Optimizer):
+    """Heavy ball, unknown to torch."""
+
+    def __init__(self, params, lr=0.01):
+        super().__init__(params, {"lr": lr})
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for p in group["params"]:
+                b = self.state[p].setdefault("b", torch.zeros_like(p))
+                p.sub_(group["lr"] * b.mul_(0.9).add_(p.grad))
+
+
 OPTIMIZERS = [
     (torch.optim.SGD, {"lr": 0.01}),
     (torch.optim.AdamW, {"lr": 0.01}),
@@ -31,6 +45,7 @@ OPTIMIZERS = [
     (torch.optim.NAdam, {"lr": 0.01}),
     (torch.optim.RMSprop, {"lr": 0.01}),
     (WholeTensor, {"lr": 0.01}),
+    (Heavy, {"lr": 0.01}),
 ]
 
 
@@ -73,6 +88,31 @@ def test_state_continues():
     run(other, copied, 5, 2)
     np.testing.assert_array_equal(flat(params), flat(copied))
     assert other.gradient_equivalents == 10
+
+
+@pytest.mark.parametrize(("cls", "kwargs"), OPTIMIZERS)
+def test_a_member_is_reset_by_itself(cls, kwargs):
+    """With as many members as a tensor has rows, which must not be taken for members."""
+    params, untouched = ensemble_parameters(3), ensemble_parameters(3)
+    optimizer = Memberwise(cls, params, members=3, **kwargs)
+    other = Memberwise(cls, untouched, members=3, **kwargs)
+    run(optimizer, params, 5, 3)
+    run(other, untouched, 5, 3)
+    optimizer.reset_member(1)
+    run(optimizer, params, 5, 3)
+    run(other, untouched, 5, 3)
+    for a, b in zip(params, untouched, strict=True):
+        assert torch.equal(a[0], b[0])
+        assert torch.equal(a[2], b[2])
+
+
+def test_a_reset_member_has_no_momentum():
+    params = ensemble_parameters(3)
+    optimizer = Memberwise(Heavy, params, members=3)
+    run(optimizer, params, 5, 3)
+    optimizer.reset_member(1)
+    sums = [sum(float(s["b"].abs().sum()) for s in o.state.values()) for o in optimizer.optimizers]
+    assert sums[1] == 0 < min(sums[0], sums[2])
 
 
 def test_an_optimizer_that_needs_a_closure_is_refused():

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from adaptive_opt.io.datasets import TensorsDataset
-from adaptive_opt.study import TASKS, published_arms
+from adaptive_opt.study import TASKS, arm_names, published_arms
 from tests.conftest import PROJECT
 
 KEDRO = [str(Path(sys.executable).with_name("kedro"))]
@@ -120,6 +120,13 @@ def test_mlflow_and_reports_stay_inside_the_project(smoke):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
+        (["--pipelines=analyse"], "no pipeline is called 'analyse'; did you mean 'analysis'?"),
+        (["--env=paper", "--pipelines=analysis"], "paper/rr_cond29/sgdm/summary.json"),
+        (
+            ["--pipelines=analysis", "--params=tasks.rr_cond29.loss=mse"],
+            "rr_cond29, sgdm was trained with other parameters (loss: rmse, now mse); run "
+            "kedro run --env=smoke --pipelines=training --tags=rr_cond29",
+        ),
         (["--tags=sshd"], "no task, arm or kind is called 'sshd'; did you mean 'ssdh'?"),
         (
             ["--params=tasks.rr_cond29.epoch=3"],
@@ -131,13 +138,33 @@ def test_mlflow_and_reports_stay_inside_the_project(smoke):
         ),
     ],
 )
-def test_faults_are_sentences_on_the_command_line(project, args, message):
-    done = kedro(project, "run", "--env=smoke", *args)
+def test_faults_are_sentences_on_the_command_line(smoke, args, message):
+    done = kedro(smoke[0], "run", "--env=smoke", *args)
     assert done.returncode == 1
     assert message in done.stderr
     assert "Traceback" not in done.stdout + done.stderr
     assert "Running node" not in done.stdout
     assert "Completed node" not in done.stdout
+
+
+def test_the_package_runs_as_a_module(project):
+    env = {**os.environ, "PYTHONPATH": str(project / "src")}
+    command = [sys.executable, "-m", "adaptive_opt", "--env=smoke", "--pipelines=rr_synthesis"]
+    done = subprocess.run(
+        command, cwd=project, env=env, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "6 out of 6" in done.stdout
+
+
+@pytest.mark.parametrize("pipeline", ["all"])
+def test_every_arm_is_trained_and_compared(smoke, pipeline):
+    done = kedro(smoke[0], "run", "--env=smoke", f"--pipelines={pipeline}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    folder = smoke[0] / "data" / "08_reporting" / "smoke" / pipeline
+    assert set(pd.read_csv(folder / "time_to_target.csv")["arm"]) == set(arm_names())
+    with Image.open(folder / "median_loss.png") as picture:
+        assert min(picture.size) > 300
 
 
 def test_registry_list_is_quick(project):
@@ -172,7 +199,7 @@ def test_readme_commands_exist():
     """What the README tells people to type is a target of the Makefile or a kedro pipeline."""
     text = (PROJECT / "README.md").read_text()
     targets = set(re.findall(r"^([a-z]+):", (PROJECT / "Makefile").read_text(), re.M))
-    assert {"run", "test"} <= set(re.findall(r"`?make ([a-z]+)", text)) <= targets
+    assert {"run", "test"} <= set(re.findall(r"(?:`|^ +)make ([a-z]+)", text, re.M)) <= targets
     from adaptive_opt.pipeline_registry import register_pipelines
 
     named = set(re.findall(r"--pipelines=([a-z_]+)", text))

@@ -103,7 +103,8 @@ class TrajectoryStatistics:
     Args:
         hessian_fn: maps points ``[batch, n]`` (float64) to ``(Hessians, gradients)``.
         device: where to compute.
-        chunk: points at a time; a chunk of Hessians should fit a core's cache.
+        chunk: points at a time; default: as many Hessians as a core's cache holds at a few
+            hundred parameters, or as keep a GPU busy.
 
     Example:
         >>> def quadratic(points):
@@ -115,8 +116,11 @@ class TrajectoryStatistics:
         [4.0, 4.0, 4.0]
     """
 
-    def __init__(self, hessian_fn: HessianFn, device: torch.device, chunk: int = 4) -> None:
-        self._hessian_fn, self._device, self._chunk = hessian_fn, device, chunk
+    def __init__(
+        self, hessian_fn: HessianFn, device: torch.device, chunk: int | None = None
+    ) -> None:
+        self._hessian_fn, self._device = hessian_fn, device
+        self._chunk = chunk or (4 if device.type == "cpu" else 256)
         self._queue: queue.SimpleQueue[tuple[int, Tensor] | None] = queue.SimpleQueue()
         self._results: dict[int, Array] = {}
         self._errors: list[Exception] = []

@@ -29,8 +29,8 @@ class Recorder:
         """Note values for an iteration: ``[members]`` tensors, or one number for all."""
         self._rows.setdefault(iteration, {}).update(values)
 
-    def flush(self) -> None:
-        """Move what was added to the host, one transfer a column."""
+    def flush(self) -> dict[int, dict[str, Array]]:
+        """Move what was added to the host, one transfer a column, and return it."""
         by_column: dict[str, list[tuple[int, Tensor | float]]] = {}
         for iteration, row in self._rows.items():
             for name, value in row.items():
@@ -43,11 +43,12 @@ class Recorder:
                 column[iteration] = (
                     next(moved) if isinstance(value, Tensor) else np.full(self.members, value)
                 )
+        moved_rows: dict[int, dict[str, Array]] = {
+            iteration: {name: self._columns[name][iteration] for name in row}
+            for iteration, row in self._rows.items()
+        }
         self._rows.clear()
-
-    def column(self, name: str) -> dict[int, Array]:
-        """Flushed values of one column, by iteration."""
-        return self._columns.get(name, {})
+        return moved_rows
 
     def blank(self, member: int, start: int) -> None:
         """Forget a member's values from an iteration on: it was frozen there."""

@@ -97,7 +97,7 @@ def run_rahimi_recht(
         with _bar(f"{task} {arm} Hessians", statistics.pending, " chunks") as bar:
             hessians = statistics.result(bar.update)
     history = _join(result, hessians, task, arm, seeds, problem.batches_per_epoch)
-    summary = _summary(result, history, task_parameters.target, seeds, iterations)
+    summary = _summary(result, history, task_parameters.target_loss, seeds, iterations)
     summary |= {"task": task, "arm": arm, "optimizer": optimizer, "device": str(device)}
     summary |= {"hyperparameters": hyperparameters, "torch": torch.__version__}
     summary |= {"loss": task_parameters.loss, "initialisation": task_parameters.initialisation}

@@ -127,7 +127,7 @@ def train_ensemble(
             t += 1
         loop.clock.stop()
         progress(task.batches_per_epoch)
-        if not any(loop.alive):
+        if None not in loop.diverged_at:
             break
     loop.finish(t)
     return loop.result()
@@ -155,10 +155,11 @@ class _Loop:
             floor=plan.floor,
         )
         self.base_lr = [group["lr"] for group in optimizer.param_groups]
-        self.alive = [True] * task.members
         self.diverged_at: list[int | None] = [None] * task.members
         self.snapshots: list[int] = []
-        self._mask: Tensor | None = None
+        self._frozen: list[int] = []
+        self._first_loss: Any = None
+        self.seconds = 0.0
         self._last_good = [p.detach().clone() for p in params]
         self._unflushed = 0
 
@@ -167,9 +168,12 @@ class _Loop:
         factor = self.factor(t)
         for group, lr in zip(self.optimizer.param_groups, self.base_lr, strict=True):
             group["lr"] = lr * factor
-        logged = t % self.plan.log_every == 0
+        plan = self.plan
+        inside = t % plan.statistics_every == 0
+        snapshot = plan.snapshot_every > 0 and t % plan.snapshot_every == 0
+        logged = inside or snapshot or t % plan.log_every == 0
         if logged:
-            self._note(t)
+            self._note(t, snapshot=snapshot)
         if self.optimizer.curvature_due:
             self.optimizer.zero_grad()
             loss = self.task.loss(self.params, batch)
@@ -178,15 +182,13 @@ class _Loop:
             loss, grads = self.task.loss_and_gradient(self.params, batch)
             for p, g in zip(self.params, grads, strict=True):
                 p.grad = g
-        if self._mask is not None:
-            for p in self.params:
-                if p.grad is not None:
-                    p.grad.masked_fill_(self._mask.view(-1, *[1] * (p.ndim - 1)), 0)
         self.optimizer.step()
+        if self._frozen:
+            self._restore(self._frozen)
         if logged:
-            self._note_step(t, loss)
+            self._note_step(t, loss, inside=inside)
 
-    def _note(self, t: int) -> None:
+    def _note(self, t: int, *, snapshot: bool) -> None:
         """Before the update: losses and the trajectory; the clock stands meanwhile."""
         seconds = self.clock.stop()
         with torch.no_grad():
@@ -198,17 +200,20 @@ class _Loop:
             gradient_equivalents=self.optimizer.gradient_equivalents,
             device_seconds=seconds,
         )
-        self._snapshot(t)
+        if snapshot:
+            flat = torch.cat([p.detach().reshape(self.task.members, -1) for p in self.params], 1)
+            self.on_snapshot(flat)
+            self.snapshots.append(t)
         self._unflushed += 1
         if self._unflushed >= FLUSH_EVERY:
             self._flush()
         self.clock.start()
 
-    def _note_step(self, t: int, loss: Tensor) -> None:
+    def _note_step(self, t: int, loss: Tensor, *, inside: bool) -> None:
         """After the update: what it was made from."""
         self.clock.stop()
         self.recorder.add(t, batch_loss=loss.detach())
-        if t % self.plan.statistics_every == 0:
+        if inside:
             grads = [
                 p.grad.reshape(self.task.members, -1) for p in self.params if p.grad is not None
             ]
@@ -216,50 +221,44 @@ class _Loop:
             self.recorder.add(t, gradient_norm=norm, **self.optimizer.statistics())
         self.clock.start()
 
-    def _snapshot(self, t: int) -> None:
-        every = self.plan.snapshot_every
-        if every and t % every == 0:
-            flat = torch.cat([p.detach().reshape(self.task.members, -1) for p in self.params], 1)
-            self.on_snapshot(flat.cpu())
-            self.snapshots.append(t)
-
     def _flush(self) -> None:
-        self.recorder.flush()
+        """Move the rows to the host, look for divergence, remember where all was well."""
+        rows = self.recorder.flush()
         self._unflushed = 0
-        self._freeze_diverged()
+        losses = {t: row["train_loss"] for t, row in rows.items() if "train_loss" in row}
+        self._freeze_diverged(losses)
         for kept, p in zip(self._last_good, self.params, strict=True):
             kept.copy_(p.detach())
 
-    def _freeze_diverged(self) -> None:
-        rows = self.recorder.column("train_loss")
-        if not rows:
-            return
-        iterations = np.array(list(rows))
-        losses = np.stack(list(rows.values()))
-        start = np.maximum(np.abs(losses[0]), np.finfo(np.float32).tiny)
-        bad = ~np.isfinite(losses) | (losses > self.plan.diverged_above * start)
-        for member in np.flatnonzero(bad.any(axis=0)):
-            if self.alive[member]:
-                self._freeze(int(member), int(iterations[bad[:, member].argmax()]))
-            self.recorder.blank(int(member), self.diverged_at[member] or 0)
+    def _freeze_diverged(self, losses: dict[int, Any]) -> None:
+        if self._first_loss is None:
+            first = next(iter(losses.values()))
+            self._first_loss = np.maximum(np.abs(first), np.finfo(np.float32).tiny)
+        limit = self.plan.diverged_above * self._first_loss
+        for t, row in losses.items():
+            for member in np.flatnonzero(~np.isfinite(row) | (row > limit)):
+                if self.diverged_at[member] is None:
+                    self.diverged_at[member] = t
+                    self._frozen.append(int(member))
+                    self._restore([int(member)])
+                    self.optimizer.reset_member(int(member))
 
-    def _freeze(self, member: int, iteration: int) -> None:
-        """Back to where it last was well, without momentum, and without gradient from now on."""
-        self.alive[member] = False
-        self.diverged_at[member] = iteration
-        with torch.no_grad():
-            for p, kept in zip(self.params, self._last_good, strict=True):
+    @torch.no_grad()
+    def _restore(self, members: list[int]) -> None:
+        """Put members back to where they last were well."""
+        for p, kept in zip(self.params, self._last_good, strict=True):
+            for member in members:
                 p[member] = kept[member]
-            for state in self.optimizer.state.values():
-                for value in state.values():
-                    if isinstance(value, Tensor) and value.ndim and len(value) == self.task.members:
-                        value[member] = 0
-        self._mask = torch.tensor([not a for a in self.alive], device=self.task.device)
 
     def finish(self, t: int) -> None:
         """The last row, at the end of training."""
-        self._note(t)
+        every = self.plan.snapshot_every
+        self._note(t, snapshot=every > 0 and t % every == 0)
+        self.seconds = self.clock.stop()
         self._flush()
+        for member, start in enumerate(self.diverged_at):
+            if start is not None:
+                self.recorder.blank(member, start)
 
     def result(self) -> EnsembleResult:
         """Everything the run leaves."""
@@ -268,6 +267,6 @@ class _Loop:
             weights=[p.detach().cpu() for p in self.params],
             snapshots=self.snapshots,
             diverged_at=self.diverged_at,
-            seconds=self.clock.stop(),
+            seconds=self.seconds,
             gradient_equivalents=self.optimizer.gradient_equivalents,
         )

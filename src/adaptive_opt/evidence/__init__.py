@@ -1,1 +1,1 @@
-"""From histories to tables: pandas and scipy, no torch."""
+"""From histories to tables, without torch."""

@@ -41,8 +41,7 @@ class ValidationHooks:
 def _deep_faults(parameters: dict[str, Any], namespaces: set[str]) -> list[Fault]:
     """Faults that need more than the parameters: files, dimensions, devices."""
     from adaptive_opt.engine.device import resolve_device
-    from adaptive_opt.tasks.function_files import read_function_file
-    from adaptive_opt.tasks.rr_functions import check_dimensions
+    from adaptive_opt.tasks.rr_functions import import_function, synthesise
 
     faults = []
     try:
@@ -54,14 +53,13 @@ def _deep_faults(parameters: dict[str, Any], namespaces: set[str]) -> list[Fault
             break
         function = RRFunctionParameters(**given)
         try:
+            # Made for real: nothing less tells whether a draw or a file will do.
             if function.source != "file":
-                check_dimensions(
-                    function.condition, function.x_dim, function.hidden_dim, function.y_dim
-                )
+                synthesise(function.source, **function.model_dump(exclude={"source", "path"}))
             elif function.path is None:
                 raise StudyError("source is 'file', so path must name an .npz or .pth file")
             else:
-                read_function_file(function.path)
+                import_function(function.path, function.layers, function.hidden_dim, function.seed)
         except StudyError as error:
             faults.append(Fault(("rr_synthesis", task), str(error)))
     return faults
@@ -82,7 +80,7 @@ def _origin(path: tuple[str, ...], project: Path, env: str | None, runtime: dict
         for file in sorted((project / "conf" / folder).glob("parameters*.yml")):
             found = _depth(yaml.safe_load(file.read_text(encoding="utf-8")), path)
             if found > depth:
-                best, depth = str(file.relative_to(project)), found
+                best, depth = file.relative_to(project).as_posix(), found
     return best
 
 

@@ -54,12 +54,17 @@ class EnsembleOptimizer(Optimizer):
         defaults = {**defaults, "max_grad_norm": max_grad_norm, "step": 0}
         super().__init__(params, defaults)
         self.ops: ListOps = Loop() if foreach is False else Foreach()
+        self.gradient_count = 0
         self.hvp_count = 0
+        self._backwards = 0
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group; its shapes and hyperparameters are checked here."""
         super().add_param_group(param_group)
-        group = self.param_groups[-1]
+        group, first = self.param_groups[-1], self.param_groups[0]
+        group["step"] = first["step"]
+        if group["max_grad_norm"] != first["max_grad_norm"]:
+            raise ValueError("all parameter groups must share one max_grad_norm")
         self._check_group(group)
         if self.members is not None:
             for p in group["params"]:
@@ -70,20 +75,26 @@ class EnsembleOptimizer(Optimizer):
                     )
         for name in self.hyperparameters:
             value = group[name]
-            if isinstance(value, Tensor) and value.ndim and value.shape != (self.members,):
-                raise ValueError(
-                    f"{name} has shape {list(value.shape)}; "
-                    f"an ensemble of {self.members} needs a number or [{self.members}]"
-                )
+            if isinstance(value, Tensor):
+                if value.ndim and value.shape != (self.members,):
+                    raise ValueError(
+                        f"{name} has shape {list(value.shape)}; "
+                        f"an ensemble of {self.members} needs a number or [{self.members}]"
+                    )
+                # Here and not at every step, where it would wait for the device.
+                like = group["params"][0]
+                group[name] = value.to(device=like.device, dtype=like.dtype)
 
     def _check_group(self, group: dict[str, Any]) -> None:
         """Raise ValueError for a hyperparameter out of range."""
 
     @property
     def gradient_equivalents(self) -> int:
-        """Cost so far: gradients taken, plus two for each Hessian-vector product."""
-        steps = max(int(g["step"]) for g in self.param_groups)
-        return steps + HESSIAN_VECTOR_PRODUCT_COST * self.hvp_count
+        """Cost so far: gradients taken, plus two for each Hessian-vector product.
+
+        A step without a :meth:`backward` of ours before it counts as one gradient.
+        """
+        return self.gradient_count + HESSIAN_VECTOR_PRODUCT_COST * self.hvp_count
 
     def backward(self, loss: Tensor) -> None:
         """Accumulate the gradient of ``loss`` into the parameters; instead of loss.backward().
@@ -91,7 +102,14 @@ class EnsembleOptimizer(Optimizer):
         Args:
             loss: a scalar, or of shape ``[members]``: one loss for each member.
         """
-        loss.sum().backward()
+        self._total(loss).backward()
+        self._backwards += 1
+
+    def _total(self, loss: Tensor) -> Tensor:
+        if loss.numel() != 1 and loss.shape != (self.members,):
+            expected = "a scalar" if self.members is None else f"a scalar or [{self.members}]"
+            raise ValueError(f"the loss must be {expected}, got shape {list(loss.shape)}")
+        return loss.sum()
 
     @overload
     def step(self, closure: None = None) -> None: ...
@@ -116,7 +134,8 @@ class EnsembleOptimizer(Optimizer):
             if params:
                 self._step_group(group, params, _gradients(params))
             group["step"] += 1
-        self._after_step()
+        self.gradient_count += max(1, self._backwards)
+        self._forget()
         return loss
 
     def _before_step(self) -> None:
@@ -129,8 +148,14 @@ class EnsembleOptimizer(Optimizer):
             grads = _gradients(params)
             self.ops.mul_(grads, self._expand(self._clip_factor(grads, limit), grads))
 
-    def _after_step(self) -> None:
-        """Hook for state that lives for one step only."""
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget the gradients, and the curvature that came with them."""
+        super().zero_grad(set_to_none)
+        self._forget()
+
+    def _forget(self) -> None:
+        """Drop what lives for one step only."""
+        self._backwards = 0
 
     def _step_group(self, group: dict[str, Any], params: Tensors, grads: Tensors) -> None:
         raise NotImplementedError
@@ -144,7 +169,7 @@ class EnsembleOptimizer(Optimizer):
         return value if not isinstance(value, Tensor) else self._expand(value, tensors)
 
     def _expand(self, value: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
-        value = value.to(device=tensors[0].device, dtype=tensors[0].dtype)
+        value = value.to(tensors[0].dtype)
         if value.ndim == 0:
             return [value] * len(tensors)
         return [value.view(-1, *[1] * (t.ndim - 1)) for t in tensors]
@@ -171,17 +196,27 @@ class EnsembleOptimizer(Optimizer):
         return [[self.state[p][name] for p in params] for name in names]
 
     def __getstate__(self) -> dict[str, Any]:
-        extra = {"members": self.members, "ops": self.ops, "hvp_count": self.hvp_count}
+        names = ("members", "ops", "gradient_count", "hvp_count", "_backwards")
+        extra = {name: getattr(self, name) for name in names}
         return {**super().__getstate__(), **extra}
 
     def state_dict(self) -> dict[str, Any]:
         """Everything the next step depends on; loads with ``weights_only=True``."""
-        return {**super().state_dict(), "hvp_count": self.hvp_count}
+        counts = {"gradient_count": self.gradient_count, "hvp_count": self.hvp_count}
+        return {**super().state_dict(), **counts}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Inverse of :meth:`state_dict`."""
         super().load_state_dict(state_dict)
+        self.gradient_count = state_dict["gradient_count"]
         self.hvp_count = state_dict["hvp_count"]
+        self._forget()
+
+    def reset_member(self, member: int) -> None:
+        """Set one member's state to zero, as at its first step."""
+        for state in self.state.values():
+            for value in state.values():
+                value[member] = 0
 
 
 def _gradients(params: Sequence[Tensor]) -> Tensors:

@@ -1,7 +1,8 @@
 """SGD with momentum and Adam for ensembles.
 
 torch.optim's own take no learning rate per member, which a batch of tuning trials needs.
-Without a member dimension they step exactly as torch's do.
+Without a member dimension they step as torch's do, for parameters with a gradient at every
+step (the bias correction counts a group's steps, not each parameter's).
 """
 
 from __future__ import annotations

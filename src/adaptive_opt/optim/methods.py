@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
-
 from .rules import ABSOLUTE, SIGNED, SQUARED
 from .second_order import SecondOrderOptimizer
 
@@ -29,11 +26,7 @@ class Sophia(SecondOrderOptimizer):
     """
 
     rule = SIGNED
-
-    def __init__(self, params: Iterable[Any], *args: Any, **kwargs: Any) -> None:
-        if len(args) < 7:
-            kwargs.setdefault("probe", "gaussian")
-        super().__init__(params, *args, **kwargs)
+    default_probe = "gaussian"
 
 
 class SADH(SecondOrderOptimizer):
@@ -86,8 +79,4 @@ class SSVP(SecondOrderOptimizer):
 
     rule = SQUARED
     estimates_diagonal = False
-
-    def __init__(self, params: Iterable[Any], *args: Any, **kwargs: Any) -> None:
-        if len(args) < 7:
-            kwargs.setdefault("probe", "momentum_sign")
-        super().__init__(params, *args, **kwargs)
+    default_probe = "momentum_sign"

@@ -15,7 +15,8 @@ about to go.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from numbers import Integral
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -44,10 +45,16 @@ class ProbeGenerator:
     """
 
     def __init__(self, seed: int | Sequence[int]) -> None:
-        self.members = None if isinstance(seed, int) else len(seed)
-        self._seeds = [seed] if isinstance(seed, int) else [int(s) for s in seed]
+        single = isinstance(seed, Integral)
+        self.members = None if single else len(cast(Sequence[int], seed))
+        self._seeds = [int(s) for s in cast(Sequence[int], [seed] if single else seed)]
         self._generators: list[torch.Generator] = []
         self._saved: list[Tensor] | None = None
+
+    @property
+    def seeds(self) -> list[int]:
+        """One for each stream."""
+        return list(self._seeds)
 
     def on(self, device: torch.device) -> list[torch.Generator]:
         """The generators, made at first use because only then the device is known."""
@@ -81,8 +88,7 @@ class ProbeGenerator:
             )
         self._seeds = list(state["seeds"])
         self._saved = state["states"]
-        if self._generators and self._saved is not None:
-            self._restore(self._saved)
+        self._generators = []
 
 
 def draw(name: str, generator: ProbeGenerator, params: Sequence[Tensor]) -> list[Tensor]:

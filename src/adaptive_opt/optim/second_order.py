@@ -15,16 +15,19 @@ independent of all three.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ._lists import Tensors
 from .base import EnsembleOptimizer, check_range
+from .derivatives import hessian_vector_product, other_leaves
 from .probes import MOMENTUM_PROBES, PROBES, ProbeGenerator, draw
 from .rules import StepRule
-from .sources import HESSIAN_SOURCES, Permutation, check_source, exact_diagonal, rms_filled
+from .sources import HESSIAN_SOURCES, Permutation, check_source, degrade, exact_diagonal
 
 __all__ = ["SecondOrderOptimizer"]
 
@@ -42,10 +45,13 @@ class SecondOrderOptimizer(EnsembleOptimizer):
         optimizer.step()
 
     ``backward`` may be called several times before a step to accumulate gradients: the
-    same probe is used each time, so that the curvature is that of the summed loss. If the
-    gradients are scaled between ``backward`` and ``step`` (``clip_grad_norm_``), the
-    curvature is scaled by the same factor. With ``max_grad_norm`` the optimizer clips by
-    itself, and a momentum probe then also sees the clipped gradient.
+    same probe is used each time, so that the curvature is that of the summed loss. If a
+    tensor's gradient is scaled between ``backward`` and ``step`` (``clip_grad_norm_``), its
+    curvature is scaled by the same factor, the ratio of the norms. With ``max_grad_norm``
+    the optimizer clips by itself, and a momentum probe then also sees the clipped gradient.
+    Every leaf that the loss depends on gets its gradient, also one of another optimizer, but
+    hooks on the accumulation of gradients (DistributedDataParallel) are not called at the
+    steps where curvature is due.
 
     Args:
         params: parameters, or groups of them.
@@ -56,7 +62,7 @@ class SecondOrderOptimizer(EnsembleOptimizer):
         weight_decay: λ ≥ 0, decoupled.
         update_period: k ≥ 1: the curvature is refreshed at every k-th step.
         probe: ``rademacher``, ``gaussian``, ``constant``, ``momentum_sign`` or
-            ``momentum_sign_cumulative``.
+            ``momentum_sign_cumulative``; None: the method's own.
         seed: of the probes; for an ensemble one seed for each member.
         foreach: multi-tensor kernels (default) or a plain loop.
         curvature: the curvature source, a rung of the ladder in :mod:`.sources`.
@@ -73,6 +79,7 @@ class SecondOrderOptimizer(EnsembleOptimizer):
     """
 
     rule: ClassVar[StepRule]
+    default_probe: ClassVar[str] = "rademacher"
     estimates_diagonal: ClassVar[bool] = True
     """Whether c = v ⊙ Hv, an estimate of the diagonal; otherwise c = Hv."""
     hyperparameters = ("lr", "beta1", "beta2", "rho", "eps", "weight_decay")
@@ -86,7 +93,7 @@ class SecondOrderOptimizer(EnsembleOptimizer):
         eps: float | Tensor = 1e-12,
         weight_decay: float | Tensor = 0.0,
         update_period: int = 10,
-        probe: str = "rademacher",
+        probe: str | None = None,
         seed: int | Sequence[int] = 0,
         foreach: bool | None = None,
         *,
@@ -96,10 +103,11 @@ class SecondOrderOptimizer(EnsembleOptimizer):
         members: int | None = None,
     ) -> None:
         check_source(curvature, diagonal_fn)
-        seeds = [seed] if isinstance(seed, int) else list(seed)
-        if members is not None and isinstance(seed, int):
+        self._generator = ProbeGenerator(seed)
+        seeds = self._generator.seeds
+        if members is not None and self._generator.members is None:
             raise ValueError(f"an ensemble of {members} needs {members} seeds, got one")
-        if not isinstance(seed, int) and len(seeds) != members:
+        if self._generator.members != members:
             raise ValueError(f"{len(seeds)} seeds for an ensemble of {members}")
         defaults = {
             "lr": lr,
@@ -109,16 +117,14 @@ class SecondOrderOptimizer(EnsembleOptimizer):
             "eps": eps,
             "weight_decay": weight_decay,
             "update_period": update_period,
-            "probe": probe,
+            "probe": self.default_probe if probe is None else probe,
             "curvature": curvature,
         }
-        self._generator = ProbeGenerator(seed)
         self._permutation = Permutation(seeds)
         self.diagonal_fn = diagonal_fn
         self._pending: dict[Tensor, Tensor] = {}
         self._probe: dict[Tensor, Tensor] = {}
-        self._norm_at_backward: Tensor | None = None
-        self._held: list[tuple[Tensor, int]] = []
+        self._held: dict[Tensor, tuple[Tensor, int, Tensor]] = {}
         self._last_estimate: dict[str, Tensor] = {}
         super().__init__(
             params, defaults, members=members, max_grad_norm=max_grad_norm, foreach=foreach
@@ -138,11 +144,24 @@ class SecondOrderOptimizer(EnsembleOptimizer):
         for name in ("probe", "curvature"):
             if group[name] != self.param_groups[0][name]:
                 raise ValueError(f"all parameter groups must share one {name}")
+        if group["curvature"] == "per_model" and not self._same_period(group):
+            raise ValueError("curvature='per_model' needs one update_period for all groups")
+
+    def _same_period(self, group: dict[str, Any]) -> bool:
+        return bool(group["update_period"] == self.param_groups[0]["update_period"])
 
     @property
     def curvature_due(self) -> bool:  # type: ignore[override]
         """Whether the coming step refreshes the curvature of some group."""
         return any(_due(g) for g in self.param_groups)
+
+    def forward_context(self) -> AbstractContextManager[None]:
+        """Around the forward pass: attention that can be differentiated twice, when due.
+
+        Fused attention kernels have no second derivative; the plain one is taken only at
+        the steps that need it.
+        """
+        return sdpa_kernel(SDPBackend.MATH) if self.graph_due else nullcontext()
 
     @property
     def graph_due(self) -> bool:
@@ -162,49 +181,44 @@ class SecondOrderOptimizer(EnsembleOptimizer):
         if not self.curvature_due:
             super().backward(loss)
             return
-        params = [p for g in self.param_groups for p in g["params"] if p.requires_grad]
+        total = self._total(loss)
+        own = [p for g in self.param_groups for p in g["params"] if p.requires_grad]
+        params = [*own, *other_leaves(total, own)]
         graph = self.graph_due
-        grads = torch.autograd.grad(loss.sum(), params, create_graph=graph, allow_unused=True)
-        seen = [(p, g) for p, g in zip(params, grads, strict=True) if g is not None]
-        for p, g in seen:
-            p.grad = g.detach().clone() if p.grad is None else p.grad + g.detach()
-        due = {p for g in self.param_groups if _due(g) for p in g["params"]}
+        grads = torch.autograd.grad(total, params, create_graph=graph, allow_unused=True)
+        seen = {p: g for p, g in zip(params, grads, strict=True) if g is not None}
+        for p, g in seen.items():
+            if p.grad is None:
+                p.grad = g.detach().clone()
+            else:
+                p.grad.add_(g.detach())
+        due = [p for g in self.param_groups if _due(g) for p in g["params"] if p in seen]
         if graph:
-            self._estimate([(p, g) for p, g in seen if p in due], [g for _, g in seen])
+            self._estimate([(p, seen[p]) for p in due], [seen[p] for p in own if p in seen])
         elif self.diagonal_fn is not None:
-            diagonal = self.diagonal_fn()
             # Charged as what it costs when no closed form is at hand.
-            self.hvp_count += sum(p.numel() for p, _ in seen) // (self.members or 1)
-            self._set_pending([p for p, _ in seen if p in due], list(diagonal))
+            self.hvp_count += sum(p.numel() for p in own if p in seen) // (self.members or 1)
+            self._set_pending(due, list(self.diagonal_fn()))
         if not loss._is_view():
             loss.detach_()
-        with torch.no_grad():
-            held = [p.grad for p, _ in seen if p.grad is not None]
-            self._norm_at_backward = self._norm(held) if held else None
-            self._held = [(g, g._version) for g in held]
+        self._backwards += 1
+        self._hold(due)
+
+    @torch.no_grad()
+    def _hold(self, due: Tensors) -> None:
+        """Remember the gradients as they are now, to see whether they are scaled later."""
+        for p in due:
+            if p.grad is not None:
+                self._held[p] = (p.grad, p.grad._version, self._tensor_norm(p.grad))
 
     def _estimate(self, due: list[tuple[Tensor, Tensor]], all_grads: list[Tensor]) -> None:
         """Hessian-vector product along the probe; the gradient's graph is freed by it."""
-        params = [p for p, _ in due]
-        differentiable = [i for i, (_, g) in enumerate(due) if g.requires_grad]
+        params, gradients = [p for p, _ in due], [g for _, g in due]
         exact = self.param_groups[0]["curvature"] == "exact"
 
         def hvp(v: Sequence[Tensor]) -> list[Tensor]:
             self.hvp_count += 1
-            outputs = [due[i][1] for i in differentiable]
-            if not outputs:
-                return [torch.zeros_like(p) for p in params]
-            products = torch.autograd.grad(
-                outputs,
-                params,
-                [v[i] for i in differentiable],
-                retain_graph=exact,
-                allow_unused=True,
-            )
-            return [
-                torch.zeros_like(p) if h is None else h
-                for p, h in zip(params, products, strict=True)
-            ]
+            return hessian_vector_product(gradients, params, v, keep_graph=exact)
 
         if exact:
             self._set_pending(params, exact_diagonal(hvp, params, self.members))
@@ -251,33 +265,31 @@ class SecondOrderOptimizer(EnsembleOptimizer):
         return direction
 
     def _before_step(self) -> None:
-        if self._pending and self._norm_at_backward is not None:
+        """Scale the curvature as the gradient was or will be."""
+        for p, (held, version, norm) in self._held.items():
+            if p in self._pending and p.grad is not None:
+                if p.grad is held and p.grad._version == version:
+                    continue
+                factor = torch.where(norm > 0, self._tensor_norm(p.grad) / norm, 1.0)
+                self._pending[p] = self._pending[p] * self._expand(factor, [p])[0]
+        limit = self.param_groups[0]["max_grad_norm"]
+        if limit is not None and self._pending:
             grads = [p.grad for g in self.param_groups for p in g["params"] if p.grad is not None]
-            if self._gradients_touched(grads):
-                # Scaled since backward (clip_grad_norm_): scale the curvature alike.
-                now, then = self._norm(grads), self._norm_at_backward
-                self._scale_pending(torch.where(then > 0, now / then, torch.ones_like(now)))
-            limit = self.param_groups[0]["max_grad_norm"]
-            if limit is not None:
-                self._scale_pending(self._clip_factor(grads, limit))
+            factor = self._clip_factor(grads, limit)
+            for p, c in self._pending.items():
+                self._pending[p] = c * self._expand(factor, [c])[0]
         super()._before_step()
 
-    def _gradients_touched(self, grads: Tensors) -> bool:
-        """Whether a gradient was replaced or written to since ``backward``."""
-        return len(grads) != len(self._held) or any(
-            g is not h or g._version != version
-            for g, (h, version) in zip(grads, self._held, strict=True)
-        )
+    def _tensor_norm(self, tensor: Tensor) -> Tensor:
+        rows = tensor.reshape(self.members or 1, -1)
+        norm: Tensor = torch.linalg.vector_norm(rows, dim=1)
+        return norm if self.members else norm[0]
 
-    def _scale_pending(self, factor: Tensor) -> None:
-        for p, c in self._pending.items():
-            self._pending[p] = c * self._expand(factor, [c])[0]
-
-    def _after_step(self) -> None:
+    def _forget(self) -> None:
+        super()._forget()
         self._pending.clear()
         self._probe.clear()
-        self._norm_at_backward = None
-        self._held = []
+        self._held.clear()
 
     def _step_group(self, group: dict[str, Any], params: Tensors, grads: Tensors) -> None:
         ops = self.ops
@@ -315,26 +327,23 @@ class SecondOrderOptimizer(EnsembleOptimizer):
             return [g * g for g in grads]
         if source == "constant":
             return [torch.ones_like(g) for g in grads]
-        if any(p not in self._pending for p in params):
+        if not self._pending:
             raise RuntimeError(
                 "curvature is due at this step, but no estimate was made: "
                 "call optimizer.backward(loss) instead of loss.backward()"
             )
-        estimate = [self._pending[p] for p in params]
-        if source == "permuted":
-            everything = [p for g in self.param_groups for p in g["params"]]
-            position = {p: i for i, p in enumerate(everything)}
-            return [
-                self._permutation(position[p], c) for p, c in zip(params, estimate, strict=True)
-            ]
-        if source == "per_tensor":
-            return rms_filled(estimate, self.members, per="tensor")
-        if source == "per_model":
-            everything = list(self._pending)
-            filled = rms_filled([self._pending[p] for p in everything], self.members, per="model")
-            by_param = dict(zip(everything, filled, strict=True))
-            return [by_param[p] for p in params]
-        return estimate
+        # A parameter that the loss did not reach has no curvature.
+        estimate = {**{p: torch.zeros_like(p) for p in params}, **self._pending}
+        position = {p: i for i, p in enumerate(q for g in self.param_groups for q in g["params"])}
+        rung = degrade(
+            source,
+            list(estimate.values()),
+            positions=[position[p] for p in estimate],
+            members=self.members,
+            permutation=self._permutation,
+        )
+        by_param = dict(zip(estimate, rung, strict=True))
+        return [by_param[p] for p in params]
 
     def _record_estimate(self, c: Tensors) -> None:
         rows = self.members or 1
@@ -385,8 +394,8 @@ class SecondOrderOptimizer(EnsembleOptimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Inverse of :meth:`state_dict`."""
         super().load_state_dict(state_dict)
-        self._after_step()
         self._generator.load_state_dict(state_dict["probe_generator"])
+        self._permutation = Permutation(self._generator.seeds)
 
     def __getstate__(self) -> dict[str, Any]:
         extra = {name: getattr(self, name) for name in ("_permutation", "diagonal_fn")}
@@ -399,8 +408,7 @@ class SecondOrderOptimizer(EnsembleOptimizer):
             seeds = saved["seeds"]
             self._generator = ProbeGenerator(seeds[0] if saved["members"] is None else seeds)
             self._generator.load_state_dict(saved)
-            self._pending, self._probe, self._last_estimate = {}, {}, {}
-            self._norm_at_backward, self._held = None, []
+            self._pending, self._probe, self._last_estimate, self._held = {}, {}, {}, {}
 
 
 def _due(group: dict[str, Any]) -> bool:

@@ -30,7 +30,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["CURVATURE_SOURCES", "HESSIAN_SOURCES", "Permutation", "exact_diagonal", "rms_filled"]
+__all__ = ["CURVATURE_SOURCES", "HESSIAN_SOURCES", "Permutation", "degrade", "exact_diagonal"]
 
 HESSIAN_SOURCES = ("exact", "estimate", "permuted", "per_tensor", "per_model")
 CURVATURE_SOURCES = (*HESSIAN_SOURCES, "squared_gradient", "constant")
@@ -110,13 +110,39 @@ def rms_filled(tensors: Sequence[Tensor], members: int | None, *, per: str) -> l
     """
     rows = members or 1
     sums = torch.stack([t.reshape(rows, -1).square().sum(1) for t in tensors])
-    sizes = torch.tensor([t.numel() // rows for t in tensors], device=sums.device)
-    whole = (sums.sum(0) / sizes.sum()).expand_as(sums)
-    mean = whole if per == "model" else sums / sizes[:, None]
+    sizes = [t.numel() // rows for t in tensors]
+    if per == "model":
+        means = [sums.sum(0) / sum(sizes)] * len(tensors)
+    else:
+        means = [s / n for s, n in zip(sums, sizes, strict=True)]
     return [
         r.view(rows, *[1] * (t.ndim - 1)).expand_as(t) if members else r[0].expand_as(t)
-        for r, t in zip(mean.sqrt(), tensors, strict=True)
+        for r, t in zip([m.sqrt() for m in means], tensors, strict=True)
     ]
+
+
+def degrade(
+    source: str,
+    estimate: Sequence[Tensor],
+    *,
+    positions: Sequence[int],
+    members: int | None,
+    permutation: Permutation,
+) -> list[Tensor]:
+    """What a rung of the ladder keeps of an estimate.
+
+    Args:
+        source: one of :data:`HESSIAN_SOURCES`.
+        estimate: one tensor for each parameter.
+        positions: of these parameters in the model.
+        members: size of the ensemble, if there is one.
+        permutation: for ``"permuted"``.
+    """
+    if source == "permuted":
+        return [permutation(i, c) for i, c in zip(positions, estimate, strict=True)]
+    if source in ("per_tensor", "per_model"):
+        return rms_filled(estimate, members, per=source.removeprefix("per_"))
+    return list(estimate)
 
 
 def check_source(name: str, exact: Any) -> None:

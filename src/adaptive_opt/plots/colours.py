@@ -37,11 +37,11 @@ _OTHER = {
 
 
 def arm_colour(arm: str) -> str:
-    """Hex colour of an arm."""
+    """Hex colour of an arm; grey for one that has none yet."""
     named = {**_COLOURS, **_OTHER}
     if arm in named:
         return named[arm]
-    return _LADDER[arm.removeprefix(f"{get_arm(arm).tuned_as}_")]
+    return _LADDER.get(arm.removeprefix(f"{get_arm(arm).tuned_as}_"), "#555555")
 
 
 def arm_dashed(arm: str) -> bool:

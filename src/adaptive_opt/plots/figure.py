@@ -54,7 +54,6 @@ class Panel:
     lines: Sequence[Line]
     y_label: str
     x_label: str = "iteration"
-    x_log: bool = False
     y_log: bool = True
     level: float | None = None
 
@@ -72,8 +71,8 @@ class Figure:
 
 def to_matplotlib(figure: Figure) -> mpl_figure.Figure:
     """The figure for a PNG file, lines labelled at their ends."""
-    columns = min(figure.columns, len(figure.panels))
-    rows = -(-len(figure.panels) // columns)
+    columns = max(1, min(figure.columns, len(figure.panels)))
+    rows = max(1, -(-len(figure.panels) // columns))
     size = (figure.size[0] * columns, figure.size[1] * rows)
     with mpl.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}):
         drawn = mpl_figure.Figure(figsize=size, dpi=130, layout="constrained")
@@ -102,7 +101,6 @@ def _draw_panel(ax: Any, panel: Panel) -> None:
         seen = np.flatnonzero(np.isfinite(y))
         if line.label and len(seen):
             ends.append((line, x[seen[-1]], float(y[seen[-1]])))
-    ax.set_xscale("log" if panel.x_log else "linear")
     ax.set_yscale("log" if panel.y_log else "linear")
     if panel.level is not None:
         ax.axhline(panel.level, color="#888888", linewidth=0.8, linestyle=":")
@@ -124,8 +122,8 @@ def _draw_panel(ax: Any, panel: Panel) -> None:
 
 def to_plotly(figure: Figure) -> go.Figure:
     """The figure for a browser, with a legend that switches arms in all panels."""
-    columns = min(figure.columns, len(figure.panels))
-    rows = -(-len(figure.panels) // columns)
+    columns = max(1, min(figure.columns, len(figure.panels)))
+    rows = max(1, -(-len(figure.panels) // columns))
     drawn = make_subplots(rows, columns, subplot_titles=[p.title for p in figure.panels])
     named: set[str] = set()
     for i, panel in enumerate(figure.panels):
@@ -136,7 +134,7 @@ def to_plotly(figure: Figure) -> go.Figure:
             named.add(line.label)
         if panel.level is not None:
             drawn.add_hline(panel.level, line={"dash": "dot", "color": "#888888", "width": 1}, **at)
-        drawn.update_xaxes(title=panel.x_label, type="log" if panel.x_log else "linear", **at)
+        drawn.update_xaxes(title=panel.x_label, **at)
         drawn.update_yaxes(
             title=panel.y_label,
             type="log" if panel.y_log else "linear",

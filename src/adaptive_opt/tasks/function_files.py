@@ -2,17 +2,16 @@
 
 Two formats: ``.npz`` with arrays ``A, X`` and optionally ``W1 … WL`` (the initial weights),
 and the ``.pth`` of the original study, a pickled module of a class that does not exist
-here. A pickle can run code, so it is never loaded as one: :class:`_TensorUnpickler` knows
-how to build arrays and inert attribute holders, and refuses a file that asks for more.
+here. A pickle can run code, so it is never loaded as one: :class:`_TensorReader` knows the
+instructions that build arrays and inert attribute holders, and refuses a file that asks for
+more.
 """
 
 from __future__ import annotations
 
-import io
 import math
-import pickle
+import pickletools
 import zipfile
-from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,12 +26,22 @@ __all__ = ["read_function_file"]
 Array = NDArray[np.float64]
 
 _DTYPES: dict[str, Any] = {"FloatStorage": np.dtype("<f4"), "DoubleStorage": np.dtype("<f8")}
-_INERT = {
+_CONSTANTS: dict[str, Callable[[], Any]] = {
+    "NONE": lambda: None,
+    "NEWTRUE": lambda: True,
+    "NEWFALSE": lambda: False,
+    "EMPTY_TUPLE": tuple,
+    "EMPTY_LIST": list,
+    "EMPTY_DICT": dict,
+}
+_TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
+_MODULES = {
     ("models.RahimiRechtFunc", "RahimiRechtFuncModule"),
     ("torch.nn.modules.container", "Sequential"),
     ("torch.nn.modules.linear", "Linear"),
 }
-_LIMIT = 256 * 2**20
+_LIMIT = 64 * 2**20
+_PICKLE_LIMIT = 64 * 2**10
 
 
 def read_function_file(path: str | Path) -> tuple[Array, Array, list[Array]]:
@@ -68,82 +77,166 @@ def read_function_file(path: str | Path) -> tuple[Array, Array, list[Array]]:
 
 
 def _read_npz(path: Path) -> dict[str, Any]:
-    with np.load(path, allow_pickle=False) as archive:
-        return {name: archive[name] for name in archive.files}
+    with zipfile.ZipFile(path) as archive:
+        _check_size(path, archive)
+    with np.load(path, allow_pickle=False) as arrays:
+        names = [n for n in arrays.files if n in ("A", "X") or n.startswith("W")]
+        return {name: arrays[name] for name in names}
+
+
+def _check_size(path: Path, archive: zipfile.ZipFile) -> None:
+    if sum(entry.file_size for entry in archive.infolist()) > _LIMIT:
+        raise StudyError(f"function file {path} unpacks to more than {_LIMIT >> 20} MiB")
 
 
 def _read_pth(path: Path) -> dict[str, Any]:
     with zipfile.ZipFile(path) as archive:
-        if sum(entry.file_size for entry in archive.infolist()) > _LIMIT:
-            raise StudyError(f"function file {path} unpacks to more than {_LIMIT >> 20} MiB")
+        _check_size(path, archive)
         names = [n for n in archive.namelist() if n.endswith("/data.pkl")]
         if len(names) != 1:
             raise StudyError(f"function file {path} is not a torch archive")
         root = names[0].removesuffix("data.pkl")
-        module = _TensorUnpickler(path, archive, root).load()
-    attributes = vars(module)
-    layers = vars(attributes["_modules"]["layers"])["_modules"].values()
+        if archive.getinfo(names[0]).file_size > _PICKLE_LIMIT:
+            raise ValueError(f"its description is longer than {_PICKLE_LIMIT} bytes")
+        attributes = _TensorReader(path, archive, root).load().state
+    layers = attributes["_modules"]["layers"].state["_modules"].values()
     arrays = {"A": attributes["Atrue"], "X": attributes["X"]}
     for i, layer in enumerate(layers, start=1):
-        arrays[f"W{i}"] = vars(layer)["_parameters"]["weight"]
+        arrays[f"W{i}"] = layer.state["_parameters"]["weight"]
     return arrays
 
 
-class _Inert:
-    """Stands in for an instance of an unknown class: holds attributes, does nothing."""
+class _Module:
+    """Stands in for an instance of a class that is not here: its state, nothing else."""
+
+    def __init__(self) -> None:
+        self.state: dict[str, Any] = {}
 
 
-class _TensorUnpickler(pickle.Unpickler):
-    """Builds tensors (as arrays), ordered dicts, sets and :class:`_Inert`, and nothing else."""
+class _TensorReader:
+    """Runs the few pickle instructions that a saved module is made of, and no others.
+
+    Nothing is imported and nothing of the file's is called: a name is looked up in a fixed
+    table whose entries build arrays, dicts, sets and :class:`_Module`.
+    """
 
     def __init__(self, path: Path, archive: zipfile.ZipFile, root: str) -> None:
-        super().__init__(io.BytesIO(archive.read(f"{root}data.pkl")))
         self._path, self._archive, self._root = path, archive, root
+        self._storages: dict[str, Array] = {}
+        self._numbers = 0
+        self._stack: list[Any] = []
+        self._marks: list[int] = []
+        self._memo: dict[int, Any] = {}
 
-    def find_class(self, module: str, name: str) -> Any:
-        allowed: dict[tuple[str, str], Callable[..., Any]] = {
-            ("collections", "OrderedDict"): OrderedDict,
+    def load(self) -> Any:
+        """The object that the file describes."""
+        for opcode, argument, _ in pickletools.genops(self._archive.read(f"{self._root}data.pkl")):
+            if opcode.name == "STOP":
+                return self._stack.pop()
+            self._execute(opcode.name, argument)
+        raise ValueError("it ends before its end")
+
+    def _execute(self, name: str, argument: Any) -> None:
+        stack = self._stack
+        if name in ("BININT", "BININT1", "BININT2", "BINUNICODE", "BINFLOAT"):
+            stack.append(argument)
+        elif name in _CONSTANTS:
+            stack.append(_CONSTANTS[name]())
+        elif name == "MARK":
+            self._marks.append(len(stack))
+        elif name in _TUPLES:
+            self._push_tuple(len(stack) - _TUPLES[name])
+        elif name == "TUPLE":
+            self._push_tuple(self._marks.pop())
+        elif name in ("BINPUT", "LONG_BINPUT"):
+            self._memo[argument] = stack[-1]
+        elif name in ("BINGET", "LONG_BINGET"):
+            stack.append(self._memo[argument])
+        elif name == "GLOBAL":
+            stack.append(self._named(*argument.split(" ")))
+        elif name in ("REDUCE", "NEWOBJ"):
+            arguments, call = stack.pop(), stack.pop()
+            stack.append(call(*arguments))
+        elif name == "BINPERSID":
+            stack.append(self._storage(stack.pop()))
+        elif name in ("SETITEM", "SETITEMS"):
+            self._set_items(len(stack) - 2 if name == "SETITEM" else self._marks.pop())
+        elif name == "BUILD":
+            state = stack.pop()
+            if not isinstance(stack[-1], _Module):
+                raise ValueError("state for something that has none")
+            stack[-1].state = dict(state)
+        elif name != "PROTO":
+            raise StudyError(f"function file {self._path} has an instruction ({name}) that no "
+                             "saved module needs; it is refused")  # fmt: skip
+
+    def _push_tuple(self, start: int) -> None:
+        items = tuple(self._stack[start:])
+        self._stack[start:] = [items]
+
+    def _set_items(self, start: int) -> None:
+        items = self._stack[start:]
+        del self._stack[start:]
+        target = self._stack[-1]
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            if not isinstance(key, str) or not isinstance(target, dict):
+                raise ValueError("a key that is no name")
+            target[key] = value
+
+    def _named(self, module: str, name: str) -> Callable[..., Any]:
+        if (module, name) in _MODULES:
+            return _Module
+        if module == "torch" and name.endswith("Storage"):
+            return lambda: name
+        table: dict[tuple[str, str], Callable[..., Any]] = {
+            ("collections", "OrderedDict"): dict,
             ("__builtin__", "set"): set,
             ("builtins", "set"): set,
-            ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
+            ("torch._utils", "_rebuild_tensor_v2"): self._tensor,
             ("torch._utils", "_rebuild_parameter"): lambda data, *_: data,
-            **dict.fromkeys(_INERT, _Inert),
         }
-        if module == "torch" and name in _DTYPES:
-            return name
-        if (module, name) not in allowed:
+        if (module, name) not in table:
             raise StudyError(
                 f"function file {self._path} asks for {module}.{name}, which may run code; "
                 "it is refused"
             )
-        return allowed[module, name]
+        return table[module, name]
 
-    def persistent_load(self, pid: Any) -> Array:
-        kind, storage, key = pid[0], str(pid[1]), str(pid[2])
+    def _storage(self, pid: Any) -> Array:
+        kind, storage, key = pid[0], pid[1](), str(pid[2])
         if kind != "storage" or not key.isalnum():
-            raise StudyError(f"function file {self._path} has a storage of an unknown kind")
-        flat = np.frombuffer(self._archive.read(f"{self._root}data/{key}"), dtype=_DTYPES[storage])
-        return np.asarray(flat, dtype=np.float64)
+            raise ValueError("a storage of an unknown kind")
+        if storage not in _DTYPES:
+            raise ValueError(f"numbers of a kind that a function does not have ({storage})")
+        if key not in self._storages:
+            content = self._archive.read(f"{self._root}data/{key}")
+            self._storages[key] = np.frombuffer(content, dtype=_DTYPES[storage])
+        return self._storages[key]
 
-
-def _rebuild_tensor(storage: Array, offset: int, size: Any, stride: Any, *_: Any) -> Array:
-    if math.prod(size) > storage.size:
-        raise ValueError(f"a tensor of {math.prod(size)} numbers from a storage of {storage.size}")
-    index = np.full(size, offset, dtype=np.int64)
-    for axis, (n, step) in enumerate(zip(size, stride, strict=True)):
-        shape = [1] * len(size)
-        shape[axis] = n
-        index += (np.arange(n) * step).reshape(shape)
-    return np.asarray(storage[index])
+    def _tensor(self, storage: Array, offset: int, size: Any, stride: Any, *_: Any) -> Array:
+        numbers = math.prod(size)
+        self._numbers += numbers
+        if numbers > storage.size or self._numbers > _LIMIT // 8:
+            raise ValueError(f"a tensor of {numbers} numbers from a storage of {storage.size}")
+        index = np.full(size, offset, dtype=np.int64)
+        for axis, (n, step) in enumerate(zip(size, stride, strict=True)):
+            shape = [1] * len(size)
+            shape[axis] = n
+            index += (np.arange(n) * step).reshape(shape)
+        return np.asarray(storage[index], dtype=np.float64)
 
 
 def _checked(path: Path, arrays: dict[str, Any]) -> tuple[Array, Array, list[Array]]:
     for name in ("A", "X"):
         if name not in arrays:
             raise StudyError(f"function file {path} has no array {name}")
-    weights: list[Any] = []
-    while f"W{len(weights) + 1}" in arrays:
-        weights.append(arrays[f"W{len(weights) + 1}"])
+    names = [f"W{i}" for i in range(1, len(arrays) - 1)]
+    if len(names) == 1 or set(arrays) != {"A", "X", *names}:
+        raise StudyError(
+            f"function file {path}: expected no weights, or W1, W2, … without a gap and at "
+            f"least two; got {', '.join(sorted(set(arrays) - {'A', 'X'}))}"
+        )
+    weights: list[Any] = [arrays[name] for name in names]
     try:
         a, x, *weights = (
             np.asarray(w, dtype=np.float64) for w in (arrays["A"], arrays["X"], *weights)

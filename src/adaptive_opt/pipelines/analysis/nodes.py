@@ -2,17 +2,46 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
-from adaptive_opt.parameters import AnalysisParameters, TaskParameters
+from adaptive_opt.errors import StudyError
+from adaptive_opt.parameters import AnalysisParameters, TaskParameters, configuration
 
 
 def _targets(tasks: dict[str, Any]) -> dict[str, float]:
-    return {name: TaskParameters(**given).target for name, given in tasks.items()}
+    return {name: TaskParameters(**given).target_loss for name, given in tasks.items()}
 
 
-def tabulate(tasks: dict[str, Any], analysis: dict[str, Any], *histories: Any) -> tuple[Any, ...]:
+def check_runs(
+    tasks: dict[str, Any],
+    arms: dict[str, Any],
+    training: dict[str, Any],
+    scale: str,
+    *summaries: dict[str, Any],
+) -> dict[str, Any]:
+    """The configuration of every run, or an error if one was trained with other parameters."""
+    parameters = {"tasks": tasks, "arms": arms, "training": training}
+    found = {}
+    for summary in summaries:
+        task, arm, then = summary["task"], summary["arm"], summary["configuration"]
+        now = json.loads(json.dumps(configuration(task, arm, parameters)))
+        changed = [k for k in {**then, **now} if then.get(k) != now.get(k)]
+        if changed:
+            said = ", ".join(f"{k}: {then.get(k)}, now {now.get(k)}" for k in changed)
+            raise StudyError(
+                f"{task}, {arm} was trained with other parameters ({said}); run "
+                f"kedro run --env={scale} --pipelines=training --tags={task}"
+            )
+        found[f"{task}.{arm}"] = then
+    return found
+
+
+def tabulate(
+    checked: dict[str, Any], tasks: dict[str, Any], analysis: dict[str, Any], *histories: Any
+) -> tuple[Any, ...]:
     """Time to target, convergence and decades of the final loss."""
+    del checked  # there before this node runs, which is all that is asked of it
     from adaptive_opt.evidence import rahimi_recht as evidence
 
     within = AnalysisParameters(**analysis).settled_within
@@ -33,8 +62,11 @@ def write_report(
     return report(time_to_target, convergence, decades, scale=scale, settled_within=within)
 
 
-def draw(name: str, tasks: dict[str, Any], *histories: Any) -> tuple[Any, Any]:
+def draw(
+    name: str, checked: dict[str, Any], tasks: dict[str, Any], *histories: Any
+) -> tuple[Any, Any]:
     """One figure of :mod:`adaptive_opt.plots.rahimi_recht`, for the browser and as PNG."""
+    del checked
     from adaptive_opt.plots import rahimi_recht as plots
     from adaptive_opt.plots.figure import to_matplotlib, to_plotly
 

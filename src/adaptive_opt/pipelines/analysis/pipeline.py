@@ -21,16 +21,14 @@ def create_pipeline(study: str, arms: Iterable[str]) -> Pipeline:
         study: names the outputs, under the namespace ``analysis.<study>``.
         arms: what to compare.
     """
-    histories = {
-        f"{task.name}__{arm}": f"training.{task.name}.{arm}.history"
-        for task in TASKS
-        for arm in arms
-    }
+    runs = [(task.name, arm) for task in TASKS for arm in arms]
+    histories = {f"{t}__{a}": f"training.{t}.{a}.history" for t, a in runs}
+    summaries = {f"{t}__{a}__summary": f"training.{t}.{a}.summary" for t, a in runs}
     # One figure for each of the first names over all tasks, and one for each task by itself.
     figures = [
         Node(
             update_wrapper(partial(nodes.draw, name), nodes.draw),
-            ["params:tasks", *histories],
+            ["runs", "params:tasks", *histories],
             [f"{output}_figure", f"{output}_figure_png"],
             name=f"draw_{output}",
         )
@@ -43,8 +41,14 @@ def create_pipeline(study: str, arms: Iterable[str]) -> Pipeline:
     return Pipeline(
         [
             Node(
+                nodes.check_runs,
+                ["params:tasks", "params:arms", "params:training", "params:scale", *summaries],
+                "runs",
+                name="check",
+            ),
+            Node(
                 nodes.tabulate,
-                ["params:tasks", "params:analysis", *histories],
+                ["runs", "params:tasks", "params:analysis", *histories],
                 tables,
                 name="tabulate",
             ),
@@ -57,6 +61,6 @@ def create_pipeline(study: str, arms: Iterable[str]) -> Pipeline:
             *figures,
         ],
         namespace=f"analysis.{study}",
-        inputs=histories,
-        parameters={"params:tasks", "params:analysis", "params:scale"},
+        inputs={**histories, **summaries},
+        parameters={f"params:{p}" for p in ("tasks", "arms", "training", "analysis", "scale")},
     )

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from adaptive_opt.parameters import TaskParameters, TrainingParameters, resolve_arm
+from adaptive_opt.parameters import (
+    TaskParameters,
+    TrainingParameters,
+    configuration,
+    resolve_arm,
+)
 
 
 def train_rahimi_recht(
@@ -28,4 +33,6 @@ def train_rahimi_recht(
         task_parameters=TaskParameters(**tasks[task]),
         training=settings,
     )
+    parameters = {"tasks": tasks, "arms": arms, "training": training}
+    summary["configuration"] = configuration(task, arm, parameters)
     return history, {f"W{i}": w for i, w in enumerate(weights, start=1)}, summary
