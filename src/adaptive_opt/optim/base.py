@@ -179,9 +179,14 @@ class EnsembleOptimizer(Optimizer):
         if self.members is None:
             norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(tensors))))
             return norm
-        parts = [torch.linalg.vector_norm(t.reshape(self.members, -1), dim=1) for t in tensors]
-        norms: Tensor = torch.linalg.vector_norm(torch.stack(parts), dim=0)
+        parts = torch.stack([self._tensor_norm(t) for t in tensors])
+        norms: Tensor = torch.linalg.vector_norm(parts, dim=0)
         return norms
+
+    def _tensor_norm(self, tensor: Tensor) -> Tensor:
+        """Euclidean norm of one tensor: 0-dim, or ``[members]``."""
+        norm: Tensor = torch.linalg.vector_norm(tensor.reshape(self.members or 1, -1), dim=1)
+        return norm if self.members else norm[0]
 
     def _clip_factor(self, grads: Sequence[Tensor], limit: float) -> Tensor:
         return (limit / (self._norm(grads) + 1e-6)).clamp_max(1.0)

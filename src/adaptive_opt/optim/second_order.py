@@ -27,7 +27,14 @@ from .base import EnsembleOptimizer, check_range
 from .derivatives import hessian_vector_product, other_leaves
 from .probes import MOMENTUM_PROBES, PROBES, ProbeGenerator, draw
 from .rules import StepRule
-from .sources import HESSIAN_SOURCES, Permutation, check_source, degrade, exact_diagonal
+from .sources import (
+    HESSIAN_SOURCES,
+    Permutation,
+    check_source,
+    degrade,
+    estimate_statistics,
+    exact_diagonal,
+)
 
 __all__ = ["SecondOrderOptimizer"]
 
@@ -144,11 +151,9 @@ class SecondOrderOptimizer(EnsembleOptimizer):
         for name in ("probe", "curvature"):
             if group[name] != self.param_groups[0][name]:
                 raise ValueError(f"all parameter groups must share one {name}")
-        if group["curvature"] == "per_model" and not self._same_period(group):
+        periods = {g["update_period"] for g in self.param_groups}
+        if group["curvature"] == "per_model" and len(periods) > 1:
             raise ValueError("curvature='per_model' needs one update_period for all groups")
-
-    def _same_period(self, group: dict[str, Any]) -> bool:
-        return bool(group["update_period"] == self.param_groups[0]["update_period"])
 
     @property
     def curvature_due(self) -> bool:  # type: ignore[override]
@@ -156,19 +161,12 @@ class SecondOrderOptimizer(EnsembleOptimizer):
         return any(_due(g) for g in self.param_groups)
 
     def forward_context(self) -> AbstractContextManager[None]:
-        """Around the forward pass: attention that can be differentiated twice, when due.
-
-        Fused attention kernels have no second derivative; the plain one is taken only at
-        the steps that need it.
-        """
+        """Around the forward pass: attention with a second derivative, when that is due."""
         return sdpa_kernel(SDPBackend.MATH) if self.graph_due else nullcontext()
 
     @property
     def graph_due(self) -> bool:
-        """Whether the coming ``backward`` differentiates twice.
-
-        The forward pass must then use operations that have a second derivative.
-        """
+        """Whether the coming ``backward`` differentiates twice."""
         needs_hessian = self.param_groups[0]["curvature"] in HESSIAN_SOURCES
         return self.curvature_due and needs_hessian and self.diagonal_fn is None
 
@@ -280,11 +278,6 @@ class SecondOrderOptimizer(EnsembleOptimizer):
                 self._pending[p] = c * self._expand(factor, [c])[0]
         super()._before_step()
 
-    def _tensor_norm(self, tensor: Tensor) -> Tensor:
-        rows = tensor.reshape(self.members or 1, -1)
-        norm: Tensor = torch.linalg.vector_norm(rows, dim=1)
-        return norm if self.members else norm[0]
-
     def _forget(self) -> None:
         super()._forget()
         self._pending.clear()
@@ -297,7 +290,7 @@ class SecondOrderOptimizer(EnsembleOptimizer):
         ops.lerp_(m, grads, self._factor(1 - group["beta1"], params))
         if _due(group):
             c = self._curvature(group["curvature"], params, grads)
-            self._record_estimate(c)
+            self._last_estimate = estimate_statistics(c, self.members)
             smoothed = [self.rule.smooth(ci) for ci in c]
             ops.lerp_(curvature, smoothed, self._factor(1 - group["beta2"], params))
         if group["probe"] == "momentum_sign_cumulative":
@@ -344,16 +337,6 @@ class SecondOrderOptimizer(EnsembleOptimizer):
         )
         by_param = dict(zip(estimate, rung, strict=True))
         return [by_param[p] for p in params]
-
-    def _record_estimate(self, c: Tensors) -> None:
-        rows = self.members or 1
-        flat = torch.cat([ci.reshape(rows, -1) for ci in c], dim=1)
-        norm, positive = torch.linalg.vector_norm(flat, dim=1), (flat > 0).float().mean(1)
-        shape = (self.members,) if self.members else ()
-        self._last_estimate = {
-            "estimate_norm": norm.reshape(shape),
-            "positive_estimate_share": positive.reshape(shape),
-        }
 
     @torch.no_grad()
     def statistics(self) -> dict[str, Tensor]:

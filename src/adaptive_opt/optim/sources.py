@@ -30,7 +30,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["CURVATURE_SOURCES", "HESSIAN_SOURCES", "Permutation", "degrade", "exact_diagonal"]
+__all__ = [
+    "CURVATURE_SOURCES",
+    "HESSIAN_SOURCES",
+    "Permutation",
+    "degrade",
+    "estimate_statistics",
+    "exact_diagonal",
+]
 
 HESSIAN_SOURCES = ("exact", "estimate", "permuted", "per_tensor", "per_model")
 CURVATURE_SOURCES = (*HESSIAN_SOURCES, "squared_gradient", "constant")
@@ -143,6 +150,21 @@ def degrade(
     if source in ("per_tensor", "per_model"):
         return rms_filled(estimate, members, per=source.removeprefix("per_"))
     return list(estimate)
+
+
+def estimate_statistics(estimate: Sequence[Tensor], members: int | None) -> dict[str, Tensor]:
+    """Norm of an estimate and its share of positive entries; 0-dim, or ``[members]``.
+
+    Example:
+        >>> estimate_statistics([torch.tensor([3.0, -4.0])], None)["estimate_norm"]
+        tensor(5.)
+    """
+    flat = torch.cat([c.reshape(members or 1, -1) for c in estimate], dim=1)
+    shape = (members,) if members else ()
+    return {
+        "estimate_norm": torch.linalg.vector_norm(flat, dim=1).reshape(shape),
+        "positive_estimate_share": (flat > 0).float().mean(1).reshape(shape),
+    }
 
 
 def check_source(name: str, exact: Any) -> None:
