@@ -104,10 +104,10 @@ def main() -> None:
             ignore = shutil.ignore_patterns(".*", "__pycache__", "data", "mlflow.db")
             shutil.copytree(PROJECT, folder, ignore=ignore)
             target = folder / "src" / "adaptive_opt" / file
-            text = target.read_text()
+            text = target.read_text(encoding="utf-8")
             if text.count(old) != 1:
                 raise SystemExit(f"{name}: {old!r} stands {text.count(old)} times in {file}")
-            target.write_text(text.replace(old, new))
+            target.write_text(text.replace(old, new), encoding="utf-8")
             found = noticed(folder, tests)
         print(f"{'noticed ' if found else 'SURVIVED'}  {name:45s} {found or ''}", flush=True)
         if not found:

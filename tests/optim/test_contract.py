@@ -457,6 +457,26 @@ def test_numpy_seeds_and_unlike_groups():
         case.make([{"params": parameters()}, {"params": parameters(), "max_grad_norm": 1.0}])
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+@each
+def test_a_step_never_waits_for_the_gpu(case):
+    members = 2
+    params = [p.detach().float().cuda().requires_grad_() for p in ensemble_parameters(members)]
+    seed = {"seed": list(range(members))} if case.second_order else {}
+    lr = torch.full((members,), 0.01)
+    optimizer = case.make(params, members=members, **seed, **{**case.hyperparameters, "lr": lr})
+    for _ in range(4):
+        optimizer.zero_grad()
+        value = sum((p**2).reshape(members, -1).sum(1) for p in params)
+        optimizer.backward(value)
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            optimizer.step()
+            optimizer.statistics()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+
 @each_hvp
 def test_a_transformer_layer(case):
     """Fused attention has no second derivative; forward_context takes the plain one when due."""

@@ -25,7 +25,7 @@ def medians(scale, task):
 
 
 def test_the_results_page_is_what_the_tables_say():
-    assert (DOCS / "results.md").read_text() == builder().page()
+    assert (DOCS / "results.md").read_text(encoding="utf-8") == builder().page()
 
 
 def test_the_published_orders_are_reproduced():
@@ -51,8 +51,10 @@ def test_medians_are_within_half_of_the_known_ones(scale, task, expected):
 
 
 def test_the_performance_page_quotes_the_benchmark():
-    text = (DOCS / "performance.md").read_text()
-    figures = json.loads((PROJECT / "benchmarks/results/rr_study_cpu.json").read_text())
+    text = (DOCS / "performance.md").read_text(encoding="utf-8")
+    figures = json.loads(
+        (PROJECT / "benchmarks/results/rr_study_cpu.json").read_text(encoding="utf-8")
+    )
     for members, row in figures["members"].items():
         mean = row["mean"]
         assert re.search(
@@ -72,6 +74,6 @@ def test_the_performance_page_quotes_the_benchmark():
 
 @pytest.mark.parametrize("page", [*DOCS.glob("*.md"), *PROJECT.glob("*.md")], ids=lambda p: p.name)
 def test_links_and_pictures_exist(page):
-    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
         if not target.startswith("http"):
             assert (page.parent / target).exists(), target

@@ -56,7 +56,7 @@ def test_every_arm_has_a_configuration(env):
 def test_published_values_are_the_published_ones(reference):
     import json
 
-    published = json.loads((reference / "best_configs.json").read_text())
+    published = json.loads((reference / "best_configs.json").read_text(encoding="utf-8"))
     arms = load()["arms"]
     for task in TASKS:
         for arm, values in published[task.name].items():

@@ -62,7 +62,7 @@ def test_every_run_leaves_history_weights_and_summary(smoke):
                 "W1": [2, 13, 12],
                 "W2": [2, 14, 13],
             }
-            summary = json.loads((folder / "summary.json").read_text())
+            summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
             assert summary["arm"] == arm
             assert summary["hyperparameters"]["lr"] > 0
 
@@ -74,12 +74,12 @@ def test_tables_and_figures_exist_and_agree(smoke):
     decades = pd.read_csv(folder / "decades.csv").drop(columns=["task", "arm"])
     assert (decades.sum(axis=1) == 2).all()
     assert len(pd.read_csv(folder / "convergence.csv")) == 12
-    report = (folder / "report.md").read_text()
+    report = (folder / "report.md").read_text(encoding="utf-8")
     for label in ("Rahimi–Recht, condition 29", "Rahimi–Recht, condition 15,099", "SSVP"):
         assert label in report
     names = ["loss", "median_loss", "spectral_norm", "clipped_fraction"]
     for name in [*names, *(f"spread_{t.name}" for t in TASKS)]:
-        assert json.loads((folder / f"{name}.plotly.json").read_text())["data"]
+        assert json.loads((folder / f"{name}.plotly.json").read_text(encoding="utf-8"))["data"]
         with Image.open(folder / f"{name}.png") as picture:
             assert min(picture.size) > 300
             assert len(picture.convert("L").getcolors(256)) > 20
@@ -88,7 +88,7 @@ def test_tables_and_figures_exist_and_agree(smoke):
 def test_function_reports(smoke):
     for task, condition in (("rr_cond29", 29.32), ("rr_cond15099", 15099)):
         folder = smoke[0] / "data" / "08_reporting" / "smoke" / task
-        report = json.loads((folder / "function.json").read_text())
+        report = json.loads((folder / "function.json").read_text(encoding="utf-8"))
         assert report["condition_number"] == pytest.approx(condition, rel=0.05)
         assert report["hessian_at_minimum"]["zero_eigenvalues"] == 170
         assert (folder / "function.png").is_file()
@@ -110,6 +110,23 @@ def test_a_part_of_the_grid_runs_by_itself_and_repeats_exactly(smoke):
     assert "Completed 4 out of 4" in done.stdout
     assert file.is_file()
     assert other.read_bytes() == before
+
+
+def test_an_interrupted_run_is_taken_up(smoke):
+    """Only what is missing is made again."""
+    project = smoke[0]
+    folder = project / "data/07_model_output/smoke/rr_cond29/adam"
+    other = project / "data/07_model_output/smoke/rr_cond29/sgdm/history.parquet"
+    untouched = other.stat().st_mtime_ns
+    before = pd.read_parquet(folder / "history.parquet").drop(columns="device_seconds")
+    (folder / "history.parquet").unlink()
+    done = kedro(project, "run", "--env=smoke", "--only-missing-outputs")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Running 1 out of 27 nodes" in done.stdout
+    assert "Completed node: training.rr_cond29.adam.train" in done.stdout
+    after = pd.read_parquet(folder / "history.parquet").drop(columns="device_seconds")
+    pd.testing.assert_frame_equal(before, after)
+    assert other.stat().st_mtime_ns == untouched
 
 
 def test_mlflow_and_reports_stay_inside_the_project(smoke):
@@ -197,8 +214,10 @@ def test_the_optimizers_need_no_kedro():
 
 def test_readme_commands_exist():
     """What the README tells people to type is a target of the Makefile or a kedro pipeline."""
-    text = (PROJECT / "README.md").read_text()
-    targets = set(re.findall(r"^([a-z]+):", (PROJECT / "Makefile").read_text(), re.M))
+    text = (PROJECT / "README.md").read_text(encoding="utf-8")
+    targets = set(
+        re.findall(r"^([a-z]+):", (PROJECT / "Makefile").read_text(encoding="utf-8"), re.M)
+    )
     assert {"run", "test"} <= set(re.findall(r"(?:`|^ +)make ([a-z]+)", text, re.M)) <= targets
     from adaptive_opt.pipeline_registry import register_pipelines
 

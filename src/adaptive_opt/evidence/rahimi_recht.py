@@ -180,9 +180,9 @@ def _convergence_markdown(rows: pd.DataFrame) -> str:
         [
             _ARM_LABELS[r["arm"]],
             _count(r["iteration"]),
-            "{convergence_pct:.2f} %".format(**r),
-            "{final_loss:.2g}".format(**r),
-            "{median_convergence_pct:.2f} %".format(**r),
+            _percent(r["convergence_pct"]),
+            f"{r['final_loss']:.2g}",
+            _percent(r["median_convergence_pct"]),
         ]
         for r in _records(rows)
     ]
@@ -207,6 +207,10 @@ def _records(rows: pd.DataFrame) -> list[dict[str, Any]]:
 def _range(row: dict[str, Any]) -> str:
     fastest, slowest = _count(row["fastest"]), _count(row["slowest_reached"])
     return "–" if fastest == "never" else f"{fastest} – {slowest}"
+
+
+def _percent(value: float) -> str:
+    return f"{value:.2f} %" if np.isfinite(value) else "–"
 
 
 def _count(value: float) -> str:
