@@ -57,7 +57,6 @@ MUTATIONS = [
     ("members share a batch order", "tasks/rahimi_recht.py", "zip(self._rows, self._orders, strict=True)", "zip(self._rows, [self._orders[0]] * self.members, strict=True)", "tasks"),
     ("condition number off", "tasks/rr_functions.py", "torch.diag(condition**exponents)", "torch.diag(condition**(1.001 * exponents))", "tasks"),
     ("never frozen", "engine/train.py", "self._frozen.append(int(member))", "_ = 0", "engine/test_run.py"),
-    ("momentum of the dead kept", "engine/train.py", "self.optimizer.reset_member(int(member))", "_ = 0", "engine/test_run.py"),
     ("skipped step kept", "optim/base.py", "super().zero_grad(set_to_none)\n        self._forget()", "super().zero_grad(set_to_none)", "optim"),
     ("other leaves forgotten", SECOND, "[*own, *other_leaves(total, own)]", "own", "optim"),
     ("stale runs accepted", "pipelines/analysis/nodes.py", "if changed:", "if False:", "project/test_study.py"),

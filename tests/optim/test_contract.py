@@ -402,22 +402,6 @@ def test_a_fresh_state_rewinds_everything(case):
 
 
 @each
-def test_a_member_is_reset_by_itself(case):
-    members = 4
-    params = ensemble_parameters(members)
-    seed = {"seed": list(range(members))} if case.second_order else {}
-    optimizer = case.make(params, members=members, **seed, **case.hyperparameters)
-    run(optimizer, params, 3, members)
-    before = copy.deepcopy(optimizer.state_dict()["state"])
-    optimizer.reset_member(1)
-    for i, state in optimizer.state_dict()["state"].items():
-        for name, value in state.items():
-            assert float(value[1].abs().sum()) == 0
-            for m in (0, 2, 3):
-                assert torch.equal(value[m], before[i][name][m])
-
-
-@each
 def test_a_loss_of_the_wrong_shape_is_refused(case):
     params = parameters()
     optimizer = case.make(params, **case.hyperparameters)

@@ -90,31 +90,6 @@ def test_state_continues():
     assert other.gradient_equivalents == 10
 
 
-@pytest.mark.parametrize(("cls", "kwargs"), OPTIMIZERS)
-def test_a_member_is_reset_by_itself(cls, kwargs):
-    """With as many members as a tensor has rows, which must not be taken for members."""
-    params, untouched = ensemble_parameters(3), ensemble_parameters(3)
-    optimizer = Memberwise(cls, params, members=3, **kwargs)
-    other = Memberwise(cls, untouched, members=3, **kwargs)
-    run(optimizer, params, 5, 3)
-    run(other, untouched, 5, 3)
-    optimizer.reset_member(1)
-    run(optimizer, params, 5, 3)
-    run(other, untouched, 5, 3)
-    for a, b in zip(params, untouched, strict=True):
-        assert torch.equal(a[0], b[0])
-        assert torch.equal(a[2], b[2])
-
-
-def test_a_reset_member_has_no_momentum():
-    params = ensemble_parameters(3)
-    optimizer = Memberwise(Heavy, params, members=3)
-    run(optimizer, params, 5, 3)
-    optimizer.reset_member(1)
-    sums = [sum(float(s["b"].abs().sum()) for s in o.state.values()) for o in optimizer.optimizers]
-    assert sums[1] == 0 < min(sums[0], sums[2])
-
-
 def test_an_optimizer_that_needs_a_closure_is_refused():
     with pytest.raises(TypeError, match="needs a closure"):
         Memberwise(torch.optim.LBFGS, ensemble_parameters(2), members=2)

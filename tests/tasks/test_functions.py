@@ -194,6 +194,7 @@ def test_pth_round_trip(tmp_path, save_module):
     ("attributes", "message"),
     [
         ({"Atrue": torch.zeros(1).expand(100_000, 100_000)}, "from a storage of 1"),
+        ({"Atrue": torch.zeros(1).expand(1000, 1000)}, "from a storage of 1"),
         ({"Atrue": torch.zeros(4, 3, dtype=torch.int64)}, "LongStorage"),
         ({"Atrue": None}, "A is not a finite"),
         ({"extra": torch.nn.ReLU()}, "may run code"),

@@ -241,11 +241,10 @@ class _Loop:
                     self.diverged_at[member] = t
                     self._frozen.append(int(member))
                     self._restore([int(member)])
-                    self.optimizer.reset_member(int(member))
 
     @torch.no_grad()
     def _restore(self, members: list[int]) -> None:
-        """Put members back to where they last were well."""
+        """Put members back to where they last were well, whatever their momentum says."""
         for p, kept in zip(self.params, self._last_good, strict=True):
             for member in members:
                 p[member] = kept[member]

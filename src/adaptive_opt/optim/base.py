@@ -217,12 +217,6 @@ class EnsembleOptimizer(Optimizer):
         self.hvp_count = state_dict["hvp_count"]
         self._forget()
 
-    def reset_member(self, member: int) -> None:
-        """Set one member's state to zero, as at its first step."""
-        for state in self.state.values():
-            for value in state.values():
-                value[member] = 0
-
 
 def _gradients(params: Sequence[Tensor]) -> Tensors:
     grads = [p.grad for p in params if p.grad is not None]

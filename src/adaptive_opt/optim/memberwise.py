@@ -81,14 +81,6 @@ class Memberwise:
         """All groups of all instances."""
         return [g for o in self.optimizers for g in o.param_groups]
 
-    def reset_member(self, member: int) -> None:
-        """Set one member's state to zero."""
-        apart = bool(self._views)
-        for state in self.optimizers[member if apart else 0].state.values():
-            for value in state.values():
-                if isinstance(value, Tensor) and (apart or value.ndim):
-                    (value if apart else value[member]).zero_()
-
     def zero_grad(self) -> None:
         """Forget the gradients."""
         for p in self.params:
