@@ -148,7 +148,7 @@ def _sentences(rows: pd.DataFrame) -> str:
     never = rows[rows["never"] == rows["seeds"]]
     text = f"Training loss first at or below {target:g}, {seeds} seeds."
     if len(reached):
-        order = ", ".join(
+        order = "; ".join(
             "{} {:,.0f} ({} of {})".format(
                 _ARM_LABELS[r["arm"]], r["median_of_reached"], r["seeds"] - r["never"], r["seeds"]
             )
@@ -156,7 +156,7 @@ def _sentences(rows: pd.DataFrame) -> str:
         )
         text += f" Median iteration of the seeds that get there: {order}."
     if len(never):
-        text += " Never: " + ", ".join(_ARM_LABELS[a] for a in never["arm"]) + "."
+        text += " Never: " + "; ".join(_ARM_LABELS[a] for a in never["arm"]) + "."
     return text
 
 
