@@ -229,7 +229,7 @@ def resolve_arm(name: str, arms: dict[str, Any], training: TrainingParameters) -
 
 
 def configuration(task: str, arm: str, parameters: dict[str, Any]) -> dict[str, Any]:
-    """All that a run of an arm on a task depends on, flat: what to compare when it may be stale.
+    """The parameters that a run of an arm on a task depends on, flat, to compare if it is stale.
 
     Args:
         task, arm: names.

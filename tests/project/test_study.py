@@ -138,7 +138,7 @@ def test_mlflow_and_reports_stay_inside_the_project(smoke):
     ("args", "message"),
     [
         (["--pipelines=analyse"], "no pipeline is called 'analyse'; did you mean 'analysis'?"),
-        (["--env=paper", "--pipelines=analysis"], "paper/rr_cond29/sgdm/summary.json"),
+        (["--env=paper", "--pipelines=analysis"], "paper/rr_cond29/function.safetensors"),
         (
             ["--pipelines=analysis", "--params=tasks.rr_cond29.loss=mse"],
             "rr_cond29, sgdm was trained with other parameters (loss: rmse, now mse); run "
@@ -172,6 +172,18 @@ def test_the_package_runs_as_a_module(project):
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "6 out of 6" in done.stdout
+
+
+def test_runs_on_another_function_are_not_mixed_in(smoke):
+    project, other = smoke[0], "rr_synthesis.rr_cond29.seed=1"
+    file = project / "data/03_primary/smoke/rr_cond29/function.safetensors"
+    before = file.read_bytes()
+    made = kedro(project, "run", "--env=smoke", "--pipelines=rr_synthesis", f"--params={other}")
+    assert made.returncode == 0, made.stdout + made.stderr
+    done = kedro(project, "run", "--env=smoke", "--pipelines=analysis")
+    file.write_bytes(before)
+    assert done.returncode == 1
+    assert "rr_cond29, sgdm was trained with other parameters (function: " in done.stderr
 
 
 @pytest.mark.parametrize("pipeline", ["all"])

@@ -209,28 +209,24 @@ def test_what_a_module_may_hold(tmp_path, save_module, attributes, message):
     read_function_file(tmp_path / "good.pth")  # a refused file leaves nothing behind
 
 
-@pytest.mark.parametrize("suffix", [".npz", ".pth"])
-def test_garbage_and_truncation_are_refused(tmp_path, suffix, save_module):
-    path = tmp_path / f"f{suffix}"
-    if suffix == ".npz":
-        write_npz(path)
-    else:
-        save_module(path)
-    good = path.read_bytes()
+@pytest.fixture(params=[".npz", ".pth"])
+def sound_file(request, tmp_path, save_module):
+    """A function file of either kind."""
+    path = tmp_path / f"f{request.param}"
+    (write_npz if request.param == ".npz" else save_module)(path)
+    return path
+
+
+def test_garbage_and_truncation_are_refused(sound_file):
+    path, good = sound_file, sound_file.read_bytes()
     for content in (b"", b"nonsense" * 100, good[: len(good) // 2], good[:-30]):
         path.write_bytes(content)
         with pytest.raises(StudyError, match="damaged"):
             read_function_file(path)
 
 
-@pytest.mark.parametrize("suffix", [".npz", ".pth"])
-def test_no_flipped_bit_gives_another_function(tmp_path, suffix, save_module):
-    path = tmp_path / f"f{suffix}"
-    if suffix == ".npz":
-        write_npz(path)
-    else:
-        save_module(path)
-    good = path.read_bytes()
+def test_no_flipped_bit_gives_another_function(sound_file):
+    path, good = sound_file, sound_file.read_bytes()
     expected = [*read_function_file(path)[:2], *read_function_file(path)[2]]
     refused = 0
     for position in np.random.default_rng(0).integers(0, len(good), 150):

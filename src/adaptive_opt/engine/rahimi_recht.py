@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -64,13 +65,13 @@ def run_rahimi_recht(
         device=device,
     )
     params = problem.initial_parameters()
-    batches: list[Tensor] = []
+    latest: deque[Tensor] = deque(maxlen=1)
     optim = build_optimizer(
         optimizer,
         hyperparameters,
         params,
         probe_seeds=[derive_seed(task, arm, s, "probe") for s in seeds],
-        diagonal_fn=lambda: problem.hessian_diagonal(params, batches[0]),
+        diagonal_fn=lambda: problem.hessian_diagonal(params, latest[0]),
     )
     plan = Plan(
         epochs=task_parameters.epochs,
@@ -90,7 +91,7 @@ def run_rahimi_recht(
                 params,
                 optim,
                 plan,
-                on_batch=lambda batch: batches.__setitem__(slice(None), [batch]),
+                on_batch=latest.append,
                 on_snapshot=statistics.submit,
                 progress=bar.update,
             )
@@ -100,7 +101,6 @@ def run_rahimi_recht(
     summary = _summary(result, history, task_parameters.target_loss, seeds, iterations)
     summary |= {"task": task, "arm": arm, "optimizer": optimizer, "device": str(device)}
     summary |= {"hyperparameters": hyperparameters, "torch": torch.__version__}
-    summary |= {"loss": task_parameters.loss, "initialisation": task_parameters.initialisation}
     logger.info(
         "%s, %s: %d runs of %s iterations in %.1f s (%.1f µs a run-iteration)",
         task, arm, len(seeds), f"{iterations:,}", result.seconds,

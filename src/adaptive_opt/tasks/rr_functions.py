@@ -6,6 +6,7 @@ initial weights. Source: Rahimi & Recht, *Reflections on random kitchen sinks* (
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,6 +60,14 @@ class RRFunction:
         """As a flat dict, for a weights-only file."""
         named = {f"W{i}": w for i, w in enumerate(self.weights, start=1)}
         return {"A": self.target, "X": self.inputs, **named}
+
+    def digest(self) -> str:
+        """Identifies the function: a hash of everything in it."""
+        made = hashlib.sha256()
+        for name, tensor in self.to_tensors().items():
+            made.update(f"{name}{tuple(tensor.shape)}".encode())
+            made.update(tensor.contiguous().numpy().tobytes())
+        return made.hexdigest()[:16]
 
     @classmethod
     def from_tensors(cls, tensors: dict[str, Tensor]) -> RRFunction:

@@ -7,6 +7,7 @@ from typing import Any
 
 from adaptive_opt.errors import StudyError
 from adaptive_opt.parameters import AnalysisParameters, TaskParameters, configuration
+from adaptive_opt.study import TASKS
 
 
 def _targets(tasks: dict[str, Any]) -> dict[str, float]:
@@ -18,14 +19,25 @@ def check_runs(
     arms: dict[str, Any],
     training: dict[str, Any],
     scale: str,
-    *summaries: dict[str, Any],
+    *functions_and_summaries: dict[str, Any],
 ) -> dict[str, Any]:
-    """The configuration of every run, or an error if one was trained with other parameters."""
+    """The configuration of every run, or an error if one was trained with another.
+
+    The last arguments are the function of each task, in the order of the grid, and then the
+    summaries of the runs.
+    """
+    from adaptive_opt.tasks.rr_functions import RRFunction
+
     parameters = {"tasks": tasks, "arms": arms, "training": training}
+    digests = {
+        task.name: RRFunction.from_tensors(tensors).digest()
+        for task, tensors in zip(TASKS, functions_and_summaries, strict=False)
+    }
     found = {}
-    for summary in summaries:
+    for summary in functions_and_summaries[len(TASKS) :]:
         task, arm, then = summary["task"], summary["arm"], summary["configuration"]
-        now = json.loads(json.dumps(configuration(task, arm, parameters)))
+        now = {"function": digests[task], **configuration(task, arm, parameters)}
+        now = json.loads(json.dumps(now))
         changed = [k for k in {**then, **now} if then.get(k) != now.get(k)]
         if changed:
             said = ", ".join(f"{k}: {then.get(k)}, now {now.get(k)}" for k in changed)

@@ -11,6 +11,7 @@ from adaptive_opt.study import TASKS
 
 from . import nodes
 
+RUN_PARAMETERS = ("tasks", "arms", "training", "scale")
 FIGURES = ("loss", "median_loss", "spectral_norm", "clipped_fraction")
 
 
@@ -23,6 +24,7 @@ def create_pipeline(study: str, arms: Iterable[str]) -> Pipeline:
     """
     runs = [(task.name, arm) for task in TASKS for arm in arms]
     histories = {f"{t}__{a}": f"training.{t}.{a}.history" for t, a in runs}
+    functions = {f"{t.name}__function": f"rr_synthesis.{t.name}.function" for t in TASKS}
     summaries = {f"{t}__{a}__summary": f"training.{t}.{a}.summary" for t, a in runs}
     # One figure for each of the first names over all tasks, and one for each task by itself.
     figures = [
@@ -42,7 +44,7 @@ def create_pipeline(study: str, arms: Iterable[str]) -> Pipeline:
         [
             Node(
                 nodes.check_runs,
-                ["params:tasks", "params:arms", "params:training", "params:scale", *summaries],
+                [*(f"params:{p}" for p in RUN_PARAMETERS), *functions, *summaries],
                 "runs",
                 name="check",
             ),
@@ -61,6 +63,6 @@ def create_pipeline(study: str, arms: Iterable[str]) -> Pipeline:
             *figures,
         ],
         namespace=f"analysis.{study}",
-        inputs={**histories, **summaries},
-        parameters={f"params:{p}" for p in ("tasks", "arms", "training", "analysis", "scale")},
+        inputs={**histories, **functions, **summaries},
+        parameters={f"params:{p}" for p in (*RUN_PARAMETERS, "analysis")},
     )

@@ -25,8 +25,9 @@ def train_rahimi_recht(
     from adaptive_opt.tasks.rr_functions import RRFunction
 
     settings = TrainingParameters(**training)
+    function = RRFunction.from_tensors(tensors)
     history, weights, summary = run_rahimi_recht(
-        RRFunction.from_tensors(tensors),
+        function,
         task=task,
         arm=arm,
         **resolve_arm(arm, arms[task], settings),
@@ -34,5 +35,8 @@ def train_rahimi_recht(
         training=settings,
     )
     parameters = {"tasks": tasks, "arms": arms, "training": training}
-    summary["configuration"] = configuration(task, arm, parameters)
+    summary["configuration"] = {
+        "function": function.digest(),
+        **configuration(task, arm, parameters),
+    }
     return history, {f"W{i}": w for i, w in enumerate(weights, start=1)}, summary
