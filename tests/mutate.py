@@ -92,17 +92,28 @@ def noticed(folder: Path, tests: str) -> str | None:
     return failed[0] if failed else "collection"
 
 
+def copy(folder: Path) -> None:
+    """The project without what was made from it."""
+    ignored = (".git", ".venv", ".*_cache", ".viz", "__pycache__", "data", "mlflow.db")
+    shutil.copytree(PROJECT, folder, ignore=shutil.ignore_patterns(*ignored))
+
+
 def main() -> None:
     """Try every mutation whose name has the words asked for."""
     words = sys.argv[1:]
-    survivors = []
-    for name, file, old, new, tests in MUTATIONS:
-        if not all(w in name for w in words):
-            continue
+    chosen = [m for m in MUTATIONS if all(w in m[0] for w in words)]
+    for tests in sorted({m[-1] for m in chosen}):
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary) / PROJECT.name
-            ignore = shutil.ignore_patterns(".*", "__pycache__", "data", "mlflow.db")
-            shutil.copytree(PROJECT, folder, ignore=ignore)
+            copy(folder)
+            found = noticed(folder, tests)
+        if found:  # a test that fails anyway notices nothing
+            raise SystemExit(f"{tests} does not pass without any mutation: {found}")
+    survivors = []
+    for name, file, old, new, tests in chosen:
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(temporary) / PROJECT.name
+            copy(folder)
             target = folder / "src" / "adaptive_opt" / file
             text = target.read_text(encoding="utf-8")
             if text.count(old) != 1:
