@@ -19,6 +19,8 @@ HESSIAN_VECTOR_PRODUCT_COST = 2
 pass through the gradient's graph runs over twice the operations of the gradient's own
 (Pearlmutter, *Fast Exact Multiplication by the Hessian*, 1994)."""
 
+COUNTERS = ("gradient_count", "hvp_count", "curvature_cost")
+
 
 class EnsembleOptimizer(Optimizer):
     """A torch optimizer whose parameters may carry a leading member dimension.
@@ -56,6 +58,7 @@ class EnsembleOptimizer(Optimizer):
         self.ops: ListOps = Loop() if foreach is False else Foreach()
         self.gradient_count = 0
         self.hvp_count = 0
+        self.curvature_cost = 0.0
         self._backwards = 0
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -89,12 +92,17 @@ class EnsembleOptimizer(Optimizer):
         """Raise ValueError for a hyperparameter out of range."""
 
     @property
-    def gradient_equivalents(self) -> int:
+    def gradient_equivalents(self) -> float:
         """Cost so far: gradients taken, plus two for each Hessian-vector product.
 
-        A step without a :meth:`backward` of ours before it counts as one gradient.
+        Work over a part of the batch counts as that part of a gradient. A step without a :meth:`backward` of ours before it counts as one gradient.
         """
-        return self.gradient_count + HESSIAN_VECTOR_PRODUCT_COST * self.hvp_count
+        return self.gradient_count + self.curvature_cost
+
+    def _count_products(self, number: int, share: float = 1.0) -> None:
+        """Note Hessian-vector products over a share of the batch."""
+        self.hvp_count += number
+        self.curvature_cost += HESSIAN_VECTOR_PRODUCT_COST * number * share
 
     def backward(self, loss: Tensor) -> None:
         """Accumulate the gradient of ``loss`` into the parameters; instead of loss.backward().
@@ -201,20 +209,19 @@ class EnsembleOptimizer(Optimizer):
         return [[self.state[p][name] for p in params] for name in names]
 
     def __getstate__(self) -> dict[str, Any]:
-        names = ("members", "ops", "gradient_count", "hvp_count", "_backwards")
+        names = ("members", "ops", *COUNTERS, "_backwards")
         extra = {name: getattr(self, name) for name in names}
         return {**super().__getstate__(), **extra}
 
     def state_dict(self) -> dict[str, Any]:
         """Everything the next step depends on; loads with ``weights_only=True``."""
-        counts = {"gradient_count": self.gradient_count, "hvp_count": self.hvp_count}
-        return {**super().state_dict(), **counts}
+        return {**super().state_dict(), **{name: getattr(self, name) for name in COUNTERS}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Inverse of :meth:`state_dict`."""
         super().load_state_dict(state_dict)
-        self.gradient_count = state_dict["gradient_count"]
-        self.hvp_count = state_dict["hvp_count"]
+        for name in COUNTERS:
+            setattr(self, name, state_dict[name])
         self._forget()
 
 

@@ -15,7 +15,7 @@ independent of all three.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack
 from typing import Any, ClassVar
 
 import torch
@@ -23,8 +23,9 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ._lists import Tensors
-from .base import EnsembleOptimizer, check_range
+from .base import EnsembleOptimizer, _gradients, check_range
 from .derivatives import hessian_vector_product, other_leaves
+from .double_backward import FastDoubleBackward
 from .probes import MOMENTUM_PROBES, PROBES, ProbeGenerator, draw
 from .rules import StepRule
 from .sources import (
@@ -160,9 +161,15 @@ class SecondOrderOptimizer(EnsembleOptimizer):
         """Whether the coming step refreshes the curvature of some group."""
         return any(_due(g) for g in self.param_groups)
 
-    def forward_context(self) -> AbstractContextManager[None]:
-        """Around the forward pass: attention with a second derivative, when that is due."""
-        return sdpa_kernel(SDPBackend.MATH) if self.graph_due else nullcontext()
+    def forward_context(self) -> AbstractContextManager[Any]:
+        """Around the forward pass: where a second derivative is due, attention that has one,
+        convolutions and batch normalisation that have a fast one.
+        """
+        stack = ExitStack()
+        if self.graph_due:
+            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+            stack.enter_context(FastDoubleBackward())
+        return stack
 
     @property
     def graph_due(self) -> bool:
@@ -170,14 +177,24 @@ class SecondOrderOptimizer(EnsembleOptimizer):
         needs_hessian = self.param_groups[0]["curvature"] in HESSIAN_SOURCES
         return self.curvature_due and needs_hessian and self.diagonal_fn is None
 
-    def backward(self, loss: Tensor) -> None:
+    def backward(
+        self, loss: Tensor, curvature_loss: Tensor | None = None, curvature_share: float = 1.0
+    ) -> None:
         """Gradient of ``loss`` into ``.grad``, and the curvature estimate when it is due.
 
         When it was, ``loss`` is detached from its graph, which could not be used again, so
         that holding on to it holds no activations.
+
+        Args:
+            loss: a scalar, or ``[members]``.
+            curvature_loss: the curvature is that of this loss instead, over part of the
+                batch; looked at only where :attr:`graph_due`.
+            curvature_share: which part of the batch that is, to count its cost.
         """
-        if not self.curvature_due:
+        if not self.curvature_due or (curvature_loss is not None and self.graph_due):
             super().backward(loss)
+            if curvature_loss is not None and self.graph_due:
+                self.estimate_curvature(curvature_loss, curvature_share)
             return
         total = self._total(loss)
         own = [p for g in self.param_groups for p in g["params"] if p.requires_grad]
@@ -195,11 +212,28 @@ class SecondOrderOptimizer(EnsembleOptimizer):
             self._estimate([(p, seen[p]) for p in due], [seen[p] for p in own if p in seen])
         elif self.diagonal_fn is not None:
             # Charged as what it costs when no closed form is at hand.
-            self.hvp_count += sum(p.numel() for p in own if p in seen) // (self.members or 1)
+            self._count_products(sum(p.numel() for p in own if p in seen) // (self.members or 1))
             self._set_pending(due, list(self.diagonal_fn()))
         if not loss._is_view():
             loss.detach_()
         self._backwards += 1
+        self._hold(due)
+
+    def estimate_curvature(self, loss: Tensor, share: float = 1.0) -> None:
+        """The curvature estimate of ``loss`` alone, the gradients being in ``.grad`` already.
+
+        Args:
+            loss: over part of the batch the gradients are of.
+            share: which part, to count its cost: a gradient and a product of that size.
+        """
+        own = [p for g in self.param_groups for p in g["params"] if p.grad is not None]
+        grads = torch.autograd.grad(self._total(loss), own, create_graph=True, allow_unused=True)
+        seen = {p: g for p, g in zip(own, grads, strict=True) if g is not None}
+        due = [p for g in self.param_groups if _due(g) for p in g["params"] if p in seen]
+        self.curvature_cost += share
+        self._estimate([(p, seen[p]) for p in due], _gradients(own), share)
+        if not loss._is_view():
+            loss.detach_()
         self._hold(due)
 
     @torch.no_grad()
@@ -209,13 +243,15 @@ class SecondOrderOptimizer(EnsembleOptimizer):
             if p.grad is not None:
                 self._held[p] = (p.grad, p.grad._version, self._tensor_norm(p.grad))
 
-    def _estimate(self, due: list[tuple[Tensor, Tensor]], all_grads: list[Tensor]) -> None:
+    def _estimate(
+        self, due: list[tuple[Tensor, Tensor]], all_grads: list[Tensor], share: float = 1.0
+    ) -> None:
         """Hessian-vector product along the probe; the gradient's graph is freed by it."""
         params, gradients = [p for p, _ in due], [g for _, g in due]
         exact = self.param_groups[0]["curvature"] == "exact"
 
         def hvp(v: Sequence[Tensor]) -> list[Tensor]:
-            self.hvp_count += 1
+            self._count_products(1, share)
             return hessian_vector_product(gradients, params, v, keep_graph=exact)
 
         if exact:

@@ -1,0 +1,281 @@
+"""Convolution and batch normalisation with a second derivative as fast as the first.
+
+A Hessian-vector product differentiates the backward pass of a network. PyTorch composes the
+derivative of a convolution's backward from slices and transposes, and that of batch
+normalisation from some thirty reductions; both take several times what they need. Here they
+are written with the same fused kernels that the first derivative uses. The values are the
+same up to rounding; third derivatives are not needed and not supported.
+
+Inside :class:`FastDoubleBackward` calls of ``conv1d``, ``conv2d``, ``conv3d`` and of
+``batch_norm`` in training mode, whoever makes them, take these implementations. The
+optimizers' ``forward_context()`` enters it where a second derivative is due.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import Function, once_differentiable
+from torch.overrides import TorchFunctionMode
+
+__all__ = ["FastDoubleBackward"]
+
+_convolution = torch.ops.aten.convolution
+_convolution_backward = torch.ops.aten.convolution_backward
+_batch_norm_backward = torch.ops.aten.native_batch_norm_backward
+
+
+class _Convolution(Function):
+    """``y = x ∗ w`` (cross-correlation), any number of dimensions, without bias."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, w: Tensor, geometry: tuple[Any, ...]) -> Any:
+        ctx.save_for_backward(x, w)
+        ctx.geometry = geometry
+        return _convolution(x, w, None, *geometry)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        x, w = ctx.saved_tensors
+        wanted = ctx.needs_input_grad[0]
+        gx, gw = _ConvolutionBackward.apply(grads[0], x, w, ctx.geometry, wanted)
+        return gx, gw, None
+
+
+class _ConvolutionBackward(Function):
+    """Gradients of the convolution; bilinear in (gy, w) and (gy, x).
+
+    With cotangents a of gx and b of gw the derivatives are again a convolution and a
+    backward pass of one: of gy, ``a ∗ w + x ∗ b``; of x and w, the gradients at input a and
+    weight b.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, gy: Tensor, x: Tensor, w: Tensor, geometry: tuple[Any, ...], wanted: bool
+    ) -> Any:
+        ctx.save_for_backward(gy, x, w)
+        ctx.geometry, ctx.wanted = geometry, wanted
+        ctx.set_materialize_grads(False)
+        gx, gw, _ = _convolution_backward(gy, x, w, None, *geometry, [wanted, True, False])
+        return gx, gw
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, a: Tensor | None, b: Tensor | None) -> Any:
+        gy, x, w = ctx.saved_tensors
+        parts = []
+        if a is not None:
+            parts.append(_convolution(a, w, None, *ctx.geometry))
+        if b is not None:
+            parts.append(_convolution(x, b, None, *ctx.geometry))
+        if not parts:
+            return (None,) * 5
+        through_x = ctx.wanted and b is not None
+        gx, gw, _ = _convolution_backward(
+            gy,
+            x if a is None else a,
+            w if b is None else b,
+            None,
+            *ctx.geometry,
+            [through_x, a is not None, False],
+        )
+        return sum(parts[1:], parts[0]), gx, gw, None, None
+
+
+class _BatchNorm(Function):
+    """Batch normalisation over all dimensions but the second, with batch statistics.
+
+    ``y = γ x̂ + β``, ``x̂ = (x − μ) r``, ``r = (σ² + ε)^(−1/2)``; running statistics are
+    updated in place.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        running: tuple[Tensor | None, Tensor | None],
+        momentum: float,
+        eps: float,
+    ) -> Any:
+        y, mean, invstd = torch.native_batch_norm(x, weight, bias, *running, True, momentum, eps)
+        ctx.save_for_backward(x, weight, mean, invstd)
+        ctx.eps, ctx.has_bias = eps, bias is not None
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        x, weight, mean, invstd = ctx.saved_tensors
+        gx, gw, gb = _BatchNormBackward.apply(grads[0], x, weight, mean, invstd, ctx.eps)
+        if weight is None:
+            gw = None
+        return gx, gw, gb if ctx.has_bias else None, None, None, None
+
+
+class _BatchNormBackward(Function):
+    """Gradients of batch normalisation.
+
+    With M(·) the mean over a channel of n values:
+    ``gx = γ r (gy − M(gy) − x̂ M(gy x̂))``, ``gγ = n M(gy x̂)``, ``gβ = n M(gy)``.
+    For cotangents G of gx, a of gγ and b of gβ the derivatives are
+
+        of gy:  γ r (G − M(G) − x̂ M(G x̂)) + a x̂ + b
+        of γ:   r n s,   s = M(G gy) − M(G) M(gy) − M(G x̂) M(gy x̂)
+        of x:   r (q − M(q) − x̂ (M(q x̂) + γ r s)),
+                q = (a − γ r M(G x̂)) gy − γ r M(gy x̂) G
+
+    of which the first, and the means in it, are one call of the kernel of the first
+    derivative. From differentiating gx and its statistics by hand.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        gy: Tensor,
+        x: Tensor,
+        weight: Tensor | None,
+        mean: Tensor,
+        invstd: Tensor,
+        eps: float,
+    ) -> Any:
+        gx, gw, gb = _kernel(gy, x, weight, mean, invstd, eps)
+        ctx.save_for_backward(gy, x, weight, mean, invstd, gw, gb)
+        ctx.eps = eps
+        return gx, gw, gb
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, cotangent: Tensor | None, a: Tensor | None, b: Tensor | None) -> Any:
+        gy, x, weight, mean, invstd, gw, gb = ctx.saved_tensors
+        g = torch.zeros_like(x) if cotangent is None else cotangent
+        n = x.numel() // x.shape[1]
+        own, n_gx, n_g = _kernel(g, x, weight, mean, invstd, ctx.eps)
+        scale = invstd if weight is None else weight * invstd
+        m_gx, m_g, m_yx, m_y = n_gx / n, n_g / n, gw / n, gb / n
+        s = _channel_sum(g * gy) / n - m_g * m_y - m_gx * m_yx
+        by_gamma = torch.zeros_like(mean) if a is None else a
+        p = by_gamma - scale * m_gx  # of gy in q
+        m_q = p * m_y - scale * m_yx * m_g
+        m_qx = p * m_yx - scale * m_yx * m_gx
+        # x̂ = (x − μ) r enters both results as one factor of x and one constant a channel.
+        slope = invstd * (m_qx + scale * s)
+        of_x = gy * _wide(invstd * p, x)
+        of_x.addcmul_(g, _wide(-invstd * scale * m_yx, x))
+        of_x.addcmul_(x, _wide(-invstd * slope, x))
+        of_x.add_(_wide(invstd * (slope * mean - m_q), x))
+        if a is not None:
+            own.addcmul_(x, _wide(a * invstd, x))
+        constant = torch.zeros_like(mean) if b is None else b
+        if a is not None:
+            constant = constant - a * invstd * mean
+        own.add_(_wide(constant, x))
+        of_weight = None if weight is None else invstd * n * s
+        return own, of_x, of_weight, None, None, None
+
+
+def _kernel(
+    gy: Tensor, x: Tensor, weight: Tensor | None, mean: Tensor, invstd: Tensor, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    # A weight of ones where there is none: the kernel then also returns the two sums.
+    weight = torch.ones_like(mean) if weight is None else weight
+    gx, gw, gb = _batch_norm_backward(
+        gy, x, weight, None, None, mean, invstd, True, eps, [True, True, True]
+    )
+    return gx, gw, gb
+
+
+def _wide(channel: Tensor, like: Tensor) -> Tensor:
+    """``[C]`` as ``[1, C, 1, …]``."""
+    return channel.view(1, -1, *[1] * (like.ndim - 2))
+
+
+def _channel_sum(t: Tensor) -> Tensor:
+    """Sum over all but the second dimension; rows first, which memory order makes fast."""
+    if t.ndim == 4 and t.is_contiguous(memory_format=torch.channels_last):
+        return t.permute(0, 2, 3, 1).reshape(-1, t.shape[1]).sum(0)
+    return t.sum([d for d in range(t.ndim) if d != 1])
+
+
+class FastDoubleBackward(TorchFunctionMode):
+    """Within it convolutions and batch normalisations are those of this module.
+
+    Example:
+        >>> x = torch.randn(2, 1, 5, 5, dtype=torch.float64)
+        >>> w = torch.randn(1, 1, 3, 3, dtype=torch.float64, requires_grad=True)
+        >>> def product():
+        ...     loss = torch.nn.functional.conv2d(x, w).square().sum()
+        ...     (g,) = torch.autograd.grad(loss, w, create_graph=True)
+        ...     return torch.autograd.grad(g, w, torch.ones_like(w))[0]
+        >>> plain = product()
+        >>> with FastDoubleBackward():
+        ...     fast = product()
+        >>> torch.allclose(plain, fast)
+        True
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        replacement = _REPLACEMENTS.get(func)
+        # torch.func's transforms (vmap over an ensemble) need torch's own.
+        if replacement is not None and torch._C._functorch.peek_interpreter_stack() is None:
+            result = replacement(*args, **kwargs)
+            if result is not None:
+                return result
+        return func(*args, **kwargs)
+
+
+def _fast_convolution(dimensions: int) -> Any:
+    def convolve(
+        input: Tensor,  # noqa: A002 - torch's name, which callers may use
+        weight: Tensor,
+        bias: Tensor | None = None,
+        stride: Any = 1,
+        padding: Any = 0,
+        dilation: Any = 1,
+        groups: int = 1,
+    ) -> Tensor | None:
+        if isinstance(padding, str) or input.ndim != dimensions + 2 or not weight.requires_grad:
+            return None  # to torch's own
+        each = [_tuple(v, dimensions) for v in (stride, padding, dilation)]
+        geometry = (*each, False, [0] * dimensions, groups)
+        y: Tensor = _Convolution.apply(input, weight, geometry)
+        return y if bias is None else y + _wide(bias, y)
+
+    return convolve
+
+
+def _tuple(value: Any, dimensions: int) -> list[int]:
+    values = list(value) if isinstance(value, Sequence) else [value]
+    return values * dimensions if len(values) == 1 else values
+
+
+def _fast_batch_norm(
+    input: Tensor,  # noqa: A002 - torch's name, which callers may use
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor | None:
+    if not training:
+        return None  # to torch's own
+    running = (running_mean, running_var)
+    y: Tensor = _BatchNorm.apply(input, weight, bias, running, momentum, eps)
+    return y
+
+
+_REPLACEMENTS = {
+    torch.conv1d: _fast_convolution(1),
+    torch.conv2d: _fast_convolution(2),
+    torch.conv3d: _fast_convolution(3),
+    torch.nn.functional.batch_norm: _fast_batch_norm,
+}
