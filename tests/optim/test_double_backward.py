@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 from torch.autograd import gradcheck, gradgradcheck
-from torch.nn import functional as F
+from torch.nn.functional import batch_norm, conv1d, conv2d, conv3d
 from torchvision.models import resnet18
 
 from adaptive_opt.optim import SSDH
@@ -51,21 +51,21 @@ def test_convolution(geometry, bias):
 
     def f(x, w, *b):
         with FastDoubleBackward():
-            y = F.conv2d(x, w, *b, **geometry)
+            y = conv2d(x, w, *b, **geometry)
         called.append(y.grad_fn)
         return y
 
     inputs = (x, w) if b is None else (x, w, b)
-    torch.testing.assert_close(f(*inputs), F.conv2d(*inputs, **geometry))
+    torch.testing.assert_close(f(*inputs), conv2d(*inputs, **geometry))
     if b is None:
         assert type(called[0]).__name__ == "_ConvolutionBackward"
     assert gradcheck(f, inputs)
     assert gradgradcheck(f, inputs)
 
 
-@pytest.mark.parametrize("conv", [F.conv1d, F.conv3d])
+@pytest.mark.parametrize("conv", [conv1d, conv3d])
 def test_other_dimensions(conv):
-    n = 1 if conv is F.conv1d else 3
+    n = 1 if conv is conv1d else 3
     x, w = randn(2, 2, *[4] * n), randn(3, 2, *[2] * n)
 
     def f(x, w):
@@ -85,9 +85,9 @@ def test_batch_norm(shape, affine):
 
     def f(x, weight=None, bias=None):
         with FastDoubleBackward():
-            return F.batch_norm(x, None, None, weight, bias, training=True, eps=1e-3)
+            return batch_norm(x, None, None, weight, bias, training=True, eps=1e-3)
 
-    plain = F.batch_norm(x, None, None, *inputs[1:], training=True, eps=1e-3)
+    plain = batch_norm(x, None, None, *inputs[1:], training=True, eps=1e-3)
     torch.testing.assert_close(f(*inputs), plain)
     assert "_BatchNorm" in type(f(*inputs).grad_fn).__name__
     assert gradcheck(f, inputs)
@@ -127,8 +127,8 @@ def test_vmap_is_left_to_torch():
     w = randn(3, 2, 1, 2, 2)
     x = torch.randn(4, 1, 5, 5, dtype=torch.float64)
     with FastDoubleBackward():
-        y = torch.func.vmap(lambda w: F.conv2d(x, w))(w)
-    torch.testing.assert_close(y, torch.stack([F.conv2d(x, wi) for wi in w]))
+        y = torch.func.vmap(lambda w: conv2d(x, w))(w)
+    torch.testing.assert_close(y, torch.stack([conv2d(x, wi) for wi in w]))
 
 
 def test_the_optimizer_enters_it_only_where_a_second_derivative_is_due():

@@ -91,7 +91,7 @@ class EnsembleResult:
     snapshots: list[int]
     diverged_at: list[int | None]
     seconds: float
-    gradient_equivalents: int
+    gradient_equivalents: float
 
 
 def train_ensemble(

@@ -95,7 +95,8 @@ class EnsembleOptimizer(Optimizer):
     def gradient_equivalents(self) -> float:
         """Cost so far: gradients taken, plus two for each Hessian-vector product.
 
-        Work over a part of the batch counts as that part of a gradient. A step without a :meth:`backward` of ours before it counts as one gradient.
+        Work over a part of the batch counts as that part of a gradient. A step without a
+        :meth:`backward` of ours before it counts as one gradient.
         """
         return self.gradient_count + self.curvature_cost
 

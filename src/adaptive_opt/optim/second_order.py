@@ -162,8 +162,9 @@ class SecondOrderOptimizer(EnsembleOptimizer):
         return any(_due(g) for g in self.param_groups)
 
     def forward_context(self) -> AbstractContextManager[Any]:
-        """Around the forward pass: where a second derivative is due, attention that has one,
-        convolutions and batch normalisation that have a fast one.
+        """Around the forward pass: makes a second derivative possible and fast, where one is due.
+
+        That is attention by its formula, and :class:`.double_backward.FastDoubleBackward`.
         """
         stack = ExitStack()
         if self.graph_due:
