@@ -28,3 +28,13 @@ def reference() -> Path:
     if not (folder / "rahimi_recht_cond29.npz").is_file():
         pytest.skip("the published functions are not here; set ADAPTIVE_OPT_REFERENCE to them")
     return folder
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Folder with copies of CIFAR-10 and the Penn Treebank."""
+    default = PROJECT.parent / "shared" / "data"
+    folder = Path(os.environ.get("ADAPTIVE_OPT_DATA", default))
+    if not (folder / "ptb.tar.xz").is_file():
+        pytest.skip("the real data are not here; set ADAPTIVE_OPT_DATA to their folder")
+    return folder
