@@ -1,0 +1,5 @@
+"""Pipeline ``data``."""
+
+from .pipeline import create_pipeline
+
+__all__ = ["create_pipeline"]

@@ -1,0 +1,43 @@
+"""Nodes of ``data``; torch is imported where it is used (see CONTRIBUTING)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from adaptive_opt.data_parameters import RAW, ImageDataParameters, TextDataParameters
+
+
+def load_images(task: str, given: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """A task's images, split, as named tensors, and the names of their classes."""
+    from adaptive_opt.tasks.images import load_images
+
+    data, classes = load_images(ImageDataParameters(**given[task]), RAW)
+    return data.to_tensors(), classes
+
+
+def load_text(task: str, given: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """A task's text as streams of numbered words, as named tensors, and the words."""
+    from adaptive_opt.tasks.text import load_text
+
+    data = load_text(TextDataParameters(**given[task]), RAW)
+    return data.to_tensors(), data.vocabulary
+
+
+def summarise_images(tensors: dict[str, Any], classes: list[str]) -> pd.DataFrame:
+    """Sizes of splits and classes, and the channels' statistics."""
+    from adaptive_opt.tasks.images import ImageData, summarise_images
+
+    return _table(summarise_images(ImageData.from_tensors(tensors), classes))
+
+
+def summarise_text(tensors: dict[str, Any]) -> pd.DataFrame:
+    """Sizes of splits and vocabulary, and how much of the text is unknown."""
+    from adaptive_opt.tasks.text import TextData, summarise_text
+
+    return _table(summarise_text(TextData.from_tensors(tensors)))
+
+
+def _table(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    return pd.DataFrame(rows, dtype=object)  # else a count becomes 1257.0 beside a share

@@ -1,0 +1,36 @@
+"""``data``: what the networks are trained on, one namespace a task."""
+
+from __future__ import annotations
+
+from functools import partial, update_wrapper
+from typing import Any
+
+from kedro.pipeline import Node, Pipeline
+
+from adaptive_opt.study import KINDS, Task, arm_names, tasks_of
+
+from . import nodes
+
+
+def create_pipeline() -> Pipeline:
+    """Data and summary for every task that learns from data."""
+    return sum((_one(task) for task in tasks_of("images", "text")), Pipeline([]))
+
+
+def _one(task: Task) -> Pipeline:
+    if task.family == "images":
+        load: Any = nodes.load_images
+        outputs = ["tensors", "classes"]
+        summarise = Node(nodes.summarise_images, outputs, "summary", name="summarise")
+    else:
+        load = nodes.load_text
+        outputs = ["tensors", "vocabulary"]
+        summarise = Node(nodes.summarise_text, "tensors", "summary", name="summarise")
+    bound = update_wrapper(partial(load, task.name), load)
+    return Pipeline(
+        [Node(bound, "params:data", outputs, name="load"), summarise],
+        namespace=f"data.{task.name}",
+        parameters={"params:data"},
+        # Data are needed by every part of the grid that their task is in.
+        tags=[task.name, *KINDS, *arm_names()],
+    )
