@@ -6,6 +6,7 @@ Needs torch and nothing else of this package.
 """
 
 from .base import EnsembleOptimizer
+from .double_backward import FastDoubleBackward
 from .first_order import SGDM, Adam
 from .memberwise import Memberwise
 from .methods import SADH, SSDH, SSVP, Sophia
@@ -22,6 +23,7 @@ __all__ = [
     "SSVP",
     "Adam",
     "EnsembleOptimizer",
+    "FastDoubleBackward",
     "Memberwise",
     "SecondOrderOptimizer",
     "Sophia",

@@ -33,7 +33,7 @@ class ListOps(Protocol):
     def add(self, x: Tensors, y: Factor) -> Tensors:
         """``x + y``."""
 
-    def add_(self, x: Tensors, y: Tensors) -> None:
+    def add_(self, x: Tensors, y: Factor) -> None:
         """``x ← x + y``."""
 
     def mul_(self, x: Tensors, y: Factor) -> None:
@@ -42,8 +42,8 @@ class ListOps(Protocol):
     def addcmul_(self, x: Tensors, y: Tensors, z: Tensors, value: float) -> None:
         """``x ← x + value y z``."""
 
-    def div(self, x: Tensors, y: Tensors) -> Tensors:
-        """``x / y``."""
+    def div_into(self, x: Tensors, y: Tensors) -> Tensors:
+        """``x / y``, which may take the place of ``y``."""
 
     def sqrt(self, x: Tensors) -> Tensors:
         """``√x``."""
@@ -67,7 +67,7 @@ class Foreach:
     def add(self, x: Tensors, y: Factor) -> Tensors:
         return list(_torch._foreach_add(x, y))
 
-    def add_(self, x: Tensors, y: Tensors) -> None:
+    def add_(self, x: Tensors, y: Factor) -> None:
         _torch._foreach_add_(x, y)
 
     def mul_(self, x: Tensors, y: Factor) -> None:
@@ -76,7 +76,9 @@ class Foreach:
     def addcmul_(self, x: Tensors, y: Tensors, z: Tensors, value: float) -> None:
         _torch._foreach_addcmul_(x, y, z, value)
 
-    def div(self, x: Tensors, y: Tensors) -> Tensors:
+    def div_into(self, x: Tensors, y: Tensors) -> Tensors:
+        if y[0].is_cpu:  # no multi-tensor kernels there: foreach only allocates
+            return [torch.div(xi, yi, out=yi) for xi, yi in zip(x, y, strict=True)]
         return list(_torch._foreach_div(x, y))
 
     def sqrt(self, x: Tensors) -> Tensors:
@@ -86,6 +88,10 @@ class Foreach:
         return list(_torch._foreach_clamp_min(x, y))
 
     def clip_(self, x: Tensors, radius: Factor) -> None:
+        if x[0].is_cpu:  # one pass instead of two
+            for xi, r in zip(x, _each(radius, len(x)), strict=True):
+                torch.clamp_(xi, -r, r)  # type: ignore[arg-type]
+            return
         _torch._foreach_clamp_max_(x, radius)
         _torch._foreach_clamp_min_(x, _negative(radius))
 
@@ -106,8 +112,8 @@ class Loop:
     def add(self, x: Tensors, y: Factor) -> Tensors:
         return [xi + yi for xi, yi in zip(x, _each(y, len(x)), strict=True)]
 
-    def add_(self, x: Tensors, y: Tensors) -> None:
-        for xi, yi in zip(x, y, strict=True):
+    def add_(self, x: Tensors, y: Factor) -> None:
+        for xi, yi in zip(x, _each(y, len(x)), strict=True):
             xi.add_(yi)
 
     def mul_(self, x: Tensors, y: Factor) -> None:
@@ -118,7 +124,7 @@ class Loop:
         for xi, yi, zi in zip(x, y, z, strict=True):
             xi.addcmul_(yi, zi, value=value)
 
-    def div(self, x: Tensors, y: Tensors) -> Tensors:
+    def div_into(self, x: Tensors, y: Tensors) -> Tensors:
         return [xi / yi for xi, yi in zip(x, y, strict=True)]
 
     def sqrt(self, x: Tensors) -> Tensors:

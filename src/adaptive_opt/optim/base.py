@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, overload
 
 import torch
@@ -18,6 +18,9 @@ HESSIAN_VECTOR_PRODUCT_COST = 2
 """Gradient-equivalents of one Hessian-vector product by reverse over reverse: the backward
 pass through the gradient's graph runs over twice the operations of the gradient's own
 (Pearlmutter, *Fast Exact Multiplication by the Hessian*, 1994)."""
+
+CACHED_ELEMENTS = 2**18
+"""Of a tensor and the few others of its shape that an update reads: some megabytes."""
 
 COUNTERS = ("gradient_count", "hvp_count", "curvature_cost")
 
@@ -141,7 +144,11 @@ class EnsembleOptimizer(Optimizer):
         for group in self.param_groups:
             params = [p for p in group["params"] if p.grad is not None]
             if params:
-                self._step_group(group, params, _gradients(params))
+                grads = _gradients(params)
+                prepared = self._prepare(group, params, grads)
+                for part in _chunks(params):
+                    fresh = None if prepared is None else prepared[part]
+                    self._step_group(group, params[part], grads[part], fresh)
             group["step"] += 1
         self.gradient_count += max(1, self._backwards)
         self._forget()
@@ -166,7 +173,15 @@ class EnsembleOptimizer(Optimizer):
         """Drop what lives for one step only."""
         self._backwards = 0
 
-    def _step_group(self, group: dict[str, Any], params: Tensors, grads: Tensors) -> None:
+    def _prepare(self, group: dict[str, Any], params: Tensors, grads: Tensors) -> Tensors | None:
+        """What a group's step needs of all its parameters together, one tensor for each."""
+        del group, params, grads
+        return None
+
+    def _step_group(
+        self, group: dict[str, Any], params: Tensors, grads: Tensors, prepared: Tensors | None
+    ) -> None:
+        """Update some parameters of a group; ``prepared`` is their part of :meth:`_prepare`."""
         raise NotImplementedError
 
     def statistics(self) -> dict[str, Tensor]:
@@ -224,6 +239,25 @@ class EnsembleOptimizer(Optimizer):
         for name in COUNTERS:
             setattr(self, name, state_dict[name])
         self._forget()
+
+
+def _chunks(params: Tensors) -> Iterator[slice]:
+    """Runs of parameters to update at a time.
+
+    On a GPU all of them, for its multi-tensor kernels. On a CPU every operation is a loop
+    over the tensors anyway, and goes faster over as many as the cache holds from one
+    operation to the next.
+    """
+    if not params[0].is_cpu:
+        yield slice(None)
+        return
+    start = elements = 0
+    for i, p in enumerate(params):
+        if elements and elements + p.numel() > CACHED_ELEMENTS:
+            yield slice(start, i)
+            start, elements = i, 0
+        elements += p.numel()
+    yield slice(start, len(params))
 
 
 def _gradients(params: Sequence[Tensor]) -> Tensors:

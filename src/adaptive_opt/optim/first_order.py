@@ -66,7 +66,10 @@ class SGDM(EnsembleOptimizer):
         check_range("momentum", group["momentum"], 0, 1)
         check_range("weight_decay", group["weight_decay"], 0)
 
-    def _step_group(self, group: dict[str, Any], params: Tensors, grads: Tensors) -> None:
+    def _step_group(
+        self, group: dict[str, Any], params: Tensors, grads: Tensors, prepared: Tensors | None
+    ) -> None:
+        del prepared
         ops = self.ops
         (buffer,) = self._states(params, "momentum")
         if _nonzero(group["weight_decay"]):
@@ -136,7 +139,10 @@ class Adam(EnsembleOptimizer):
         check_range("eps", group["eps"], 0)
         check_range("weight_decay", group["weight_decay"], 0)
 
-    def _step_group(self, group: dict[str, Any], params: Tensors, grads: Tensors) -> None:
+    def _step_group(
+        self, group: dict[str, Any], params: Tensors, grads: Tensors, prepared: Tensors | None
+    ) -> None:
+        del prepared
         ops, t = self.ops, group["step"] + 1
         m, v = self._states(params, "momentum", "second_moment")
         if _nonzero(group["weight_decay"]):
@@ -152,9 +158,9 @@ class Adam(EnsembleOptimizer):
             ops.addcmul_(v, grads, grads, 1 - beta2)
         denominator = ops.sqrt(v)
         ops.mul_(denominator, self._factor((1 - beta2**t) ** -0.5, params))
-        denominator = ops.add(denominator, self._factor(group["eps"], params))
+        ops.add_(denominator, self._factor(group["eps"], params))
         step_size = group["lr"] / (1 - beta1**t)
-        ops.sub_scaled_(params, ops.div(m, denominator), self._factor(step_size, params))
+        ops.sub_scaled_(params, ops.div_into(m, denominator), self._factor(step_size, params))
 
     def statistics(self) -> dict[str, Tensor]:
         """``second_moment_norm``: the norm of v."""

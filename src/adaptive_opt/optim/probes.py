@@ -117,7 +117,13 @@ def draw(name: str, generator: ProbeGenerator, params: Sequence[Tensor]) -> list
             row.normal_(generator=stream)
     if name == "rademacher":
         flat.mul_(2).sub_(1)
-    return [
-        part.reshape(p.shape).to(device=p.device, dtype=p.dtype)
-        for part, p in zip(flat.split(sizes, dim=1), params, strict=True)
-    ]
+    parts = flat.split(sizes, dim=1)
+    return [_shaped_like(p, part) for part, p in zip(parts, params, strict=True)]
+
+
+def _shaped_like(p: Tensor, part: Tensor) -> Tensor:
+    """In the memory order of ``p`` too, which everything else of it has."""
+    shaped = part.reshape(p.shape).to(device=p.device, dtype=p.dtype)
+    if p.is_contiguous():
+        return shaped
+    return torch.empty_like(p, memory_format=torch.preserve_format).copy_(shaped)

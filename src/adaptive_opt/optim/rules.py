@@ -59,7 +59,9 @@ def _shift(ops: ListOps, curvature: Tensors, eps: Factor) -> Tensors:
 
 
 def _root(ops: ListOps, curvature: Tensors, eps: Factor) -> Tensors:
-    return ops.add(ops.sqrt(curvature), eps)
+    root = ops.sqrt(curvature)
+    ops.add_(root, eps)
+    return root
 
 
 def _identity(c: Tensor) -> Tensor:

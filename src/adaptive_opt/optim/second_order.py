@@ -173,10 +173,14 @@ class SecondOrderOptimizer(EnsembleOptimizer):
         return stack
 
     @property
+    def hessian_due(self) -> bool:
+        """Whether the coming step needs second derivatives, from wherever."""
+        return self.curvature_due and self.param_groups[0]["curvature"] in HESSIAN_SOURCES
+
+    @property
     def graph_due(self) -> bool:
         """Whether the coming ``backward`` differentiates twice."""
-        needs_hessian = self.param_groups[0]["curvature"] in HESSIAN_SOURCES
-        return self.curvature_due and needs_hessian and self.diagonal_fn is None
+        return self.hessian_due and self.diagonal_fn is None
 
     def backward(
         self, loss: Tensor, curvature_loss: Tensor | None = None, curvature_share: float = 1.0
@@ -321,14 +325,21 @@ class SecondOrderOptimizer(EnsembleOptimizer):
         self._probe.clear()
         self._held.clear()
 
-    def _step_group(self, group: dict[str, Any], params: Tensors, grads: Tensors) -> None:
+    def _prepare(self, group: dict[str, Any], params: Tensors, grads: Tensors) -> Tensors | None:
+        if not _due(group):
+            return None
+        c = self._curvature(group["curvature"], params, grads)
+        self._last_estimate = estimate_statistics(c, self.members)
+        return c
+
+    def _step_group(
+        self, group: dict[str, Any], params: Tensors, grads: Tensors, prepared: Tensors | None
+    ) -> None:
         ops = self.ops
         m, curvature = self._states(params, "momentum", "curvature")
         ops.lerp_(m, grads, self._factor(1 - group["beta1"], params))
-        if _due(group):
-            c = self._curvature(group["curvature"], params, grads)
-            self._last_estimate = estimate_statistics(c, self.members)
-            smoothed = [self.rule.smooth(ci) for ci in c]
+        if prepared is not None:
+            smoothed = [self.rule.smooth(c) for c in prepared]
             ops.lerp_(curvature, smoothed, self._factor(1 - group["beta2"], params))
         if group["probe"] == "momentum_sign_cumulative":
             self._accumulate_signs(group, params, m)
@@ -343,7 +354,7 @@ class SecondOrderOptimizer(EnsembleOptimizer):
         """``m / denom(D)``, before the clip."""
         m, curvature = self._states(params, "momentum", "curvature")
         eps = self._factor(group["eps"], params)
-        return self.ops.div(m, self.rule.denominator(self.ops, curvature, eps))
+        return self.ops.div_into(m, self.rule.denominator(self.ops, curvature, eps))
 
     def _accumulate_signs(self, group: dict[str, Any], params: Tensors, m: Tensors) -> None:
         (sums,) = self._states(params, "sign_sum")
@@ -363,7 +374,8 @@ class SecondOrderOptimizer(EnsembleOptimizer):
                 "call optimizer.backward(loss) instead of loss.backward()"
             )
         # A parameter that the loss did not reach has no curvature.
-        estimate = {**{p: torch.zeros_like(p) for p in params}, **self._pending}
+        missing = [p for p in params if p not in self._pending]
+        estimate = {**{p: torch.zeros_like(p) for p in missing}, **self._pending}
         position = {p: i for i, p in enumerate(q for g in self.param_groups for q in g["params"])}
         rung = degrade(
             source,
@@ -409,12 +421,16 @@ class SecondOrderOptimizer(EnsembleOptimizer):
 
     def state_dict(self) -> dict[str, Any]:
         """Everything the next step depends on, the probes' random streams included."""
-        return {**super().state_dict(), "probe_generator": self._generator.state_dict()}
+        own = {"probe_generator": self._generator.state_dict()}
+        return {**super().state_dict(), **own, "last_estimate": self._last_estimate}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Inverse of :meth:`state_dict`."""
         super().load_state_dict(state_dict)
         self._generator.load_state_dict(state_dict["probe_generator"])
+        device = self.param_groups[0]["params"][0].device
+        last = state_dict["last_estimate"]
+        self._last_estimate = {name: value.to(device) for name, value in last.items()}
         self._permutation = Permutation(self._generator.seeds)
 
     def __getstate__(self) -> dict[str, Any]:

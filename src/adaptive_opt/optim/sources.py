@@ -159,11 +159,15 @@ def estimate_statistics(estimate: Sequence[Tensor], members: int | None) -> dict
         >>> estimate_statistics([torch.tensor([3.0, -4.0])], None)["estimate_norm"]
         tensor(5.)
     """
-    flat = torch.cat([c.reshape(members or 1, -1) for c in estimate], dim=1)
-    shape = (members,) if members else ()
+    rows, shape = members or 1, (members,) if members else ()
+    # Tensor by tensor: one of all would be as large as the model.
+    each = [c.reshape(rows, -1) for c in estimate]
+    norms = torch.stack([torch.linalg.vector_norm(c, dim=1) for c in each])
+    positive = torch.stack([(c > 0).sum(1) for c in each]).sum(0)
+    size = sum(c.shape[1] for c in each)
     return {
-        "estimate_norm": torch.linalg.vector_norm(flat, dim=1).reshape(shape),
-        "positive_estimate_share": (flat > 0).float().mean(1).reshape(shape),
+        "estimate_norm": torch.linalg.vector_norm(norms, dim=0).reshape(shape),
+        "positive_estimate_share": (positive / size).to(norms.dtype).reshape(shape),
     }
 
 
