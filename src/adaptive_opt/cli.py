@@ -24,7 +24,7 @@ def _run(**options: Any) -> Any:
     if kedro_run.callback is None:
         raise RuntimeError("kedro's run command has no callback")
     try:
-        _check("task, arm or kind", options["tags"], known_tags())
+        _check("task, arm, kind or half", options["tags"], known_tags())
         asked = [p for p in (options["pipeline"], *options["pipelines"]) if p]
         _check("pipeline", asked, sorted(pipelines))
         return kedro_run.callback(**options)

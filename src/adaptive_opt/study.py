@@ -11,9 +11,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["ARMS", "KINDS", "TASKS", "Arm", "Task", "arm_names", "published_arms"]
+__all__ = ["ARMS", "FAMILIES", "HALVES", "KINDS", "TASKS", "Arm", "Task"]
+__all__ += ["arm_names", "arms_on", "get_arm", "get_task", "published_arms", "tasks_of"]
 
 KINDS = ("first-order", "second-order", "ladder")
+
+FAMILIES = ("rahimi_recht", "images", "text")
+"""Rahimi–Recht functions, networks that classify images, networks that predict words."""
+
+HALVES = ("rahimi_recht", "networks")
+"""Of the study; each has tables, figures and a report of its own, and is a tag."""
 
 
 @dataclass(frozen=True)
@@ -23,10 +30,24 @@ class Task:
     Attributes:
         name: key in the parameters, tag and folder.
         label: for figures and tables.
+        family: one of :data:`FAMILIES`: what it needs to be trained.
     """
 
     name: str
     label: str
+    family: str
+
+    @property
+    def half(self) -> str:
+        """The one of :data:`HALVES` that the task belongs to."""
+        return self.family if self.family in HALVES else "networks"
+
+    @property
+    def dataset(self) -> str:
+        """What it learns, by its name in the catalog."""
+        if self.family == "rahimi_recht":
+            return f"rr_synthesis.{self.name}.function"
+        return f"data.{self.name}.tensors"
 
 
 @dataclass(frozen=True)
@@ -41,6 +62,7 @@ class Arm:
         options: keyword arguments that make the arm what it is.
         tuned_as: the arm whose configuration serves where this one has none of its own.
         published: whether the arm is in the published tables, which the default run covers.
+        families: of the tasks that it can be trained on.
     """
 
     name: str
@@ -50,6 +72,7 @@ class Arm:
     options: dict[str, Any] = field(default_factory=dict)
     tuned_as: str | None = None
     published: bool = False
+    families: tuple[str, ...] = FAMILIES
 
 
 def _own(name: str) -> str:
@@ -73,12 +96,16 @@ def _ladder(parent: str, optimizer: str) -> Iterable[Arm]:
             _own(optimizer),
             {"curvature": source},
             tuned_as=parent,
+            # On a network it would take a Hessian-vector product for each parameter.
+            families=("rahimi_recht",) if source == "exact" else FAMILIES,
         )
 
 
 TASKS = (
-    Task("rr_cond29", "Rahimi–Recht, condition 29"),
-    Task("rr_cond15099", "Rahimi–Recht, condition 15,099"),
+    Task("rr_cond29", "Rahimi–Recht, condition 29", "rahimi_recht"),
+    Task("rr_cond15099", "Rahimi–Recht, condition 15,099", "rahimi_recht"),
+    Task("resnet18", "ResNet-18", "images"),
+    Task("transformer", "Transformer", "text"),
 )
 
 ARMS = (
@@ -119,3 +146,18 @@ def published_arms() -> list[str]:
 def get_arm(name: str) -> Arm:
     """The row of an arm."""
     return next(arm for arm in ARMS if arm.name == name)
+
+
+def get_task(name: str) -> Task:
+    """The row of a task."""
+    return next(task for task in TASKS if task.name == name)
+
+
+def tasks_of(*families: str) -> list[Task]:
+    """The tasks of some families, in the order of the grid."""
+    return [task for task in TASKS if task.family in families]
+
+
+def arms_on(task: Task, arms: Iterable[str]) -> list[str]:
+    """Those of some arms that a task can be trained by."""
+    return [name for name in arms if task.family in get_arm(name).families]

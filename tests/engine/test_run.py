@@ -60,7 +60,7 @@ def train(arm, seeds=(0, 1), epochs=5, task=None, **training):
 
 
 def final(weights):
-    return torch.cat([w.flatten(1) for w in weights], dim=1).numpy()
+    return torch.cat([w.flatten(1) for w in weights.values()], dim=1).numpy()
 
 
 @pytest.mark.parametrize("arm", arm_names())
@@ -87,7 +87,8 @@ def test_plain_training_gives_the_same_weights():
     _, weights, _ = train("sgdm", seeds=(1,), schedule="cosine_by_epoch", hessian_every=0)
     seed = derive_seed("rr_cond29", 1, "weights")
     generator = torch.Generator().manual_seed(seed)
-    start = [torch.randn(*w.shape[1:], generator=generator, dtype=torch.float64) for w in weights]
+    shapes = [w.shape[1:] for w in weights.values()]
+    start = [torch.randn(*s, generator=generator, dtype=torch.float64) for s in shapes]
     model = torch.nn.Sequential(
         torch.nn.Linear(3, 4, bias=False), torch.nn.Linear(4, 5, bias=False)
     ).double()
@@ -104,7 +105,7 @@ def test_plain_training_gives_the_same_weights():
             torch.nn.functional.mse_loss(model(x[rows]), y[rows]).sqrt().backward()
             optimizer.step()
         scheduler.step()
-    for w, layer in zip(weights, model, strict=True):
+    for w, layer in zip(weights.values(), model, strict=True):
         np.testing.assert_allclose(w[0], layer.weight.detach(), rtol=1e-3, atol=1e-5)
 
 
@@ -137,7 +138,7 @@ def test_hessian_columns_are_those_of_the_weights():
     history, weights, _ = train("sadh")
     rows = history[history["iteration"] == 20]
     for i in range(2):
-        w = [x[i].double() for x in weights]
+        w = [x[i].double() for x in weights.values()]
         hessian = deep_linear.hessian(w, FUNCTION.target, FUNCTION.gram, "rmse")
         values = torch.linalg.eigvalsh(hessian)
         row = rows[rows["seed"] == i].iloc[0]
@@ -170,7 +171,7 @@ def test_a_diverged_member_is_frozen_and_the_others_go_on():
     assert summary["diverged_at"][0] is summary["diverged_at"][2] is None
     start = summary["diverged_at"][1]
     assert 0 < start < 100
-    assert all(bool(w.isfinite().all()) for w in weights)
+    assert all(bool(w.isfinite().all()) for w in weights.values())
     dead = history[history["seed"] == 1]
     frozen = dead["iteration"] >= start
     assert dead.loc[frozen, ["train_loss", *COLUMNS]].isna().all(axis=None)
@@ -192,7 +193,7 @@ def test_a_run_whose_members_all_diverge_ends_early():
         training=settings,
     )
     assert None not in summary["diverged_at"]
-    assert all(bool(w.isfinite().all()) for w in weights)
+    assert all(bool(w.isfinite().all()) for w in weights.values())
 
 
 @pytest.mark.parametrize(

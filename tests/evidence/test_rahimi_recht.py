@@ -11,8 +11,8 @@ from adaptive_opt.evidence.rahimi_recht import (
     convergence_table,
     decade_table,
     report,
-    time_to_target_table,
 )
+from adaptive_opt.evidence.tables import time_to_target_table
 
 NAN = math.nan
 

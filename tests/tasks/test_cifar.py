@@ -10,8 +10,8 @@ import pytest
 import torch
 from torchvision import datasets
 
-from adaptive_opt.data_parameters import ImageDataParameters
 from adaptive_opt.errors import StudyError
+from adaptive_opt.parameters.data import ImageDataParameters
 from adaptive_opt.tasks.images import load_images
 
 

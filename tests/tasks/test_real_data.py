@@ -8,8 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from adaptive_opt.data_parameters import ImageDataParameters, TextDataParameters
 from adaptive_opt.errors import StudyError
+from adaptive_opt.parameters.data import ImageDataParameters, TextDataParameters
 from adaptive_opt.tasks.images import load_images
 from adaptive_opt.tasks.text import load_text
 

@@ -13,9 +13,9 @@ from kedro.io import DataCatalog, MemoryDataset
 from kedro.runner import SequentialRunner
 from pydantic import ValidationError
 
-from adaptive_opt.data_parameters import TextDataParameters
 from adaptive_opt.errors import StudyError
 from adaptive_opt.io.datasets import CSVDataset, JSONDataset, TensorsDataset
+from adaptive_opt.parameters.data import TextDataParameters
 from adaptive_opt.pipelines.data import create_pipeline
 from adaptive_opt.study import Task
 from adaptive_opt.tasks import text_sources

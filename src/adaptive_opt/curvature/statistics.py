@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import queue
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -136,6 +137,24 @@ class TrajectoryStatistics:
             self._queue.put((self._submitted, part))
             self._submitted += 1
 
+    def wait(self) -> Array:
+        """Wait for the points so far, without ending; the same as :meth:`result` gives.
+
+        On a GPU, where nothing is done before :meth:`result`, this does it.
+        """
+        while self._work(block=False):
+            continue
+        while self.pending:
+            time.sleep(0.001)
+        if self._errors:
+            raise self._errors[0]
+        return self._rows()
+
+    def restore(self, rows: Array) -> None:
+        """Go on from what :meth:`wait` once gave, before anything is submitted."""
+        self._results[0] = rows
+        self._submitted = 1
+
     @property
     def pending(self) -> int:
         """Chunks that are not done."""
@@ -153,7 +172,7 @@ class TrajectoryStatistics:
         for _ in self._threads:
             self._queue.put(None)
         reported = 0
-        while self._work():
+        while self._work(block=False):
             progress(len(self._results) - reported)
             reported = len(self._results)
         for thread in self._threads:
@@ -161,18 +180,21 @@ class TrajectoryStatistics:
         if self._errors:
             raise self._errors[0]
         progress(len(self._results) - reported)
+        return self._rows()
+
+    def _rows(self) -> Array:
         rows = [self._results[i] for i in range(self._submitted)]
         return np.concatenate(rows) if rows else np.empty((0, len(COLUMNS)))
 
     def _help(self) -> None:
         torch.set_num_threads(1)
-        while self._work():
+        while self._work(block=True):
             continue
 
-    def _work(self) -> bool:
+    def _work(self, *, block: bool) -> bool:
         """One chunk; False when the queue has come to an end."""
         try:
-            item = self._queue.get(block=threading.current_thread() in self._threads)
+            item = self._queue.get(block=block)
         except queue.Empty:
             return False
         if item is None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -32,9 +34,9 @@ class DeviceClock:
     What happens while it is stopped (evaluation, logging) does not count.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, total: float = 0.0) -> None:
         self._device = device
-        self._total = 0.0
+        self._total = total
         self._since: float | None = None
 
     def _now(self) -> float:
@@ -52,3 +54,11 @@ class DeviceClock:
             self._total += self._now() - self._since
             self._since = None
         return self._total
+
+    @contextmanager
+    def paused(self) -> Iterator[float]:
+        """Stop it for a while, if it runs; gives the reading."""
+        running = self._since is not None
+        yield self.stop()
+        if running:
+            self.start()

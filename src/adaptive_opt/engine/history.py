@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import torch
@@ -37,6 +39,9 @@ class Recorder:
                 by_column.setdefault(name, []).append((iteration, value))
         for name, entries in by_column.items():
             tensors = [v.expand(self.members) for _, v in entries if isinstance(v, Tensor)]
+            devices = {t.device for t in tensors}
+            if len(devices) > 1:  # some were restored from a checkpoint
+                tensors = [t.cpu() for t in tensors]
             moved = iter(torch.stack(tensors).detach().cpu().numpy() if tensors else ())
             column = self._columns.setdefault(name, {})
             for iteration, value in entries:
@@ -49,6 +54,29 @@ class Recorder:
         }
         self._rows.clear()
         return moved_rows
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything noted so far, as tensors and numbers."""
+        columns = {
+            name: {
+                "iterations": torch.tensor(list(column), dtype=torch.int64),
+                "values": torch.from_numpy(np.stack(list(column.values()))),
+            }
+            for name, column in self._columns.items()
+        }
+        rows = {
+            iteration: {k: v.cpu() if isinstance(v, Tensor) else v for k, v in row.items()}
+            for iteration, row in self._rows.items()
+        }
+        return {"columns": columns, "rows": rows}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Inverse of :meth:`state_dict`."""
+        self._rows = state["rows"]
+        self._columns = {
+            name: dict(zip(c["iterations"].tolist(), c["values"].numpy(), strict=True))
+            for name, c in state["columns"].items()
+        }
 
     def blank(self, member: int, start: int) -> None:
         """Forget a member's values from an iteration on: it was frozen there."""

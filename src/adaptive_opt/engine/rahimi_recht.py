@@ -12,15 +12,16 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from adaptive_opt.curvature.statistics import COLUMNS, TrajectoryStatistics
 from adaptive_opt.parameters import TaskParameters, TrainingParameters
 from adaptive_opt.tasks.rahimi_recht import RahimiRecht
 from adaptive_opt.tasks.rr_functions import RRFunction
 
+from .checkpoint import Checkpoint
 from .device import resolve_device
 from .optimizers import build_optimizer
+from .results import bar, label_history, summarise
 from .seeds import derive_seed
 from .train import EnsembleResult, Plan, train_ensemble
 
@@ -38,8 +39,9 @@ def run_rahimi_recht(
     hyperparameters: dict[str, Any],
     task_parameters: TaskParameters,
     training: TrainingParameters,
+    checkpoint: Checkpoint | None = None,
     seeds: Sequence[int] | None = None,
-) -> tuple[pd.DataFrame, list[Tensor], dict[str, Any]]:
+) -> tuple[pd.DataFrame, dict[str, Tensor], dict[str, Any]]:
     """Train every seed of an arm as one ensemble and measure its Hessians.
 
     Args:
@@ -47,11 +49,12 @@ def run_rahimi_recht(
         task, arm: names, from which all seeds are derived.
         optimizer, hyperparameters: see :func:`.optimizers.build_optimizer`.
         task_parameters, training: see :mod:`adaptive_opt.parameters`.
+        checkpoint: where the state is kept; a run that was broken off is taken up there.
         seeds: the runs; default 0 … ``task_parameters.seeds`` − 1.
 
     Returns:
         The history (one row for each seed and logged iteration, Hessian columns where one
-        was taken), the final weights ``[members, ...]``, and a summary.
+        was taken), the final weights ``W1``, ``W2``, … ``[members, ...]``, and a summary.
     """
     seeds = list(range(task_parameters.seeds)) if seeds is None else list(seeds)
     device = resolve_device(training.device)
@@ -83,9 +86,13 @@ def run_rahimi_recht(
         diverged_above=training.diverged_above,
     )
     statistics = TrajectoryStatistics(problem.hessian, device)
+    saved = None if checkpoint is None else checkpoint.load()
+    if saved is not None:
+        logger.info("%s, %s: going on from its checkpoint", task, arm)
+        statistics.restore(saved["hessians"].numpy())
     iterations = plan.epochs * problem.batches_per_epoch
     with _small_kernels(device):
-        with _bar(f"{task} {arm}", iterations, " it") as bar:
+        with bar(f"{task} {arm}", iterations, " it") as progress:
             result = train_ensemble(
                 problem,
                 params,
@@ -93,25 +100,26 @@ def run_rahimi_recht(
                 plan,
                 on_batch=latest.append,
                 on_snapshot=statistics.submit,
-                progress=bar.update,
+                progress=progress.update,
+                start=None if saved is None else saved["state"],
+                checkpoint=checkpoint,
+                enclose=lambda state: {
+                    "state": state,
+                    "hessians": torch.from_numpy(statistics.wait()),
+                },
             )
-        with _bar(f"{task} {arm} Hessians", statistics.pending, " chunks") as bar:
-            hessians = statistics.result(bar.update)
+        with bar(f"{task} {arm} Hessians", statistics.pending, " chunks") as progress:
+            hessians = statistics.result(progress.update)
     history = _join(result, hessians, task, arm, seeds, problem.batches_per_epoch)
-    summary = _summary(result, history, task_parameters.target_loss, seeds, iterations)
+    summary = summarise([result], history, seeds, iterations)
     summary |= {"task": task, "arm": arm, "optimizer": optimizer, "device": str(device)}
-    summary |= {"hyperparameters": hyperparameters, "torch": torch.__version__}
+    summary |= {"hyperparameters": hyperparameters, "target": task_parameters.target_loss}
     logger.info(
         "%s, %s: %d runs of %s iterations in %.1f s (%.1f µs a run-iteration)",
         task, arm, len(seeds), f"{iterations:,}", result.seconds,
         summary["microseconds_per_run_iteration"],
     )  # fmt: skip
-    return history, result.weights, summary
-
-
-def _bar(label: str, total: int, unit: str) -> tqdm[Any]:
-    """A progress bar on a terminal, nothing in a log file."""
-    return tqdm(desc=label, total=total, unit=unit, leave=False, disable=None)
+    return history, {f"W{i}": w for i, w in enumerate(result.weights, start=1)}, summary
 
 
 @contextmanager
@@ -146,29 +154,4 @@ def _join(
             if start is not None:
                 frozen = (frame["member"] == member) & (frame["iteration"] >= start)
                 frame.loc[frozen, list(COLUMNS)] = np.nan
-    frame.insert(0, "task", pd.Series(task, index=frame.index, dtype="category"))
-    frame.insert(1, "arm", pd.Series(arm, index=frame.index, dtype="category"))
-    frame.insert(2, "seed", np.asarray(seeds)[frame.pop("member")])
-    frame.insert(4, "epoch", frame["iteration"] // batches_per_epoch)
-    return frame
-
-
-def _summary(
-    result: EnsembleResult,
-    history: pd.DataFrame,
-    target: float,
-    seeds: Sequence[int],
-    iterations: int,
-) -> dict[str, Any]:
-    last = history[history["iteration"] == history["iteration"].max()]
-    finals = [None if np.isnan(x) else float(x) for x in last["train_loss"]]
-    return {
-        "seeds": list(seeds),
-        "iterations": iterations,
-        "target": target,
-        "final_train_loss": finals,
-        "diverged_at": result.diverged_at,
-        "gradient_equivalents": result.gradient_equivalents,
-        "device_seconds": result.seconds,
-        "microseconds_per_run_iteration": 1e6 * result.seconds / iterations / len(seeds),
-    }
+    return label_history(frame, task, arm, seeds, batches_per_epoch)

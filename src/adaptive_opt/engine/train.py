@@ -11,8 +11,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from adaptive_opt.optim import EnsembleOptimizer, Memberwise
+from adaptive_opt.optim import EnsembleOptimizer, Memberwise, SecondOrderOptimizer
 
+from .checkpoint import Checkpoint
 from .device import DeviceClock
 from .history import Recorder
 from .schedule import make_schedule
@@ -31,23 +32,46 @@ class Task(Protocol):
     members: int
     device: torch.device
     batches_per_epoch: int
+    resumes_within_epoch: bool
+    """Whether an epoch can be begun at any of its batches; else a checkpoint waits for its end."""
+    batch_metrics: dict[str, Tensor]
+    """Beside the loss of the last batch, ``[members]`` each."""
 
     def initial_parameters(self) -> list[Tensor]:
         """Leaves that require grad."""
 
-    def epoch(self) -> Iterator[Any]:
-        """The next epoch's batches."""
+    def epoch(self, number: int, start: int = 0) -> Iterator[Any]:
+        """Batches of an epoch, from the one with index ``start`` on."""
 
     def loss(self, weights: Sequence[Tensor], batch: Any) -> Tensor:
         """``[members]``, differentiable twice."""
+
+    def curvature_loss(self, weights: Sequence[Tensor], batch: Any) -> Tensor:
+        """The same on the part of the batch that curvature is computed on."""
 
     def loss_and_gradient(
         self, weights: Sequence[Tensor], batch: Any
     ) -> tuple[Tensor, list[Tensor]]:
         """The same loss and its gradient, by the fastest way the task knows."""
 
+    measures_train_loss: bool
+    """Whether ``train_loss`` is quick; else the history has the mean over the batches since
+    its last row."""
+
     def train_loss(self, weights: Sequence[Tensor]) -> Tensor:
         """Loss over the training data, ``[members]``."""
+
+    def evaluate(self, weights: Sequence[Tensor], split: str) -> dict[str, Tensor]:
+        """Columns of the history from held-out data, ``valid`` or ``test``."""
+
+    def prepare(self, weights: Sequence[Tensor]) -> None:
+        """What no clock shall count."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What else training changes, at the end of an epoch or where it can be resumed."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Inverse of :meth:`state_dict`."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +84,9 @@ class Plan:
         log_every: iterations between two rows of the history.
         statistics_every: iterations between two looks into the optimizer.
         snapshot_every: iterations between two points of the trajectory; 0: none.
+        evaluate_every: iterations between two looks at validation data; 0: none. Test data
+            are looked at once, at the end, if validation data are at all.
+        curvature_share: below 1, curvature is that of the task's ``curvature_loss``.
         diverged_above: a member whose loss is not finite, or above this multiple of its
             first loss, is frozen where it last was well.
     """
@@ -70,6 +97,8 @@ class Plan:
     log_every: int = 10
     statistics_every: int = 100
     snapshot_every: int = 0
+    evaluate_every: int = 0
+    curvature_share: float = 1.0
     diverged_above: float = 1e6
 
 
@@ -84,6 +113,7 @@ class EnsembleResult:
         diverged_at: for each member the iteration it was frozen at, or None.
         seconds: training time of the whole ensemble, evaluation and logging apart.
         gradient_equivalents: cost of one member.
+        task_state: what the task's ``state_dict`` has at the end.
     """
 
     history: pd.DataFrame
@@ -92,6 +122,7 @@ class EnsembleResult:
     diverged_at: list[int | None]
     seconds: float
     gradient_equivalents: float
+    task_state: dict[str, Any]
 
 
 def train_ensemble(
@@ -102,6 +133,9 @@ def train_ensemble(
     on_batch: Callable[[Any], None] = lambda _: None,
     on_snapshot: Callable[[Tensor], None] = lambda _: None,
     progress: Callable[[int], Any] = lambda _: None,
+    start: dict[str, Any] | None = None,
+    checkpoint: Checkpoint | None = None,
+    enclose: Callable[[dict[str, Any]], dict[str, Any]] = lambda state: state,
 ) -> EnsembleResult:
     """Train all members to the end of the plan.
 
@@ -116,21 +150,40 @@ def train_ensemble(
         on_batch: told each batch before it is used.
         on_snapshot: told each point of the trajectory, ``[members, parameters]``.
         progress: told the number of iterations done since the last call.
+        start: a state to go on from, as ``checkpoint`` was given it.
+        checkpoint: where states go, whenever it is due and training can be resumed.
+        enclose: makes what is saved of a state, to add to it.
     """
     loop = _Loop(task, params, optimizer, plan, on_snapshot)
-    t = 0
-    for _ in range(plan.epochs):
+    t, length = 0, task.batches_per_epoch
+    task.prepare(params)
+    if start is not None:
+        t = loop.load_state_dict(start)
+        progress(t)
+
+    def save_if_due() -> None:
+        if checkpoint is not None and checkpoint.due:
+            with loop.clock.paused() as seconds:
+                checkpoint.save(enclose(loop.state_dict(t, seconds)))
+
+    while t < plan.epochs * length and None in loop.diverged_at:
         loop.clock.start()
-        for batch in task.epoch():
+        begun = t
+        for batch in task.epoch(t // length, t % length):
             on_batch(batch)
             loop.iterate(t, batch)
             t += 1
+            if task.resumes_within_epoch and t % length:
+                save_if_due()
         loop.clock.stop()
-        progress(task.batches_per_epoch)
-        if None not in loop.diverged_at:
-            break
+        progress(t - begun)
+        save_if_due()
     loop.finish(t)
     return loop.result()
+
+
+def _due(t: int, every: int) -> bool:
+    return every > 0 and t % every == 0
 
 
 class _Loop:
@@ -162,6 +215,10 @@ class _Loop:
         self.seconds = 0.0
         self._last_good = [p.detach().clone() for p in params]
         self._unflushed = 0
+        # Of the batches since the last row; on the device, so that adding does not wait.
+        self._loss_sum = torch.zeros(task.members, device=task.device)
+        self._loss_count = 0
+        self._mean_loss = self._loss_sum
 
     def iterate(self, t: int, batch: Any) -> None:
         """One update, with whatever is due to be noted around it."""
@@ -170,32 +227,48 @@ class _Loop:
             group["lr"] = lr * factor
         plan = self.plan
         inside = t % plan.statistics_every == 0
-        snapshot = plan.snapshot_every > 0 and t % plan.snapshot_every == 0
-        logged = inside or snapshot or t % plan.log_every == 0
+        snapshot = _due(t, plan.snapshot_every)
+        logged = inside or snapshot or _due(t, plan.evaluate_every) or t % plan.log_every == 0
         if logged:
             self._note(t, snapshot=snapshot)
-        if self.optimizer.curvature_due:
-            self.optimizer.zero_grad()
-            loss = self.task.loss(self.params, batch)
-            self.optimizer.backward(loss)
-        else:
-            loss, grads = self.task.loss_and_gradient(self.params, batch)
-            for p, g in zip(self.params, grads, strict=True):
-                p.grad = g
+        loss = self._differentiate(batch)
         self.optimizer.step()
+        if not self.task.measures_train_loss:
+            self._loss_sum += loss
+            self._loss_count += 1
         if self._frozen:
             self._restore(self._frozen)
         if logged:
             self._note_step(t, loss, inside=inside)
 
+    def _differentiate(self, batch: Any) -> Tensor:
+        """Gradients, and the curvature if it is due, of one batch; its losses."""
+        task, optimizer = self.task, self.optimizer
+        second = optimizer if isinstance(optimizer, SecondOrderOptimizer) else None
+        in_part = second is not None and second.graph_due and self.plan.curvature_share < 1
+        if second is not None and second.hessian_due and not in_part:
+            optimizer.zero_grad()
+            loss = task.loss(self.params, batch)
+            optimizer.backward(loss)
+            return loss.detach()
+        loss, grads = task.loss_and_gradient(self.params, batch)
+        for p, g in zip(self.params, grads, strict=True):
+            p.grad = g
+        if second is not None and in_part:
+            part = task.curvature_loss(self.params, batch)
+            second.estimate_curvature(part, self.plan.curvature_share)
+        return loss
+
     def _note(self, t: int, *, snapshot: bool) -> None:
         """Before the update: losses and the trajectory; the clock stands meanwhile."""
         seconds = self.clock.stop()
-        with torch.no_grad():
-            train_loss = self.task.train_loss(self.params)
+        if self.task.measures_train_loss:
+            with torch.no_grad():
+                self.recorder.add(t, train_loss=self.task.train_loss(self.params))
+        if _due(t, self.plan.evaluate_every):
+            self.recorder.add(t, **self.task.evaluate(self.params, "valid"))
         self.recorder.add(
             t,
-            train_loss=train_loss,
             lr=self.optimizer.param_groups[0]["lr"],
             gradient_equivalents=self.optimizer.gradient_equivalents,
             device_seconds=seconds,
@@ -212,7 +285,9 @@ class _Loop:
     def _note_step(self, t: int, loss: Tensor, *, inside: bool) -> None:
         """After the update: what it was made from."""
         self.clock.stop()
-        self.recorder.add(t, batch_loss=loss.detach())
+        metrics = {f"batch_{name}": value for name, value in self.task.batch_metrics.items()}
+        self.recorder.add(t, batch_loss=loss, **metrics)
+        self._note_mean_loss(t)
         if inside:
             grads = [
                 p.grad.reshape(self.task.members, -1) for p in self.params if p.grad is not None
@@ -220,6 +295,15 @@ class _Loop:
             norm = torch.linalg.vector_norm(torch.cat(grads, dim=1), dim=1)
             self.recorder.add(t, gradient_norm=norm, **self.optimizer.statistics())
         self.clock.start()
+
+    def _note_mean_loss(self, t: int) -> None:
+        """Mean over the batches since the last row, which may have been the very last batch."""
+        if self.task.measures_train_loss:
+            return
+        if self._loss_count:
+            self._mean_loss = self._loss_sum / self._loss_count
+            self._loss_sum, self._loss_count = torch.zeros_like(self._loss_sum), 0
+        self.recorder.add(t, train_loss=self._mean_loss)
 
     def _flush(self) -> None:
         """Move the rows to the host, look for divergence, remember where all was well."""
@@ -251,13 +335,62 @@ class _Loop:
 
     def finish(self, t: int) -> None:
         """The last row, at the end of training."""
-        every = self.plan.snapshot_every
-        self._note(t, snapshot=every > 0 and t % every == 0)
+        self._note(t, snapshot=_due(t, self.plan.snapshot_every))
+        self._note_mean_loss(t)
         self.seconds = self.clock.stop()
+        if self.plan.evaluate_every:
+            for split in ("valid", "test"):
+                self.recorder.add(t, **self.task.evaluate(self.params, split))
         self._flush()
         for member, start in enumerate(self.diverged_at):
             if start is not None:
                 self.recorder.blank(member, start)
+
+    def state_dict(self, t: int, seconds: float) -> dict[str, Any]:
+        """Everything that the coming iterations and the history depend on."""
+        cuda = self.task.device.type == "cuda"
+        return {
+            "iteration": t,
+            "seconds": seconds,
+            "params": [p.detach().cpu().clone() for p in self.params],
+            "last_good": [p.cpu().clone() for p in self._last_good],
+            "optimizer": self.optimizer.state_dict(),
+            "task": self.task.state_dict(),
+            "recorder": self.recorder.state_dict(),
+            "random": torch.get_rng_state(),
+            "random_cuda": torch.cuda.get_rng_state(self.task.device) if cuda else None,
+            "loss_sum": self._loss_sum.cpu(),
+            "mean_loss": self._mean_loss.cpu(),
+            "counts": {"loss": self._loss_count, "unflushed": self._unflushed},
+            "first_loss": None if self._first_loss is None else self._first_loss.tolist(),
+            "frozen": self._frozen,
+            "diverged_at": self.diverged_at,
+            "snapshots": self.snapshots,
+        }
+
+    @torch.no_grad()
+    def load_state_dict(self, state: dict[str, Any]) -> int:
+        """Inverse of :meth:`state_dict`; returns the iteration."""
+        for own, saved in zip(self.params, state["params"], strict=True):
+            own.copy_(saved)
+        for own, saved in zip(self._last_good, state["last_good"], strict=True):
+            own.copy_(saved)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.task.load_state_dict(state["task"])
+        self.recorder.load_state_dict(state["recorder"])
+        torch.set_rng_state(state["random"])
+        if state["random_cuda"] is not None and self.task.device.type == "cuda":
+            torch.cuda.set_rng_state(state["random_cuda"], self.task.device)
+        self.clock = DeviceClock(self.task.device, state["seconds"])
+        self._loss_sum = state["loss_sum"].to(self.task.device)
+        self._mean_loss = state["mean_loss"].to(self.task.device)
+        self._loss_count = state["counts"]["loss"]
+        self._unflushed = state["counts"]["unflushed"]
+        if state["first_loss"] is not None:
+            self._first_loss = np.asarray(state["first_loss"], dtype=np.float32)
+        self._frozen, self.diverged_at = state["frozen"], state["diverged_at"]
+        self.snapshots = state["snapshots"]
+        return int(state["iteration"])
 
     def result(self) -> EnsembleResult:
         """Everything the run leaves."""
@@ -268,4 +401,5 @@ class _Loop:
             diverged_at=self.diverged_at,
             seconds=self.seconds,
             gradient_equivalents=self.optimizer.gradient_equivalents,
+            task_state=self.task.state_dict(),
         )

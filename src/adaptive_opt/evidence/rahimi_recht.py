@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from typing import Any
-
 import numpy as np
 import pandas as pd
 
-from adaptive_opt.study import ARMS, TASKS
+from .passage import losses_by_seed, settling_iteration
+from .tables import (
+    ARM_LABELS,
+    TASK_LABELS,
+    Histories,
+    count,
+    identify,
+    markdown,
+    passage_markdown,
+    passage_sentences,
+    percent,
+    records,
+)
 
-from .passage import first_passage, losses_by_seed, settling_iteration
-
-__all__ = ["convergence_table", "decade_table", "report", "time_to_target_table"]
-
-Histories = Sequence[pd.DataFrame]
-
-_TASK_LABELS = {t.name: t.label for t in TASKS}
-_ARM_LABELS = {a.name: a.label for a in ARMS}
-
-
-def identify(history: pd.DataFrame) -> tuple[str, str]:
-    """The (task, arm) that a history is of."""
-    return str(history["task"].iloc[0]), str(history["arm"].iloc[0])
+__all__ = ["best_seed", "convergence_table", "decade_table", "report"]
 
 
 def best_seed(losses: pd.DataFrame) -> int:
@@ -90,35 +86,6 @@ def decade_table(histories: Histories) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def time_to_target_table(histories: Histories, targets: Mapping[str, float]) -> pd.DataFrame:
-    """When the loss first passes a task's target, and how many seeds never do.
-
-    Returns:
-        A row for each (task, arm): the target, the number of seeds and of those that never
-        pass, the median iteration of those that do, and the median over all seeds with
-        "never" as infinity (infinite where more than half never pass).
-    """
-    rows = []
-    for history in histories:
-        task, arm = identify(history)
-        passed = first_passage(losses_by_seed(history), targets[task])
-        reached = passed[np.isfinite(passed)]
-        rows.append(
-            {
-                "task": task,
-                "arm": arm,
-                "target": targets[task],
-                "seeds": len(passed),
-                "never": int(len(passed) - len(reached)),
-                "median_of_reached": reached.median() if len(reached) else math.inf,
-                "median_of_all": passed.median(),
-                "fastest": passed.min(),
-                "slowest_reached": reached.max() if len(reached) else math.inf,
-            }
-        )
-    return pd.DataFrame(rows)
-
-
 def report(
     time_to_target: pd.DataFrame,
     convergence: pd.DataFrame,
@@ -131,7 +98,7 @@ def report(
     parts = [f"# Rahimi–Recht study, scale `{scale}`"]
     for task in time_to_target["task"].unique():
         rows = time_to_target[time_to_target["task"] == task]
-        parts += [f"## {_TASK_LABELS[task]}", _sentences(rows), _passage_markdown(rows)]
+        parts += [f"## {TASK_LABELS[task]}", passage_sentences(rows), passage_markdown(rows)]
         parts += [
             f"The loss of the best run stops moving (first comes within a factor of "
             f"{settled_within:g} of its final level) at:",
@@ -142,81 +109,26 @@ def report(
     return "\n\n".join(parts) + "\n"
 
 
-def _sentences(rows: pd.DataFrame) -> str:
-    target, seeds = rows["target"].iloc[0], rows["seeds"].iloc[0]
-    reached = rows[np.isfinite(rows["median_of_reached"])].sort_values("median_of_reached")
-    never = rows[rows["never"] == rows["seeds"]]
-    text = f"Training loss first at or below {target:g}, {seeds} seeds."
-    if len(reached):
-        order = "; ".join(
-            "{} {:,.0f} ({} of {})".format(
-                _ARM_LABELS[r["arm"]], r["median_of_reached"], r["seeds"] - r["never"], r["seeds"]
-            )
-            for r in _records(reached)
-        )
-        text += f" Median iteration of the seeds that get there: {order}."
-    if len(never):
-        text += " Never: " + "; ".join(_ARM_LABELS[a] for a in never["arm"]) + "."
-    return text
-
-
-def _passage_markdown(rows: pd.DataFrame) -> str:
-    body = [
-        [
-            _ARM_LABELS[r["arm"]],
-            _count(r["median_of_reached"]),
-            _count(r["median_of_all"]),
-            _range(r),
-            "{never} of {seeds}".format(**r),
-        ]
-        for r in _records(rows)
-    ]
-    head = ["arm", "median, seeds that pass", "median, all seeds", "range", "never"]
-    return _markdown(head, body)
-
-
 def _convergence_markdown(rows: pd.DataFrame) -> str:
     body = [
         [
-            _ARM_LABELS[r["arm"]],
-            _count(r["iteration"]),
-            _percent(r["convergence_pct"]),
+            ARM_LABELS[r["arm"]],
+            count(r["iteration"]),
+            percent(r["convergence_pct"]),
             f"{r['final_loss']:.2g}",
-            _percent(r["median_convergence_pct"]),
+            percent(r["median_convergence_pct"]),
         ]
-        for r in _records(rows)
+        for r in records(rows)
     ]
     head = ["arm", "iteration", "of the run", "final loss", "median over seeds"]
-    return _markdown(head, body)
+    return markdown(head, body)
 
 
 def _decades_markdown(rows: pd.DataFrame) -> str:
     counts = rows.drop(columns=["task", "arm"])
     kept = [c for c in counts if c == "diverged" or counts[c].any()]
     body = [
-        [_ARM_LABELS[arm], *(str(n) for n in numbers)]
+        [ARM_LABELS[arm], *(str(n) for n in numbers)]
         for arm, numbers in zip(rows["arm"], counts[kept].to_numpy().tolist(), strict=True)
     ]
-    return _markdown(["arm", *map(str, kept)], body)
-
-
-def _records(rows: pd.DataFrame) -> list[dict[str, Any]]:
-    return [{str(k): v for k, v in row.items()} for row in rows.to_dict("records")]
-
-
-def _range(row: dict[str, Any]) -> str:
-    fastest, slowest = _count(row["fastest"]), _count(row["slowest_reached"])
-    return "–" if fastest == "never" else f"{fastest} – {slowest}"
-
-
-def _percent(value: float) -> str:
-    return f"{value:.2f} %" if np.isfinite(value) else "–"
-
-
-def _count(value: float) -> str:
-    return f"{value:,.0f}" if np.isfinite(value) else "never"
-
-
-def _markdown(head: list[str], body: list[list[str]]) -> str:
-    rule = ["---", *["---:"] * (len(head) - 1)]
-    return "\n".join("| " + " | ".join(row) + " |" for row in [head, rule, *body])
+    return markdown(["arm", *map(str, kept)], body)

@@ -1,4 +1,4 @@
-"""Kedro hooks: nothing is computed before the parameters are known to be sound."""
+"""Kedro hooks: parameters are checked before anything is computed, checkpoints cleared after."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from kedro.framework.hooks import hook_impl
 
 from adaptive_opt.errors import StudyError
 from adaptive_opt.parameters import Fault, RRFunctionParameters, find_faults
-from adaptive_opt.study import ARMS, KINDS, TASKS
+from adaptive_opt.parameters.data import ImageDataParameters, TextDataParameters
+from adaptive_opt.study import ARMS, HALVES, KINDS, TASKS, get_task
 
-__all__ = ["ValidationHooks", "known_tags"]
+__all__ = ["CheckpointHooks", "ValidationHooks", "known_tags"]
 
 
 def known_tags() -> list[str]:
     """Every tag that a part of the grid can be chosen by."""
-    return [*(t.name for t in TASKS), *(a.name for a in ARMS), *KINDS]
+    return [*(t.name for t in TASKS), *(a.name for a in ARMS), *KINDS, *HALVES]
 
 
 class ValidationHooks:
@@ -38,6 +39,25 @@ class ValidationHooks:
             raise StudyError(_report(faults, project, run_params.get("env"), given))
 
 
+class CheckpointHooks:
+    """Deletes a run's checkpoint when the last part of its results is on disk."""
+
+    def __init__(self) -> None:
+        self._catalog: Any = None
+
+    @hook_impl
+    def after_catalog_created(self, catalog: Any) -> None:
+        """Remember where runs are."""
+        self._catalog = catalog
+
+    @hook_impl
+    def after_dataset_saved(self, dataset_name: str) -> None:
+        """The summary is the last."""
+        namespace, _, name = dataset_name.rpartition(".")
+        if namespace.startswith("training.") and name == "summary" and self._catalog is not None:
+            self._catalog.load(f"{namespace}.folder").checkpoint.unlink(missing_ok=True)
+
+
 def _deep_faults(parameters: dict[str, Any], namespaces: set[str]) -> list[Fault]:
     """Faults that need more than the parameters: files, dimensions, devices."""
     from adaptive_opt.engine.device import resolve_device
@@ -48,6 +68,8 @@ def _deep_faults(parameters: dict[str, Any], namespaces: set[str]) -> list[Fault
         resolve_device(parameters["training"]["device"])
     except StudyError as error:
         faults.append(Fault(("training", "device"), str(error)))
+    if "data" in namespaces:
+        faults += _source_faults(parameters["data"])
     for task, given in parameters["rr_synthesis"].items():
         if "rr_synthesis" not in namespaces:
             break
@@ -62,6 +84,22 @@ def _deep_faults(parameters: dict[str, Any], namespaces: set[str]) -> list[Fault
                 import_function(function.path, function.layers, function.hidden_dim, function.seed)
         except StudyError as error:
             faults.append(Fault(("rr_synthesis", task), str(error)))
+    return faults
+
+
+def _source_faults(data: dict[str, Any]) -> list[Fault]:
+    from adaptive_opt.tasks.images import check_image_source
+    from adaptive_opt.tasks.text import check_text_source
+
+    faults = []
+    for task, given in data.items():
+        try:
+            if get_task(task).family == "images":
+                check_image_source(ImageDataParameters(**given))
+            else:
+                check_text_source(TextDataParameters(**given))
+        except StudyError as error:
+            faults.append(Fault(("data", task, "path"), str(error)))
     return faults
 
 

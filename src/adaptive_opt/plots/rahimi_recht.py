@@ -9,10 +9,11 @@ import numpy as np
 import pandas as pd
 
 from adaptive_opt.evidence.passage import losses_by_seed
-from adaptive_opt.evidence.rahimi_recht import best_seed, identify
-from adaptive_opt.study import TASKS, get_arm
+from adaptive_opt.evidence.rahimi_recht import best_seed
+from adaptive_opt.evidence.tables import identify
+from adaptive_opt.study import get_arm, get_task
 
-from .colours import arm_colour, arm_dashed
+from .curves import Histories, arm_line, median_line, panels
 from .figure import Figure, Line, Panel
 
 __all__ = [
@@ -24,19 +25,17 @@ __all__ = [
     "spread_figure",
 ]
 
-Histories = Sequence[pd.DataFrame]
-
 
 def loss_figure(histories: Histories, targets: Mapping[str, float]) -> Figure:
     """Training loss of each arm's best run, one panel a task, as published."""
 
     def line(history: pd.DataFrame) -> Line:
         losses = losses_by_seed(history)
-        return _line(history, losses.index, losses[best_seed(losses)])
+        return arm_line(history, losses.index, losses[best_seed(losses)])
 
     return Figure(
         "Training loss of the best run",
-        _panels(histories, line, "training loss", levels=targets),
+        panels(histories, line, "training loss", levels=targets),
         note="best of all seeds by final loss; dotted: the target",
     )
 
@@ -47,11 +46,11 @@ def median_loss_figure(histories: Histories, targets: Mapping[str, float]) -> Fi
     def line(history: pd.DataFrame) -> Line:
         losses = losses_by_seed(history)
         low, median, high = (losses.quantile(q, axis=1) for q in (0.25, 0.5, 0.75))
-        return _line(history, losses.index, median, low=low, high=high)
+        return arm_line(history, losses.index, median, low=low, high=high)
 
     return Figure(
         "Training loss, all seeds",
-        _panels(histories, line, "training loss", levels=targets),
+        panels(histories, line, "training loss", levels=targets),
         note="line: median over seeds; band: from the first to the third quartile",
     )
 
@@ -60,7 +59,7 @@ def spectral_norm_figure(histories: Histories) -> Figure:
     """Largest absolute Hessian eigenvalue along training, median over seeds."""
     return Figure(
         "Largest absolute eigenvalue of the exact Hessian",
-        _panels(histories, lambda h: _median(h, "hessian_spectral_norm"), "spectral norm"),
+        panels(histories, lambda h: median_line(h, "hessian_spectral_norm"), "spectral norm"),
         note="median over seeds; Hessian of the loss over all samples, float64",
     )
 
@@ -68,15 +67,15 @@ def spectral_norm_figure(histories: Histories) -> Figure:
 def clipped_fraction_figure(histories: Histories) -> Figure:
     """Share of clipped update elements along training, median over seeds."""
     clipped = [h for h in histories if "clipped_fraction" in h]
-    panels = _panels(
-        clipped, lambda h: _median(h, "clipped_fraction"), "clipped fraction", log=False
+    drawn = panels(
+        clipped, lambda h: median_line(h, "clipped_fraction"), "clipped fraction", log=False
     )
-    return Figure("Share of elements with |m / denom(D)| > ρ", panels, note="median over seeds")
+    return Figure("Share of elements with |m / denom(D)| > ρ", drawn, note="median over seeds")
 
 
 def spread_figure(histories: Histories, task: str) -> Figure:
     """Best, median and worst run of each second-order arm on one task."""
-    panels = []
+    drawn = []
     for history in histories:
         name, arm = identify(history)
         if name != task or get_arm(arm).kind == "first-order":
@@ -89,9 +88,9 @@ def spread_figure(histories: Histories, task: str) -> Figure:
             Line(losses.index, losses[seed], which, colours[which])
             for which, seed in picked.items()
         ]
-        panels.append(Panel(get_arm(arm).label, lines, "training loss"))
-    label = next(t.label for t in TASKS if t.name == task)
-    return Figure(f"Best, median and worst run. {label}", panels, note="by final loss")
+        drawn.append(Panel(get_arm(arm).label, lines, "training loss"))
+    label = get_task(task).label
+    return Figure(f"Best, median and worst run. {label}", drawn, note="by final loss")
 
 
 def function_figure(report: Mapping[str, Any]) -> Figure:
@@ -129,32 +128,3 @@ def _spectrum(title: str, values: Sequence[float], y_label: str, zero: float = 0
         for keep, colour in ((ordered > 0, "#0072B2"), (ordered < 0, "#D55E00"))
     ]
     return Panel(title, lines, y_label, x_label="index")
-
-
-def _panels(
-    histories: Histories,
-    line: Any,
-    y_label: str,
-    *,
-    log: bool = True,
-    levels: Mapping[str, float] | None = None,
-) -> list[Panel]:
-    panels = []
-    for task in TASKS:
-        lines = [line(h) for h in histories if identify(h)[0] == task.name]
-        if lines:
-            level = (levels or {}).get(task.name)
-            panels.append(Panel(task.label, lines, y_label, y_log=log, level=level))
-    return panels
-
-
-def _line(history: pd.DataFrame, x: Any, y: Any, **band: Any) -> Line:
-    arm = identify(history)[1]
-    return Line(x, y, get_arm(arm).label, arm_colour(arm), dash=arm_dashed(arm), **band)
-
-
-def _median(history: pd.DataFrame, column: str) -> Line:
-    if column not in history:
-        return _line(history, [], [])
-    wide = losses_by_seed(history, column).dropna(how="all")  # measured now and then only
-    return _line(history, wide.index, wide.median(axis=1))

@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from adaptive_opt.data_parameters import ImageDataParameters
 from adaptive_opt.errors import StudyError
+from adaptive_opt.parameters.data import ImageDataParameters
 
 from .fingerprint import as_hex, as_tensor, fingerprint
 from .image_sources import ImageArrays, read_cifar, read_digits, read_folder, read_npz

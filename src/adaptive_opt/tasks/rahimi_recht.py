@@ -31,6 +31,9 @@ class RahimiRecht:
         device, dtype: where and in which precision to train.
     """
 
+    measures_train_loss = True
+    resumes_within_epoch = False  # its streams of random numbers have only moved on at an end
+
     def __init__(
         self,
         function: RRFunction,
@@ -44,6 +47,7 @@ class RahimiRecht:
     ) -> None:
         self.function, self.kind = function, loss
         self.members = len(order_seeds)
+        self.batch_metrics: dict[str, Tensor] = {}
         self.device, self.dtype = device, dtype
         samples = len(function.inputs)
         self.batch_size = min(batch_size, samples)
@@ -73,8 +77,14 @@ class RahimiRecht:
         stacked = [torch.stack(layer) for layer in zip(*single, strict=True)]
         return [w.to(self.device, self.dtype).requires_grad_() for w in stacked]
 
-    def epoch(self) -> Iterator[Tensor]:
-        """Gram matrices ``[members, d_x, d_x]`` of the next epoch's batches, in random order."""
+    def epoch(self, number: int = 0, start: int = 0) -> Iterator[Tensor]:
+        """Gram matrices ``[members, d_x, d_x]`` of the next epoch's batches, in random order.
+
+        The order is where the streams of random numbers stand, whatever the ``number``.
+        """
+        del number
+        if start:
+            raise ValueError("an epoch of Rahimi–Recht batches starts at its first")
         for row, stream in zip(self._rows, self._orders, strict=True):
             torch.randperm(self._samples, generator=stream, out=row)
         x = self._inputs.index_select(0, self._index.to(self.device))
@@ -92,6 +102,18 @@ class RahimiRecht:
     ) -> tuple[Tensor, list[Tensor]]:
         """The same loss with its gradient, in closed form."""
         return deep_linear.loss_and_gradient(weights, self._target, gram, self.kind)
+
+    def curvature_loss(self, weights: Sequence[Tensor], gram: Tensor) -> Tensor:
+        """As :meth:`loss`: a Gram matrix has no parts."""
+        return self.loss(weights, gram)
+
+    def evaluate(self, weights: Sequence[Tensor], split: str) -> dict[str, Tensor]:
+        """Nothing: the function is known, there are no held-out samples."""
+        del weights, split
+        return {}
+
+    def prepare(self, weights: Sequence[Tensor]) -> None:
+        """Nothing."""
 
     def hessian_diagonal(self, weights: Sequence[Tensor], gram: Tensor) -> list[Tensor]:
         """Exact diagonal of the Hessian on the batch, in closed form."""

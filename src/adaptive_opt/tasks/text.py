@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from adaptive_opt.data_parameters import TextDataParameters
 from adaptive_opt.errors import StudyError
+from adaptive_opt.parameters.data import TextDataParameters
 
 from .fingerprint import as_hex, as_tensor, fingerprint
 from .text_sources import SPLITS, TextParts, read_files, read_penn_treebank, read_python_docs

@@ -3,40 +3,42 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from adaptive_opt.errors import StudyError
-from adaptive_opt.parameters import AnalysisParameters, TaskParameters, configuration
-from adaptive_opt.study import TASKS
+from adaptive_opt.parameters import AnalysisParameters, configuration, task_parameters
 
 
 def _targets(tasks: dict[str, Any]) -> dict[str, float]:
-    return {name: TaskParameters(**given).target_loss for name, given in tasks.items()}
+    return {name: task_parameters(name, tasks).target_loss for name in tasks}
 
 
 def check_runs(
+    names: Sequence[str],
     tasks: dict[str, Any],
     arms: dict[str, Any],
     training: dict[str, Any],
     scale: str,
-    *functions_and_summaries: dict[str, Any],
+    *data_and_summaries: dict[str, Any],
 ) -> dict[str, Any]:
     """The configuration of every run, or an error if one was trained with another.
 
-    The last arguments are the function of each task, in the order of the grid, and then the
-    summaries of the runs.
+    The last arguments are what each of the tasks ``names`` learns, and then the summaries of
+    the runs.
     """
-    from adaptive_opt.tasks.rr_functions import RRFunction
+    from adaptive_opt.tasks.digest import data_digest
 
     parameters = {"tasks": tasks, "arms": arms, "training": training}
     digests = {
-        task.name: RRFunction.from_tensors(tensors).digest()
-        for task, tensors in zip(TASKS, functions_and_summaries, strict=False)
+        task: data_digest(task, tensors)
+        for task, tensors in zip(names, data_and_summaries, strict=False)
     }
     found = {}
-    for summary in functions_and_summaries[len(TASKS) :]:
-        task, arm, then = summary["task"], summary["arm"], summary["configuration"]
-        now = {"function": digests[task], **configuration(task, arm, parameters)}
+    for summary in data_and_summaries[len(names) :]:
+        task, arm = summary["task"], summary["arm"]
+        then = summary.get("configuration", {})
+        now = {"data": digests[task], **configuration(task, arm, parameters)}
         now = json.loads(json.dumps(now))
         changed = [k for k in {**then, **now} if then.get(k) != now.get(k)]
         if changed:
@@ -49,22 +51,23 @@ def check_runs(
     return found
 
 
-def tabulate(
+def tabulate_rahimi_recht(
     checked: dict[str, Any], tasks: dict[str, Any], analysis: dict[str, Any], *histories: Any
 ) -> tuple[Any, ...]:
     """Time to target, convergence and decades of the final loss."""
     del checked  # there before this node runs, which is all that is asked of it
     from adaptive_opt.evidence import rahimi_recht as evidence
+    from adaptive_opt.evidence.tables import time_to_target_table
 
     within = AnalysisParameters(**analysis).settled_within
     return (
-        evidence.time_to_target_table(histories, _targets(tasks)),
+        time_to_target_table(histories, _targets(tasks)),
         evidence.convergence_table(histories, within),
         evidence.decade_table(histories),
     )
 
 
-def write_report(
+def report_rahimi_recht(
     time_to_target: Any, convergence: Any, decades: Any, analysis: dict[str, Any], scale: str
 ) -> str:
     """The tables in words and Markdown."""
@@ -74,18 +77,57 @@ def write_report(
     return report(time_to_target, convergence, decades, scale=scale, settled_within=within)
 
 
-def draw(
+def draw_rahimi_recht(
     name: str, checked: dict[str, Any], tasks: dict[str, Any], *histories: Any
 ) -> tuple[Any, Any]:
     """One figure of :mod:`adaptive_opt.plots.rahimi_recht`, for the browser and as PNG."""
     del checked
     from adaptive_opt.plots import rahimi_recht as plots
-    from adaptive_opt.plots.figure import to_matplotlib, to_plotly
 
     if name in tasks:
-        figure = plots.spread_figure(histories, name)
-    elif name in ("loss", "median_loss"):
-        figure = getattr(plots, f"{name}_figure")(histories, _targets(tasks))
-    else:
-        figure = getattr(plots, f"{name}_figure")(histories)
+        return _both(plots.spread_figure(histories, name))
+    if name in ("loss", "median_loss"):
+        return _both(getattr(plots, f"{name}_figure")(histories, _targets(tasks)))
+    return _both(getattr(plots, f"{name}_figure")(histories))
+
+
+def tabulate_networks(
+    checked: dict[str, Any], tasks: dict[str, Any], *histories: Any
+) -> tuple[Any, ...]:
+    """Time to target, outcomes and costs."""
+    del checked
+    from adaptive_opt.evidence import networks as evidence
+    from adaptive_opt.evidence.tables import time_to_target_table
+
+    return (
+        time_to_target_table(histories, _targets(tasks)),
+        evidence.outcome_table(histories),
+        evidence.cost_table(histories),
+    )
+
+
+def report_networks(time_to_target: Any, outcomes: Any, costs: Any, scale: str) -> str:
+    """The tables in words and Markdown."""
+    from adaptive_opt.evidence.networks import report
+
+    return report(time_to_target, outcomes, costs, scale=scale)
+
+
+def draw_networks(
+    name: str, checked: dict[str, Any], tasks: dict[str, Any], *histories: Any
+) -> tuple[Any, Any]:
+    """One figure of :mod:`adaptive_opt.plots.networks`, for the browser and as PNG."""
+    del checked
+    from adaptive_opt.plots import networks as plots
+
+    if name in plots.CLOCKS:
+        return _both(plots.loss_figure(histories, _targets(tasks), name))
+    if name == "valid_loss":
+        return _both(plots.valid_loss_figure(histories))
+    return _both(plots.optimizer_figure(histories, name))
+
+
+def _both(figure: Any) -> tuple[Any, Any]:
+    from adaptive_opt.plots.figure import to_matplotlib, to_plotly
+
     return to_plotly(figure), to_matplotlib(figure)

@@ -2,67 +2,95 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial, update_wrapper
+from typing import Any
 
 from kedro.pipeline import Node, Pipeline
 
-from adaptive_opt.study import TASKS
+from adaptive_opt.study import Task, arms_on, tasks_of
 
 from . import nodes
 
 RUN_PARAMETERS = ("tasks", "arms", "training", "scale")
-FIGURES = ("loss", "median_loss", "spectral_norm", "clipped_fraction")
+RR_FIGURES = ("loss", "median_loss", "spectral_norm", "clipped_fraction")
+CLOCKS = ("iteration", "gradient_equivalents", "device_seconds")
 
 
 def create_pipeline(study: str, arms: Iterable[str]) -> Pipeline:
-    """Compare some arms on every task.
+    """Compare some arms on every Rahimi–Recht task.
 
     Args:
         study: names the outputs, under the namespace ``analysis.<study>``.
         arms: what to compare.
     """
-    runs = [(task.name, arm) for task in TASKS for arm in arms]
+    tasks = tasks_of("rahimi_recht")
+    figures = {f: f for f in RR_FIGURES} | {f"spread_{t.name}": t.name for t in tasks}
+    return _study(
+        study,
+        tasks,
+        list(arms),
+        tables=["time_to_target", "convergence", "decades"],
+        tabulate=(nodes.tabulate_rahimi_recht, ["params:tasks", "params:analysis"]),
+        report=(nodes.report_rahimi_recht, ["params:analysis", "params:scale"]),
+        draw=nodes.draw_rahimi_recht,
+        figures=figures,
+    )
+
+
+def create_network_pipeline(study: str, arms: Iterable[str]) -> Pipeline:
+    """The same on every task with a network."""
+    figures = {f"loss_by_{clock}": clock for clock in CLOCKS}
+    figures |= {f: f for f in ("valid_loss", "clipped_fraction", "denominator_norm")}
+    return _study(
+        study,
+        tasks_of("images", "text"),
+        list(arms),
+        tables=["time_to_target", "outcomes", "costs"],
+        tabulate=(nodes.tabulate_networks, ["params:tasks"]),
+        report=(nodes.report_networks, ["params:scale"]),
+        draw=nodes.draw_networks,
+        figures=figures,
+    )
+
+
+def _study(
+    study: str,
+    tasks: Sequence[Task],
+    arms: Sequence[str],
+    *,
+    tables: list[str],
+    tabulate: tuple[Callable[..., Any], list[str]],
+    report: tuple[Callable[..., Any], list[str]],
+    draw: Callable[..., Any],
+    figures: dict[str, str],
+) -> Pipeline:
+    """Check the runs, then tables, the report of the tables, and figures by output name."""
+    runs = [(task.name, arm) for task in tasks for arm in arms_on(task, arms)]
     histories = {f"{t}__{a}": f"training.{t}.{a}.history" for t, a in runs}
-    functions = {f"{t.name}__function": f"rr_synthesis.{t.name}.function" for t in TASKS}
     summaries = {f"{t}__{a}__summary": f"training.{t}.{a}.summary" for t, a in runs}
-    # One figure for each of the first names over all tasks, and one for each task by itself.
-    figures = [
+    data = {f"{t.name}__data": t.dataset for t in tasks}
+    check = update_wrapper(partial(nodes.check_runs, [t.name for t in tasks]), nodes.check_runs)
+    parameters = [f"params:{p}" for p in RUN_PARAMETERS]
+    drawings = [
         Node(
-            update_wrapper(partial(nodes.draw, name), nodes.draw),
+            update_wrapper(partial(draw, name), draw),
             ["runs", "params:tasks", *histories],
             [f"{output}_figure", f"{output}_figure_png"],
             name=f"draw_{output}",
         )
-        for name, output in [
-            *((f, f) for f in FIGURES),
-            *((t.name, f"spread_{t.name}") for t in TASKS),
-        ]
+        for output, name in figures.items()
     ]
-    tables = ["time_to_target", "convergence", "decades"]
+    used = {*parameters, *(n for _, given in (tabulate, report) for n in given)}
     return Pipeline(
         [
-            Node(
-                nodes.check_runs,
-                [*(f"params:{p}" for p in RUN_PARAMETERS), *functions, *summaries],
-                "runs",
-                name="check",
-            ),
-            Node(
-                nodes.tabulate,
-                ["runs", "params:tasks", "params:analysis", *histories],
-                tables,
-                name="tabulate",
-            ),
-            Node(
-                nodes.write_report,
-                [*tables, "params:analysis", "params:scale"],
-                "report",
-                name="report",
-            ),
-            *figures,
+            Node(check, [*parameters, *data, *summaries], "runs", name="check"),
+            Node(tabulate[0], ["runs", *tabulate[1], *histories], tables, name="tabulate"),
+            Node(report[0], [*tables, *report[1]], "report", name="report"),
+            *drawings,
         ],
         namespace=f"analysis.{study}",
-        inputs={**histories, **functions, **summaries},
-        parameters={f"params:{p}" for p in (*RUN_PARAMETERS, "analysis")},
+        inputs={**histories, **data, **summaries},
+        parameters=used,
+        tags=[tasks[0].half],
     )

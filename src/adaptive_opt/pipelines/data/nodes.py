@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from adaptive_opt.data_parameters import RAW, ImageDataParameters, TextDataParameters
+from adaptive_opt.parameters.data import RAW, ImageDataParameters, TextDataParameters
 
 
 def load_images(task: str, given: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:

@@ -32,5 +32,5 @@ def _one(task: Task) -> Pipeline:
         namespace=f"data.{task.name}",
         parameters={"params:data"},
         # Data are needed by every part of the grid that their task is in.
-        tags=[task.name, *KINDS, *arm_names()],
+        tags=[task.name, task.half, *KINDS, *arm_names()],
     )

@@ -7,22 +7,22 @@ from typing import Any
 
 from kedro.pipeline import Node, Pipeline
 
-from adaptive_opt.study import KINDS, TASKS, arm_names
+from adaptive_opt.study import KINDS, Task, arm_names, tasks_of
 
 from . import nodes
 
 
 def create_pipeline() -> Pipeline:
-    """Function, report and figure for every task."""
-    return sum((_one(task.name) for task in TASKS), Pipeline([]))
+    """Function, report and figure for every Rahimi–Recht task."""
+    return sum((_one(task) for task in tasks_of("rahimi_recht")), Pipeline([]))
 
 
-def _one(task: str) -> Pipeline:
+def _one(task: Task) -> Pipeline:
     # A function is needed by every part of the grid that its task is in.
-    tags = [task, *KINDS, *arm_names()]
+    tags = [task.name, task.half, *KINDS, *arm_names()]
 
     def bound(function: Any) -> Any:
-        return update_wrapper(partial(function, task), function)
+        return update_wrapper(partial(function, task.name), function)
 
     return Pipeline(
         [
@@ -35,7 +35,7 @@ def _one(task: str) -> Pipeline:
             ),
             Node(nodes.draw_function, "report", ["figure", "figure_png"], name="draw"),
         ],
-        namespace=f"rr_synthesis.{task}",
+        namespace=f"rr_synthesis.{task.name}",
         parameters={"params:rr_synthesis", "params:tasks"},
         tags=tags,
     )

@@ -2,41 +2,78 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from adaptive_opt.parameters import (
-    TaskParameters,
     TrainingParameters,
     configuration,
+    logging_configuration,
     resolve_arm,
+    task_parameters,
 )
+from adaptive_opt.study import get_task
+
+logger = logging.getLogger(__name__)
 
 
-def train_rahimi_recht(
+def train(
     task: str,
     arm: str,
     tensors: dict[str, Any],
+    folder: Any,
     tasks: dict[str, Any],
     arms: dict[str, Any],
     training: dict[str, Any],
 ) -> tuple[Any, dict[str, Any], dict[str, Any]]:
-    """Train all seeds of an arm: history, final weights, summary."""
-    from adaptive_opt.engine.rahimi_recht import run_rahimi_recht
-    from adaptive_opt.tasks.rr_functions import RRFunction
+    """Train all seeds of an arm: history, final weights, summary.
+
+    A run that ``folder`` has already, of the same configuration on the same data, is taken
+    from there; one that was broken off goes on.
+    """
+    from adaptive_opt.engine.checkpoint import Checkpoint, configuration_digest
+    from adaptive_opt.engine.device import resolve_device
+    from adaptive_opt.tasks.digest import data_digest
 
     settings = TrainingParameters(**training)
-    function = RRFunction.from_tensors(tensors)
-    history, weights, summary = run_rahimi_recht(
-        function,
+    parameters = {"tasks": tasks, "arms": arms, "training": training}
+    config = {"data": data_digest(task, tensors), **configuration(task, arm, parameters)}
+    noted = logging_configuration(task, parameters)
+    device = resolve_device(settings.device).type
+    digest = configuration_digest({**config, **noted, "arm": arm, "device": device})
+    checkpoint = Checkpoint(folder.checkpoint, digest, settings.checkpoint_seconds)
+    if not settings.resume:
+        checkpoint.remove()
+    elif (finished := folder.finished(digest)) is not None:
+        logger.info("%s, %s: finished before, nothing has changed", task, arm)
+        kept: tuple[Any, dict[str, Any], dict[str, Any]] = finished
+        return kept
+    history, weights, summary = _runner(task)(
+        _data(task, tensors),
         task=task,
         arm=arm,
         **resolve_arm(arm, arms[task], settings),
-        task_parameters=TaskParameters(**tasks[task]),
+        task_parameters=task_parameters(task, tasks),
         training=settings,
+        checkpoint=checkpoint,
     )
-    parameters = {"tasks": tasks, "arms": arms, "training": training}
-    summary["configuration"] = {
-        "function": function.digest(),
-        **configuration(task, arm, parameters),
-    }
-    return history, {f"W{i}": w for i, w in enumerate(weights, start=1)}, summary
+    return history, weights, {**summary, "configuration": config, "digest": digest}
+
+
+def _runner(task: str) -> Any:
+    if get_task(task).family == "rahimi_recht":
+        from adaptive_opt.engine.rahimi_recht import run_rahimi_recht
+
+        return run_rahimi_recht
+    from adaptive_opt.engine.network import run_network
+
+    return run_network
+
+
+def _data(task: str, tensors: dict[str, Any]) -> Any:
+    from adaptive_opt.tasks.images import ImageData
+    from adaptive_opt.tasks.rr_functions import RRFunction
+    from adaptive_opt.tasks.text import TextData
+
+    types: dict[str, Any] = {"rahimi_recht": RRFunction, "images": ImageData, "text": TextData}
+    return types[get_task(task).family].from_tensors(tensors)

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 __all__ = ["PROJECT", "RAW", "ImageDataParameters", "TextDataParameters"]
 
-PROJECT = Path(__file__).parents[2]
+PROJECT = Path(__file__).parents[3]
 """The folder that relative paths start from."""
 
 RAW = PROJECT / "data" / "01_raw"

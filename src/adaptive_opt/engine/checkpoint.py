@@ -1,0 +1,101 @@
+"""The state of a run on disk, to go on after a crash."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+__all__ = ["Checkpoint", "configuration_digest"]
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 1
+"""Raised when what a run computes or saves changes, so that old files are not continued."""
+
+
+def configuration_digest(configuration: dict[str, Any]) -> str:
+    """Identifies a resolved configuration, whatever the order of its keys.
+
+    Example:
+        >>> a, b = {"lr": 0.1, "seeds": 3}, {"seeds": 3, "lr": 0.1}
+        >>> configuration_digest(a) == configuration_digest(b)
+        True
+        >>> configuration_digest(a) == configuration_digest({**a, "lr": 0.2})
+        False
+    """
+    text = json.dumps({"format": FORMAT, **configuration}, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+class Checkpoint:
+    """One file with the newest state of a run, kept until the next is complete.
+
+    A file that is damaged, or of another configuration, is not used: the run starts anew and
+    the log says why. A disk that is full does not stop a run either: the old checkpoint is
+    kept and a later save may succeed.
+
+    Args:
+        path: of the file; None: nothing is ever saved.
+        digest: of the configuration, see :func:`configuration_digest`.
+        every: seconds between two saves.
+    """
+
+    def __init__(self, path: Path | None, digest: str = "", every: float = 60.0) -> None:
+        self.path, self.digest, self.every = path, digest, every
+        self._last = time.monotonic()
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time to save."""
+        return self.path is not None and time.monotonic() - self._last >= self.every
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Write the state: tensors, numbers, text, and lists and dicts of them."""
+        if self.path is None:
+            return
+        self._last = time.monotonic()
+        partial = self.path.with_name(f".{self.path.name}.{os.getpid()}")
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with partial.open("wb") as file:
+                torch.save({"digest": self.digest, "state": state}, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, self.path)
+        except (OSError, RuntimeError) as error:  # torch reports a failed write as the latter
+            logger.warning("checkpoint %s was not written (%s); going on", self.path, error)
+        finally:
+            partial.unlink(missing_ok=True)
+
+    def load(self) -> dict[str, Any] | None:
+        """The state saved last, or None where there is none to go on from."""
+        if self.path is None or not self.path.is_file():
+            return None
+        try:
+            # Only tensors and plain values are unpickled, whoever wrote the file.
+            saved = torch.load(self.path, map_location="cpu", weights_only=True)
+            digest, state = saved["digest"], saved["state"]
+        except Exception as error:
+            # zipfile, pickle and torch raise what they like on a damaged file.
+            logger.warning(
+                "checkpoint %s is damaged (%s); the run starts anew",
+                self.path, str(error).split("\n")[0],
+            )  # fmt: skip
+            return None
+        if digest != self.digest:
+            logger.info("checkpoint %s is of another configuration; the run starts anew", self.path)
+            return None
+        found: dict[str, Any] = state
+        return found
+
+    def remove(self) -> None:
+        """Delete the file: its run is finished and saved."""
+        if self.path is not None:
+            self.path.unlink(missing_ok=True)

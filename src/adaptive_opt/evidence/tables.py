@@ -1,0 +1,128 @@
+"""What every report is made of: time to target, and tables in Markdown."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from adaptive_opt.study import ARMS, TASKS
+
+from .passage import first_passage, losses_by_seed
+
+__all__ = [
+    "ARM_LABELS",
+    "TASK_LABELS",
+    "Histories",
+    "count",
+    "identify",
+    "markdown",
+    "passage_markdown",
+    "passage_sentences",
+    "percent",
+    "records",
+    "time_to_target_table",
+]
+
+Histories = Sequence[pd.DataFrame]
+
+TASK_LABELS = {t.name: t.label for t in TASKS}
+ARM_LABELS = {a.name: a.label for a in ARMS}
+
+
+def identify(history: pd.DataFrame) -> tuple[str, str]:
+    """The (task, arm) that a history is of."""
+    return str(history["task"].iloc[0]), str(history["arm"].iloc[0])
+
+
+def time_to_target_table(histories: Histories, targets: Mapping[str, float]) -> pd.DataFrame:
+    """When the loss first passes a task's target, and how many seeds never do.
+
+    Returns:
+        A row for each (task, arm): the target, the number of seeds and of those that never
+        pass, the median iteration of those that do, and the median over all seeds with
+        "never" as infinity (infinite where more than half never pass).
+    """
+    rows = []
+    for history in histories:
+        task, arm = identify(history)
+        passed = first_passage(losses_by_seed(history), targets[task])
+        reached = passed[np.isfinite(passed)]
+        rows.append(
+            {
+                "task": task,
+                "arm": arm,
+                "target": targets[task],
+                "seeds": len(passed),
+                "never": int(len(passed) - len(reached)),
+                "median_of_reached": reached.median() if len(reached) else math.inf,
+                "median_of_all": passed.median(),
+                "fastest": passed.min(),
+                "slowest_reached": reached.max() if len(reached) else math.inf,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def passage_sentences(rows: pd.DataFrame) -> str:
+    """One task's rows of :func:`time_to_target_table` in words."""
+    target, seeds = rows["target"].iloc[0], rows["seeds"].iloc[0]
+    reached = rows[np.isfinite(rows["median_of_reached"])].sort_values("median_of_reached")
+    never = rows[rows["never"] == rows["seeds"]]
+    text = f"Training loss first at or below {target:g}, {seeds} seeds."
+    if len(reached):
+        order = "; ".join(
+            "{} {:,.0f} ({} of {})".format(
+                ARM_LABELS[r["arm"]], r["median_of_reached"], r["seeds"] - r["never"], r["seeds"]
+            )
+            for r in records(reached)
+        )
+        text += f" Median iteration of the seeds that get there: {order}."
+    if len(never):
+        text += " Never: " + "; ".join(ARM_LABELS[a] for a in never["arm"]) + "."
+    return text
+
+
+def passage_markdown(rows: pd.DataFrame) -> str:
+    """One task's rows of :func:`time_to_target_table` as Markdown."""
+    body = [
+        [
+            ARM_LABELS[r["arm"]],
+            count(r["median_of_reached"]),
+            count(r["median_of_all"]),
+            _range(r),
+            "{never} of {seeds}".format(**r),
+        ]
+        for r in records(rows)
+    ]
+    head = ["arm", "median, seeds that pass", "median, all seeds", "range", "never"]
+    return markdown(head, body)
+
+
+def records(rows: pd.DataFrame) -> list[dict[str, Any]]:
+    """A dict for each row."""
+    return [{str(k): v for k, v in row.items()} for row in rows.to_dict("records")]
+
+
+def _range(row: dict[str, Any]) -> str:
+    fastest, slowest = count(row["fastest"]), count(row["slowest_reached"])
+    return "–" if fastest == "never" else f"{fastest} – {slowest}"
+
+
+def percent(value: float) -> str:
+    """As in ``12.34 %``."""
+    return f"{value:.2f} %" if np.isfinite(value) else "–"
+
+
+def count(value: float) -> str:
+    """As in ``12,345``; infinite and missing: never."""
+    return f"{value:,.0f}" if np.isfinite(value) else "never"
+
+
+def markdown(head: list[str], body: list[list[str]]) -> str:
+    """A table, all columns but the first to the right."""
+    rule = ["---", *["---:"] * (len(head) - 1)]
+    return "\n".join("| " + " | ".join(row) + " |" for row in [head, rule, *body])

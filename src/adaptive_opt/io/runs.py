@@ -1,0 +1,75 @@
+"""The folder of a run: what it left, or how far it got."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from kedro.io import AbstractDataset, DatasetError
+
+from .datasets import ParquetDataset, TensorsDataset
+
+__all__ = ["RunFolder", "RunFolderDataset"]
+
+logger = logging.getLogger(__name__)
+
+
+class RunFolder:
+    """Where a run's history, weights, summary and checkpoint are.
+
+    The catalog writes the summary last, so a summary of the right configuration says that
+    the run beside it is complete.
+
+    Args:
+        path: of the folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def checkpoint(self) -> Path:
+        """The file of the state of a run that is not finished."""
+        return self.path / "checkpoint.pt"
+
+    def finished(self, digest: str) -> tuple[Any, dict[str, Any], dict[str, Any]] | None:
+        """History, weights and summary, if they are of this configuration and undamaged."""
+        try:
+            text = (self.path / "summary.json").read_text(encoding="utf-8")
+            summary: dict[str, Any] = json.loads(text)
+            if summary.get("digest") != digest:
+                return None
+            history = ParquetDataset(filepath=str(self.path / "history.parquet")).load()
+            weights = TensorsDataset(filepath=str(self.path / "weights.safetensors")).load()
+        except FileNotFoundError:
+            return None
+        except (DatasetError, ValueError) as error:
+            reason = str(error).split("\n")[0]
+            logger.warning("the run in %s is damaged (%s) and made again", self.path, reason)
+            return None
+        return history, weights, summary
+
+
+class RunFolderDataset(AbstractDataset[Any, RunFolder]):
+    """Hands a run's folder to the node that makes the run; nothing is saved here."""
+
+    def __init__(self, *, filepath: str, metadata: dict[str, Any] | None = None) -> None:
+        self._filepath = Path(filepath)
+        self.metadata = metadata
+
+    def load(self) -> RunFolder:
+        """The folder, which need not exist."""
+        return RunFolder(self._filepath)
+
+    def save(self, data: Any) -> None:
+        """Refused: the parts have datasets of their own."""
+        del data
+        raise DatasetError("a run's folder is not saved as a whole")
+
+    def _exists(self) -> bool:
+        return True
+
+    def _describe(self) -> dict[str, Any]:
+        return {"filepath": str(self._filepath)}

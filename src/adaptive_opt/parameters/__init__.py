@@ -1,0 +1,33 @@
+"""The parameters of a study: their types, ranges and meaning.
+
+Validated before the first node runs; every fault is reported at once, by the path of its
+key, with the nearest valid name where a key is unknown.
+"""
+
+from .arms import resolve_arm
+from .configuration import configuration, logging_configuration
+from .faults import Fault, find_faults
+from .models import (
+    AnalysisParameters,
+    ImageTaskParameters,
+    RRFunctionParameters,
+    TaskParameters,
+    TextTaskParameters,
+    TrainingParameters,
+    task_parameters,
+)
+
+__all__ = [
+    "AnalysisParameters",
+    "Fault",
+    "ImageTaskParameters",
+    "RRFunctionParameters",
+    "TaskParameters",
+    "TextTaskParameters",
+    "TrainingParameters",
+    "configuration",
+    "find_faults",
+    "logging_configuration",
+    "resolve_arm",
+    "task_parameters",
+]

@@ -1,0 +1,85 @@
+"""The hyperparameters of arms."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from adaptive_opt.errors import StudyError
+from adaptive_opt.study import Arm, get_arm
+
+from .models import Beta, Count, NonNegative, Strict, TrainingParameters
+
+__all__ = ["arm_schema", "resolve_arm"]
+
+Probe = Literal["rademacher", "gaussian", "constant", "momentum_sign", "momentum_sign_cumulative"]
+
+
+class _SGDM(Strict):
+    lr: NonNegative
+    momentum: Beta | None = None
+    weight_decay: NonNegative = 0.0
+
+
+class _Adam(Strict):
+    lr: NonNegative
+    beta1: Beta | None = None
+    beta2: Beta = 0.999
+    eps: NonNegative = 1e-8
+    weight_decay: NonNegative = 0.0
+
+
+class _SecondOrder(Strict):
+    lr: NonNegative
+    beta1: Beta | None = None
+    beta2: Beta = 0.99
+    rho: NonNegative = 1e-2
+    eps: NonNegative = 1e-12
+    weight_decay: NonNegative = 0.0
+    update_period: Count | None = None
+    probe: Probe | None = None
+
+
+def resolve_arm(name: str, arms: dict[str, Any], training: TrainingParameters) -> dict[str, Any]:
+    """An arm's optimizer path and its full keyword arguments, for one task.
+
+    Args:
+        name: the arm.
+        arms: the task's section of the parameters ``arms``.
+        training: where β1 and k come from if the arm has none of its own.
+
+    Returns:
+        ``{"optimizer": dotted path, "hyperparameters": {...}}``.
+
+    Raises:
+        StudyError: neither the arm nor the one it is tuned as has a configuration.
+    """
+    arm = get_arm(name)
+    own = arms.get(name)
+    given = own if own is not None else arms.get(arm.tuned_as or "")
+    if given is None:
+        raise StudyError(f"arm {name} has no configuration under arms.<task>.{name}")
+    schema = arm_schema(arm)
+    if schema is None:
+        kwargs = dict(given)
+        path = kwargs.pop("optimizer", arm.optimizer)
+        if path is None:
+            raise StudyError(f"arm {name} needs 'optimizer': the dotted import path of a class")
+        return {"optimizer": path, "hyperparameters": {**kwargs, **arm.options}}
+    values = schema(**given).model_dump()
+    if schema is _SGDM:
+        values["momentum"] = training.beta1 if values["momentum"] is None else values["momentum"]
+    else:
+        values["beta1"] = training.beta1 if values["beta1"] is None else values["beta1"]
+    if schema is _SecondOrder:
+        values["update_period"] = values["update_period"] or training.update_period
+        if values["probe"] is None:
+            del values["probe"]
+    return {"optimizer": arm.optimizer, "hyperparameters": {**values, **arm.options}}
+
+
+def arm_schema(arm: Arm) -> type[Strict] | None:
+    """The parameters of an optimizer that has a schema here; None: its signature is one."""
+    second = dict.fromkeys(("Sophia", "SADH", "SSDH", "SSVP"), _SecondOrder)
+    schemas: dict[str, type[Strict]] = {"SGDM": _SGDM, "Adam": _Adam, **second}
+    package, _, name = (arm.optimizer or "").rpartition(".")
+    return schemas.get(name) if package == "adaptive_opt.optim" else None

@@ -1,0 +1,48 @@
+"""What a run depends on, flat, to compare one with another."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .arms import resolve_arm
+from .models import TrainingParameters, task_parameters
+
+__all__ = ["configuration", "logging_configuration"]
+
+EVERY_RUN = ("schedule", "schedule_floor", "diverged_above")
+NETWORKS = ("precision", "channels_last", "curvature_share")
+LOGGING = ("log_every", "statistics_every")
+
+
+def configuration(task: str, arm: str, parameters: dict[str, Any]) -> dict[str, Any]:
+    """The parameters that the losses of a run depend on, to see if it is stale.
+
+    Args:
+        task, arm: names.
+        parameters: the sections ``tasks``, ``arms`` and ``training``.
+    """
+    training = TrainingParameters(**parameters["training"])
+    resolved = resolve_arm(arm, parameters["arms"][task], training)
+    settings = task_parameters(task, parameters["tasks"])
+    kept = EVERY_RUN + (NETWORKS if hasattr(settings, "evaluate_every") else ())
+    logged = {"target", "log_every", "evaluate_every"}
+    return {
+        **settings.model_dump(exclude=logged),
+        **{name: getattr(training, name) for name in kept},
+        "optimizer": resolved["optimizer"],
+        **resolved["hyperparameters"],
+    }
+
+
+def logging_configuration(task: str, parameters: dict[str, Any]) -> dict[str, Any]:
+    """The parameters that only what is noted of a run depends on, and how it is computed."""
+    training = TrainingParameters(**parameters["training"])
+    settings = task_parameters(task, parameters["tasks"])
+    kept = {name: getattr(training, name) for name in LOGGING}
+    if hasattr(settings, "evaluate_every"):
+        kept["log_every"] = settings.log_every or training.log_every
+        kept["evaluate_every"] = settings.evaluate_every
+        kept |= {"compile": training.compile, "ensemble": training.ensemble}
+    else:
+        kept["hessian_every"] = training.hessian_every
+    return kept

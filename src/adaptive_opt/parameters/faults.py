@@ -1,0 +1,158 @@
+"""Everything wrong with the parameters, all at once."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import math
+from dataclasses import dataclass
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from adaptive_opt.errors import StudyError
+from adaptive_opt.parameters.data import ImageDataParameters, TextDataParameters
+from adaptive_opt.study import ARMS, TASKS, Arm, get_arm, get_task, tasks_of
+
+from .arms import arm_schema
+from .models import TASK_MODELS, StudyParameters
+
+__all__ = ["Fault", "find_faults"]
+
+DATA_MODELS: dict[str, type[BaseModel]] = {
+    "images": ImageDataParameters,
+    "text": TextDataParameters,
+}
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Something wrong with a parameter.
+
+    Attributes:
+        path: keys from the top.
+        message: what is wrong and what would be right.
+    """
+
+    path: tuple[str, ...]
+    message: str
+
+
+def find_faults(parameters: dict[str, Any]) -> list[Fault]:
+    """Everything wrong with the parameters, as far as they alone can tell."""
+    faults = _model_faults(StudyParameters, parameters, ())
+    every = [t.name for t in TASKS]
+    rahimi_recht = [t.name for t in tasks_of("rahimi_recht")]
+    networks = [t.name for t in tasks_of("images", "text")]
+    sections = {"rr_synthesis": rahimi_recht, "data": networks, "tasks": every, "arms": every}
+    for section, known_tasks in sections.items():
+        present = parameters.get(section, {})
+        if not isinstance(present, dict):
+            continue  # said above
+        for name in present:
+            if name not in known_tasks:
+                hint = _nearest(str(name), known_tasks)
+                faults.append(Fault((section, str(name)), f"unknown task {hint}"))
+        for name in known_tasks:
+            if name not in present:
+                faults.append(Fault((section, name), "is missing"))
+            elif section in ("tasks", "data"):
+                models = TASK_MODELS if section == "tasks" else DATA_MODELS
+                model = models[get_task(name).family]
+                faults += _model_faults(model, present[name], (section, name))
+    for task in TASKS:
+        faults += _task_faults(task.name, parameters)
+    return faults
+
+
+def _task_faults(task: str, parameters: dict[str, Any]) -> list[Fault]:
+    section = parameters.get("arms")
+    arms = section.get(task) if isinstance(section, dict) else None
+    if not isinstance(arms, dict):
+        return []
+    known = [arm.name for arm in ARMS]
+    faults = []
+    for name, given in arms.items():
+        path = ("arms", task, str(name))
+        if name not in known:
+            faults.append(Fault(path, f"unknown arm {_nearest(str(name), known)}"))
+        elif isinstance(given, dict):
+            schema = arm_schema(get_arm(name))
+            if schema is None:
+                faults += _foreign_faults(get_arm(name), given, path)
+            else:
+                faults += _model_faults(schema, given, path)
+    for arm in ARMS:
+        if arm.published and arm.name not in arms:
+            faults.append(Fault(("arms", task, arm.name), "is missing"))
+    return faults
+
+
+def _foreign_faults(arm: Arm, given: dict[str, Any], path: tuple[str, ...]) -> list[Fault]:
+    """What the class itself says, by making one."""
+    import torch
+
+    from adaptive_opt.engine.optimizers import build_optimizer, load_optimizer_class
+
+    kwargs = {**given, **arm.options}
+    dotted = kwargs.pop("optimizer", arm.optimizer)
+    if not isinstance(dotted, str):
+        return [Fault(path, "needs 'optimizer', the dotted import path of a class")]
+    try:
+        accepted = list(inspect.signature(load_optimizer_class(dotted)).parameters)[1:]
+    except StudyError as error:
+        return [Fault((*path, "optimizer"), str(error))]
+    accepted += ["beta1", "beta2"] * ("adaptive_opt" in dotted and "betas" in accepted)
+    unknown = [key for key in kwargs if key not in accepted]
+    if unknown:
+        return [
+            Fault((*path, key), f"{dotted} takes no argument {_nearest(key, accepted)}")
+            for key in unknown
+        ]
+    infinite = [k for k, v in kwargs.items() if isinstance(v, float) and not math.isfinite(v)]
+    if infinite:
+        return [Fault((*path, key), f"must be finite, got {kwargs[key]}") for key in infinite]
+    try:
+        build_optimizer(dotted, kwargs, [torch.zeros(1, 2, 2)], probe_seeds=[0])
+    except StudyError as error:
+        return [Fault(path, str(error))]
+    return []
+
+
+def _model_faults(model: type[BaseModel], given: Any, prefix: tuple[str, ...]) -> list[Fault]:
+    try:
+        model.model_validate(given)
+    except ValidationError as error:
+        return [_fault(model, e, prefix) for e in error.errors(include_url=False)]
+    return []
+
+
+def _fault(model: type[BaseModel], error: Any, prefix: tuple[str, ...]) -> Fault:
+    path = tuple(map(str, error["loc"]))
+    if error["type"] == "extra_forbidden":
+        message = f"unknown parameter {_nearest(path[-1], _fields(model, path[:-1]))}"
+    elif error["type"] == "missing":
+        message = "is missing"
+    else:
+        text = error["msg"].removeprefix("Value error, ")
+        message = text.replace("Input should be ", "must be ").replace("'", "")
+        if error["type"] != "value_error":
+            message += f", got {error['input']!r}"
+    return Fault((*prefix, *path), message)
+
+
+def _fields(model: type[BaseModel], path: tuple[str, ...]) -> list[str]:
+    """Names valid at a path inside a model."""
+    inner: Any = model
+    for key in path:
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            inner = inner.model_fields[key].annotation
+        else:
+            inner = get_args(inner)[1]
+    return list(inner.model_fields)
+
+
+def _nearest(name: str, valid: list[str]) -> str:
+    close = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
+    hint = f"did you mean {close[0]!r}?" if close else f"valid: {', '.join(valid)}"
+    return f"{name!r}; {hint}"

@@ -1,0 +1,77 @@
+"""Curves of histories: a panel for each task, a line for each arm."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from adaptive_opt.evidence.passage import losses_by_seed
+from adaptive_opt.evidence.tables import identify
+from adaptive_opt.study import TASKS, get_arm
+
+from .colours import arm_colour, arm_dashed
+from .figure import Line, Panel
+
+__all__ = ["Histories", "arm_line", "band_line", "median_line", "panels"]
+
+Histories = Sequence[pd.DataFrame]
+
+
+def panels(
+    histories: Histories,
+    line: Callable[[pd.DataFrame], Line],
+    y_label: str,
+    *,
+    x_label: str = "iteration",
+    log: bool = True,
+    levels: Mapping[str, float] | None = None,
+) -> list[Panel]:
+    """A panel for each task that there is a history of.
+
+    Args:
+        histories: one for each (task, arm).
+        line: makes an arm's line of its history.
+        y_label, x_label: of the axes.
+        log: whether the y axis is logarithmic.
+        levels: for each task a level to mark.
+    """
+    drawn = []
+    for task in TASKS:
+        lines = [line(h) for h in histories if identify(h)[0] == task.name]
+        if lines:
+            level = (levels or {}).get(task.name)
+            drawn.append(Panel(task.label, lines, y_label, x_label, y_log=log, level=level))
+    return drawn
+
+
+def arm_line(history: pd.DataFrame, x: Any, y: Any, **band: Any) -> Line:
+    """A line in the colour of the history's arm."""
+    arm = identify(history)[1]
+    return Line(x, y, get_arm(arm).label, arm_colour(arm), dash=arm_dashed(arm), **band)
+
+
+def median_line(history: pd.DataFrame, column: str) -> Line:
+    """Median over seeds of a column that is measured now and then."""
+    if column not in history:
+        return arm_line(history, [], [])
+    wide = losses_by_seed(history, column).dropna(how="all")
+    return arm_line(history, wide.index, wide.median(axis=1))
+
+
+def band_line(history: pd.DataFrame, column: str, clock: str = "iteration") -> Line:
+    """Mean over seeds of a column, with the range from the lowest to the highest seed.
+
+    Args:
+        history: of one (task, arm).
+        column: what is drawn.
+        clock: the column along the x axis; its mean over seeds at each iteration.
+    """
+    if column not in history:
+        return arm_line(history, [], [])
+    wide = losses_by_seed(history, column).dropna(how="all")
+    x: Any = wide.index
+    if clock != "iteration":
+        x = losses_by_seed(history, clock).loc[wide.index].mean(axis=1)
+    return arm_line(history, x, wide.mean(axis=1), low=wide.min(axis=1), high=wide.max(axis=1))

@@ -1,0 +1,119 @@
+"""Classification of images by a residual network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from .images import ImageData
+from .models import ResNet
+from .networks import Batch, Execution, NetworkTask
+
+__all__ = ["ImageClassification"]
+
+EVALUATION_BATCH = 1000
+
+
+class ImageClassification(NetworkTask):
+    """Training of a ResNet on images that stay on the device.
+
+    Each member sees the training images in an order of its own, each image at every epoch
+    shifted at random within a margin of ``crop_padding`` black pixels and, if ``flip``,
+    mirrored with probability ½; one gather does a whole batch. The last batch of an epoch
+    may be smaller. Pixels are normalised by the mean and standard deviation of their channel
+    over the training images. Order, shifts and mirrors are a function of the member's seed
+    and the number of the epoch.
+
+    Args:
+        data: the images.
+        widths, blocks: see :class:`.models.ResNet`.
+        batch_size: images in a batch.
+        crop_padding: margin in pixels; 0: no shifts.
+        flip: whether images are mirrored.
+        weight_seeds: one for each member.
+        order_seed: gives the seed of a member's order at an epoch.
+        execution: device and precision.
+    """
+
+    def __init__(
+        self,
+        data: ImageData,
+        *,
+        widths: Sequence[int],
+        blocks: Sequence[int],
+        batch_size: int,
+        crop_padding: int,
+        flip: bool,
+        weight_seeds: Sequence[int],
+        order_seed: Callable[[int, int], int],
+        execution: Execution,
+    ) -> None:
+        channels, classes = data.x_train.shape[1], data.classes
+        super().__init__(lambda: ResNet(channels, classes, widths, blocks), weight_seeds, execution)
+        self.samples = len(data.y_train)
+        self.batch_size = min(batch_size, self.samples)
+        self.batches_per_epoch = -(-self.samples // self.batch_size)
+        self._padding, self._flip, self._order_seed = crop_padding, flip, order_seed
+        self._size = (data.x_train.shape[2], data.x_train.shape[3])
+        # Pixels last: a gathered batch then is in channels-last order as it comes.
+        images = data.x_train.permute(0, 2, 3, 1)
+        margin = (0, 0, crop_padding, crop_padding, crop_padding, crop_padding)
+        self._images = torch.nn.functional.pad(images, margin).to(self.device)
+        self._labels = data.y_train.to(self.device)
+        held_out = {"valid": (data.x_valid, data.y_valid), "test": (data.x_test, data.y_test)}
+        self._held_out = {
+            name: (x.permute(0, 2, 3, 1).contiguous().to(self.device), y.to(self.device))
+            for name, (x, y) in held_out.items()
+        }
+        self._mean = (255 * data.mean).to(self.device)
+        self._scale = (255 * data.std.clamp_min(1e-3)).reciprocal().to(self.device)
+
+    def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
+        """Batches of images ``[members, batch, C, H, W]`` and labels ``[members, batch]``."""
+        plan = [self._draw(m, number) for m in range(self.members)]
+        index, shift, mirror = (
+            torch.stack(part).to(self.device) for part in zip(*plan, strict=True)
+        )
+        for first in range(start * self.batch_size, self.samples, self.batch_size):
+            chosen = slice(first, first + self.batch_size)
+            yield self._batch(index[:, chosen], shift[:, chosen], mirror[:, chosen])
+
+    def _draw(self, member: int, epoch: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Order ``[N]``, shifts ``[N, 2]`` and mirrors ``[N]`` of one member at one epoch."""
+        stream = torch.Generator().manual_seed(self._order_seed(member, epoch))
+        order = torch.randperm(self.samples, generator=stream)
+        shift = torch.randint(2 * self._padding + 1, (self.samples, 2), generator=stream)
+        mirror = torch.rand(self.samples, generator=stream) < 0.5 * self._flip
+        return order, shift, mirror
+
+    def _batch(self, index: Tensor, shift: Tensor, mirror: Tensor) -> Batch:
+        height, width = self._size
+        rows = shift[..., 0, None] + torch.arange(height, device=self.device)
+        columns = torch.arange(width, device=self.device).expand(*index.shape, width)
+        columns = torch.where(mirror[..., None], width - 1 - columns, columns)
+        columns = shift[..., 1, None] + columns
+        pixels = self._images[index[..., None, None], rows[..., None], columns[..., None, :]]
+        return self._normalised(pixels), self._labels[index]
+
+    def _normalised(self, pixels: Tensor) -> Tensor:
+        images = (pixels.float() - self._mean).mul_(self._scale).movedim(-1, -3)
+        return images if self.execution.channels_last else images.contiguous()
+
+    def part(self, batch: Batch, share: float) -> Batch:
+        """The first images of every member's batch, which are in random order."""
+        count = max(1, round(share * batch[1].shape[1]))
+        return batch[0][:, :count], batch[1][:, :count]
+
+    def evaluation(self, split: str) -> Iterator[Batch]:
+        """All images of a split as they are, ``[batch, C, H, W]``."""
+        images, labels = self._held_out[split]
+        for x, y in zip(
+            images.split(EVALUATION_BATCH), labels.split(EVALUATION_BATCH), strict=True
+        ):
+            yield self._normalised(x), y
+
+    def metrics(self, logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """``accuracy``: share of images whose largest logit is that of their class."""
+        return {"accuracy": (logits.argmax(-1) == targets).float().mean()}

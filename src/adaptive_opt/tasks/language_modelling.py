@@ -1,0 +1,122 @@
+"""Prediction of the next word by a Transformer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from torch import Tensor
+
+from adaptive_opt.errors import StudyError
+
+from .models import TransformerLanguageModel
+from .networks import Batch, Execution, NetworkTask
+from .text import TextData
+
+__all__ = ["LanguageModelling"]
+
+EVALUATION_WINDOWS = 256
+
+
+class LanguageModelling(NetworkTask):
+    """Training of a Transformer on streams of text, window by window.
+
+    The training text is cut into ``streams`` of equal length, read side by side in windows
+    of ``window`` tokens (truncated backpropagation through time; a Transformer keeps
+    nothing between windows). All members read the same batches, in the order of the text;
+    they differ in their initial weights and their dropout, which comes from torch's global
+    generator. The last window of an epoch may be shorter. Held-out text is read in windows
+    of the same length, each token once.
+
+    Args:
+        data: the text.
+        width, heads, feedforward, layers, dropout: see :class:`.models.TransformerLanguageModel`.
+        streams: of the training text, the batch.
+        window: tokens.
+        weight_seeds: one for each member.
+        execution: device and precision.
+
+    Raises:
+        StudyError: the training text is shorter than one batch, a held-out one than two tokens.
+    """
+
+    batch_has_members = False
+
+    def __init__(
+        self,
+        data: TextData,
+        *,
+        width: int,
+        heads: int,
+        feedforward: int,
+        layers: int,
+        dropout: float,
+        streams: int,
+        window: int,
+        weight_seeds: Sequence[int],
+        execution: Execution,
+    ) -> None:
+        check_length(data, streams, window)
+        super().__init__(
+            lambda: TransformerLanguageModel(
+                data.vocabulary_size,
+                width=width,
+                heads=heads,
+                feedforward=feedforward,
+                layers=layers,
+                dropout=dropout,
+                window=window,
+            ),
+            weight_seeds,
+            execution,
+        )
+        length = len(data.train) // streams
+        self._window = window
+        self._train = data.train[: streams * length].view(streams, length).to(self.device)
+        self._held_out = {"valid": data.valid.to(self.device), "test": data.test.to(self.device)}
+        self.batches_per_epoch = -(-(length - 1) // window)
+
+    def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
+        """Windows and the same one token on, ``[streams, window]`` each, alike at every epoch."""
+        del number
+        last = self._train.shape[1] - 1
+        for first in range(start * self._window, last, self._window):
+            end = min(first + self._window, last)
+            yield self._train[:, first:end], self._train[:, first + 1 : end + 1]
+
+    def part(self, batch: Batch, share: float) -> Batch:
+        """The first streams."""
+        count = max(1, round(share * len(batch[0])))
+        return batch[0][:count], batch[1][:count]
+
+    def evaluation(self, split: str) -> Iterator[Batch]:
+        """The whole text of a split, window by window."""
+        tokens, window = self._held_out[split], self._window
+        whole = (len(tokens) - 1) // window * window
+        inputs, targets = tokens[:whole].view(-1, window), tokens[1 : whole + 1].view(-1, window)
+        yield from zip(
+            inputs.split(EVALUATION_WINDOWS), targets.split(EVALUATION_WINDOWS), strict=True
+        )
+        if whole < len(tokens) - 1:
+            yield tokens[None, whole:-1], tokens[None, whole + 1 :]
+
+    def evaluate(self, weights: Sequence[Tensor], split: str) -> dict[str, Tensor]:
+        """Loss and its exponential, the perplexity, over a split, ``[members]`` each."""
+        found = super().evaluate(weights, split)
+        return {**found, f"{split}_perplexity": found[f"{split}_loss"].exp()}
+
+
+def check_length(data: TextData, streams: int, window: int) -> None:
+    """Refuse a text that fills no batch.
+
+    Raises:
+        StudyError: the training text has fewer than ``streams · (window + 1)`` tokens, or a
+            held-out one has fewer than two.
+    """
+    if len(data.train) < streams * (window + 1):
+        raise StudyError(
+            f"the training text has {len(data.train):,} tokens, too few for one batch of "
+            f"{streams} streams of {window} tokens; lower streams or window, or give more text"
+        )
+    for name, tokens in (("validation", data.valid), ("test", data.test)):
+        if len(tokens) < 2:
+            raise StudyError(f"the {name} text has {len(tokens)} tokens; at least 2 are needed")

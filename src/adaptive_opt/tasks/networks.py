@@ -1,0 +1,256 @@
+"""Training of a network, or of an ensemble of networks, as the training loop wants it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from adaptive_opt.optim import FastDoubleBackward
+
+__all__ = ["Execution", "NetworkTask"]
+
+Batch = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How the arithmetic is done, alike for every arm.
+
+    Attributes:
+        device: where.
+        precision: of first-order work: ``fp32``; ``tf32`` (CUDA's matrix units on 32-bit
+            numbers, elsewhere as fp32); ``bf16`` (autocast). Curvature is always fp32.
+        channels_last: memory order of images and convolution weights.
+        compile: ``torch.compile`` for first-order forward and backward passes.
+        curvature_share: the part of each batch that curvature is computed on.
+    """
+
+    device: torch.device
+    precision: str = "fp32"
+    channels_last: bool = False
+    compile: bool = False
+    curvature_share: float = 1.0
+
+
+class NetworkTask:
+    """A module's parameters and buffers with a leading member dimension, and its losses.
+
+    One member is called as the module it is; several at once by ``vmap``, each with its own
+    buffers (running statistics of batch normalisation). A subclass says what a batch is.
+
+    Args:
+        build: makes the module, drawing its initial weights from torch's global generator.
+        weight_seeds: one for each member.
+        execution: device and precision.
+
+    Raises:
+        RuntimeError: two members of different shape.
+    """
+
+    measures_train_loss = False
+    resumes_within_epoch = True
+    batches_per_epoch: int
+
+    def __init__(
+        self, build: Callable[[], nn.Module], weight_seeds: Sequence[int], execution: Execution
+    ) -> None:
+        self.build = build
+        self.execution, self.device = execution, execution.device
+        self.members = len(weight_seeds)
+        modules = []
+        with torch.random.fork_rng(devices=[]):
+            for seed in weight_seeds:
+                torch.manual_seed(seed)
+                modules.append(build())
+        self.names = [name for name, _ in modules[0].named_parameters()]
+        self._initial = [self._stack(modules, "parameters", name) for name in self.names]
+        buffers = [name for name, _ in modules[0].named_buffers()]
+        self.buffers = {name: self._stack(modules, "buffers", name) for name in buffers}
+        self._module = modules[0].to("meta")
+        self.batch_metrics: dict[str, Tensor] = {}
+        self._compiled = torch.compile(self._losses) if execution.compile else self._losses
+
+    def _stack(self, modules: list[nn.Module], kind: str, name: str) -> Tensor:
+        each = [dict(getattr(m, f"named_{kind}")())[name].detach() for m in modules]
+        stacked = torch.stack(each).to(self.device)
+        if self.execution.channels_last and stacked.ndim == 5 and self.members == 1:
+            stacked = stacked[0].to(memory_format=torch.channels_last).unsqueeze(0)
+        return stacked
+
+    def initial_parameters(self) -> list[Tensor]:
+        """``[members, ...]`` each, as leaves that require grad."""
+        return [
+            p.clone(memory_format=torch.preserve_format).requires_grad_() for p in self._initial
+        ]
+
+    # What a subclass says.
+
+    def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
+        """Batches of an epoch, from the one with index ``start`` on."""
+        raise NotImplementedError
+
+    def part(self, batch: Batch, share: float) -> Batch:
+        """The first part of every member's batch, at least one sample."""
+        raise NotImplementedError
+
+    def evaluation(self, split: str) -> Iterator[Batch]:
+        """Batches of a split, without a member dimension."""
+        raise NotImplementedError
+
+    def metrics(self, logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """Means over a batch, beside the loss."""
+        del logits, targets
+        return {}
+
+    batch_has_members = True
+
+    # Losses.
+
+    def loss(self, weights: Sequence[Tensor], batch: Batch) -> Tensor:
+        """Loss of each member on its batch, ``[members]``, in a form to differentiate twice."""
+        with self._twice_differentiable():
+            losses, metrics = self._losses(weights, self.buffers, batch)
+        self.batch_metrics = {k: v.detach() for k, v in metrics.items()}
+        return losses
+
+    def curvature_loss(self, weights: Sequence[Tensor], batch: Batch) -> Tensor:
+        """The same on part of the batch; leaves running statistics and metrics alone."""
+        buffers = {name: b.clone() for name, b in self.buffers.items()}
+        with self._twice_differentiable():
+            part = self.part(batch, self.execution.curvature_share)
+            return self._losses(weights, buffers, part)[0]
+
+    def loss_and_gradient(
+        self, weights: Sequence[Tensor], batch: Batch
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Loss and gradient in the precision of first-order work."""
+        with self._first_order():
+            losses, metrics = self._compiled(weights, self.buffers, batch)
+            grads = torch.autograd.grad(losses.sum(), weights)
+        self.batch_metrics = {k: v.detach() for k, v in metrics.items()}
+        return losses.detach(), list(grads)
+
+    def _losses(
+        self, weights: Sequence[Tensor], buffers: dict[str, Tensor], batch: Batch
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        named = dict(zip(self.names, weights, strict=True))
+        if self.members == 1:
+            one = {k: v.squeeze(0) for k, v in named.items()}
+            kept = {k: v.squeeze(0) for k, v in buffers.items()}
+            inputs, targets = (t.squeeze(0) for t in batch) if self.batch_has_members else batch
+            loss, metrics = self._one(one, kept, inputs, targets)
+            return loss[None], {k: v[None] for k, v in metrics.items()}
+        dims = 0 if self.batch_has_members else None
+        each = vmap(self._one, in_dims=(0, 0, dims, dims), randomness="different")
+        result: tuple[Tensor, dict[str, Tensor]] = each(named, buffers, *batch)
+        return result
+
+    def _one(
+        self, weights: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor, y: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        logits = functional_call(self._module, (weights, buffers), (x,))
+        classes = logits.shape[-1]
+        flat, targets = logits.reshape(-1, classes).float(), y.reshape(-1)
+        return nn.functional.cross_entropy(flat, targets), self.metrics(flat, targets)
+
+    @contextmanager
+    def _first_order(self) -> Iterator[None]:
+        precision, device = self.execution.precision, self.device.type
+        with ExitStack() as stack:
+            if precision == "bf16":
+                stack.enter_context(torch.autocast(device, torch.bfloat16, cache_enabled=False))
+            elif precision == "tf32" and device == "cuda":
+                stack.enter_context(_tf32())
+            if self.members > 1:  # what vmap knows how to batch
+                stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+                stack.enter_context(_written_out_encoder())
+            yield
+
+    def _twice_differentiable(self) -> AbstractContextManager[Any]:
+        stack = ExitStack()
+        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        stack.enter_context(FastDoubleBackward() if self.members == 1 else nullcontext())
+        return stack
+
+    def train_loss(self, weights: Sequence[Tensor]) -> Tensor:
+        """Not told: a pass over all data takes an epoch."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def evaluate(self, weights: Sequence[Tensor], split: str) -> dict[str, Tensor]:
+        """Loss and metrics over a split in evaluation mode, ``[members]`` each."""
+        batch_has_members, self.batch_has_members = self.batch_has_members, False
+        self._module.eval()
+        try:
+            sums: dict[str, Tensor] = {}
+            count = 0
+            for batch in self.evaluation(split):
+                size = batch[1].numel()
+                with self._first_order():
+                    losses, metrics = self._losses(weights, self.buffers, batch)
+                for name, value in {"loss": losses, **metrics}.items():
+                    sums[name] = sums.get(name, 0.0) + size * value.double()
+                count += size
+        finally:
+            self._module.train()
+            self.batch_has_members = batch_has_members
+        return {f"{split}_{name}": total / count for name, total in sums.items()}
+
+    def prepare(self, weights: Sequence[Tensor]) -> None:
+        """Compile for every shape of batch, so that no clock has to count it."""
+        if not self.execution.compile:
+            return
+        kept = {name: b.clone() for name, b in self.buffers.items()}
+        devices = [self.device] if self.device.type == "cuda" else []
+        seen = set()
+        with torch.random.fork_rng(devices=devices):
+            for batch in self.epoch(0):
+                if batch[1].shape not in seen:
+                    seen.add(batch[1].shape)
+                    self.loss_and_gradient(weights, batch)
+        for name, b in self.buffers.items():
+            b.copy_(kept[name])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Buffers; the order of batches is a function of the seeds and the epoch."""
+        return {"buffers": {name: b.cpu().clone() for name, b in self.buffers.items()}}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Inverse of :meth:`state_dict`."""
+        for name, b in self.buffers.items():
+            b.copy_(state["buffers"][name])
+
+    def to_tensors(self, weights: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Parameters and buffers by the names of the module's ``state_dict``."""
+        return {**dict(zip(self.names, weights, strict=True)), **self.buffers}
+
+
+@contextmanager
+def _tf32() -> Iterator[None]:
+    before = torch.get_float32_matmul_precision()
+    convolutions = torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("high")
+    torch.backends.cudnn.allow_tf32 = True
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+        torch.backends.cudnn.allow_tf32 = convolutions
+
+
+@contextmanager
+def _written_out_encoder() -> Iterator[None]:
+    """Without the fused inference kernel of Transformer layers."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)

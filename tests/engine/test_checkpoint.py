@@ -1,0 +1,261 @@
+"""A run that is killed goes on where it was and ends as if nothing had happened."""
+
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from adaptive_opt.engine.checkpoint import Checkpoint, configuration_digest
+from tests.conftest import PROJECT
+from tests.engine.networks import train
+
+CASES = {
+    "rr": {"task": "rr_cond29", "arm": "ssdh"},
+    "rr_foreign": {"task": "rr_cond29", "arm": "nadam"},
+    "resnet": {"task": "resnet18", "arm": "ssvp_cumulative"},
+    "resnet_ensemble": {"task": "resnet18", "arm": "sophia", "ensemble": "together"},
+    "transformer": {"task": "transformer", "arm": "ssdh_permuted"},
+    "transformer_ensemble": {"task": "transformer", "arm": "sadh", "ensemble": "together"},
+}
+
+SCRIPT = """
+import json, sys, torch
+torch.set_num_threads(1)
+from pathlib import Path
+from tests.engine.test_checkpoint import run_case
+name, folder, every = sys.argv[1], Path(sys.argv[2]), float(sys.argv[3])
+history, weights, summary = run_case(name, folder, every)
+history.to_parquet(folder / "history.parquet")
+torch.save(weights, folder / "weights.pt")
+(folder / "summary.json").write_text(json.dumps(summary["diverged_at"]))
+"""
+
+
+def run_case(name, folder, every):
+    """One arm, with a checkpoint every so many seconds; long enough to be killed now and then."""
+    checkpoint = Checkpoint(folder / "checkpoint.pt", "digest", every)
+    case = dict(CASES[name])
+    if case["task"] == "rr_cond29":
+        from adaptive_opt.engine.rahimi_recht import run_rahimi_recht
+        from adaptive_opt.parameters import TaskParameters, TrainingParameters, resolve_arm
+        from tests.engine.test_run import CONFIGURATIONS, FUNCTION
+
+        settings = TrainingParameters(device="cpu", hessian_every=40, statistics_every=8)
+        return run_rahimi_recht(
+            FUNCTION,
+            **case,
+            **resolve_arm(case["arm"], CONFIGURATIONS, settings),
+            task_parameters=TaskParameters(epochs=500, seeds=3, target=0.1, batch_size=32),
+            training=settings,
+            checkpoint=checkpoint,
+        )
+    return train(**case, sizes={"epochs": 40}, checkpoint=checkpoint)
+
+
+def start(name, folder, every):
+    return subprocess.Popen([sys.executable, "-c", SCRIPT, name, folder, str(every)], cwd=PROJECT)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_killed_again_and_again(name, tmp_path):
+    """SIGKILL at a random moment after each new checkpoint, three times; then to the end."""
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    whole.mkdir()
+    broken.mkdir()
+    uninterrupted = start(name, whole, 1e9)
+    chance = np.random.default_rng(len(name))
+    kills = 0
+    for _ in range(3):
+        process = start(name, broken, 0.01)
+        before = _changed(broken)
+        while process.poll() is None and _changed(broken) == before:
+            time.sleep(0.002)
+        time.sleep(chance.uniform(0, 0.3))
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+            kills += 1
+        process.wait()
+    assert kills >= 2
+    assert start(name, broken, 1e9).wait() == 0
+    assert uninterrupted.wait() == 0
+    a, b = (pd.read_parquet(f / "history.parquet") for f in (whole, broken))
+    timeless = [c for c in a if c != "device_seconds"]
+    pd.testing.assert_frame_equal(a[timeless], b[timeless], check_exact=True)
+    wa, wb = (torch.load(f / "weights.pt", weights_only=True) for f in (whole, broken))
+    assert all(torch.equal(wa[n], wb[n]) for n in wa)
+    assert (whole / "summary.json").read_text() == (broken / "summary.json").read_text()
+
+
+def _changed(folder):
+    file = folder / "checkpoint.pt"
+    return file.stat().st_mtime_ns if file.exists() else 0
+
+
+def test_a_diverged_seed_stays_so(tmp_path):
+    """Frozen members are among what is saved."""
+
+    def run(checkpoint):
+        hyper = {"optimizer": "torch.optim.SGD", "lr": 1e9}
+        sizes = {"epochs": 60, "log_every": 1}
+        return train(
+            "resnet18", "custom", hyperparameters=hyper, ensemble="together", sizes=sizes,
+            diverged_above=10.0, checkpoint=checkpoint,
+        )  # fmt: skip
+
+    history, weights, summary = run(None)
+    checkpoint = _Once(tmp_path / "checkpoint.pt", after=40)
+    with pytest.raises(_Stopped):
+        run(checkpoint)
+    resumed, weights_resumed, summary_resumed = run(Checkpoint(checkpoint.path))
+    assert summary["diverged_at"] == summary_resumed["diverged_at"]
+    assert all(
+        torch.equal(torch.nan_to_num(w), torch.nan_to_num(weights_resumed[n]))
+        for n, w in weights.items()
+    )
+    pd.testing.assert_frame_equal(
+        history.drop(columns="device_seconds"), resumed.drop(columns="device_seconds")
+    )
+
+
+class _Stopped(Exception):  # noqa: N818 - it is no error
+    pass
+
+
+class _Once(Checkpoint):
+    """Saves after so many offers, then stops the run."""
+
+    def __init__(self, path, after):
+        super().__init__(path, "", 0.0)
+        self.offers, self.after = 0, after
+
+    @property
+    def due(self):
+        self.offers += 1
+        return self.offers > self.after
+
+    def save(self, state):
+        super().save(state)
+        raise _Stopped
+
+
+STATE = {"tensor": torch.arange(3), "list": [1, None, "x"]}
+
+
+def test_saved_and_loaded(tmp_path):
+    checkpoint = Checkpoint(tmp_path / "deep" / "c.pt", "a")
+    assert checkpoint.load() is None
+    checkpoint.save(STATE)
+    loaded = checkpoint.load()
+    assert torch.equal(loaded["tensor"], STATE["tensor"])
+    assert loaded["list"] == STATE["list"]
+    assert [f.name for f in checkpoint.path.parent.iterdir()] == ["c.pt"]
+    checkpoint.remove()
+    assert checkpoint.load() is None
+    checkpoint.remove()
+
+
+def test_due_by_the_clock(tmp_path):
+    assert not Checkpoint(None, every=0.0).due
+    assert Checkpoint(tmp_path / "c.pt", every=0.0).due
+    slow = Checkpoint(tmp_path / "c.pt", every=60.0)
+    assert not slow.due
+    slow._last -= 61
+    assert slow.due
+    slow.save(STATE)
+    assert not slow.due
+
+
+def test_another_configuration_is_never_mixed_in(tmp_path, caplog):
+    Checkpoint(tmp_path / "c.pt", "a").save(STATE)
+    caplog.set_level("INFO")
+    assert Checkpoint(tmp_path / "c.pt", "b").load() is None
+    assert "of another configuration; the run starts anew" in caplog.text
+
+
+@pytest.mark.parametrize("damage", ["empty", "half", "noise", "flipped", "other", "keys"])
+def test_a_damaged_file_is_left_out(tmp_path, caplog, damage):
+    checkpoint = Checkpoint(tmp_path / "c.pt", "a")
+    checkpoint.save({"tensor": torch.arange(10_000)})
+    content = bytearray(checkpoint.path.read_bytes())
+    if damage == "flipped":
+        content[60:90] = bytes(30)
+    contents = {
+        "empty": b"",
+        "half": bytes(content[: len(content) // 2]),
+        "noise": np.random.default_rng(0).bytes(500),
+        "flipped": bytes(content),
+        "other": b"PK\x03\x04" + bytes(40),
+    }
+    if damage == "keys":
+        torch.save([1], checkpoint.path)
+    else:
+        checkpoint.path.write_bytes(contents[damage])
+    assert checkpoint.load() is None
+    assert "is damaged" in caplog.text
+    checkpoint.save(STATE)
+    assert checkpoint.load() is not None
+
+
+class _Payload:
+    def __reduce__(self):
+        return (os.system, ("touch executed",))
+
+
+def test_nothing_in_a_checkpoint_is_executed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"digest": "a", "state": _Payload()}, tmp_path / "c.pt")
+    assert Checkpoint(tmp_path / "c.pt", "a").load() is None
+    (tmp_path / "d.pt").write_bytes(pickle.dumps({"digest": "a", "state": _Payload()}))
+    assert Checkpoint(tmp_path / "d.pt", "a").load() is None
+    assert not (tmp_path / "executed").exists()
+
+
+FULL_DISK = """
+import resource, signal, sys, torch
+from pathlib import Path
+from adaptive_opt.engine.checkpoint import Checkpoint
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+checkpoint = Checkpoint(Path(sys.argv[1]), "a")
+checkpoint.save({"tensor": torch.zeros(10)})
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+checkpoint.save({"tensor": torch.zeros(100_000)})  # what does not fit
+print(checkpoint.load()["tensor"].numel(), sorted(f.name for f in checkpoint.path.parent.iterdir()))
+"""
+
+
+def test_a_full_disk_loses_nothing(tmp_path):
+    """The write fails half-way, the old file stays, the run is told and goes on."""
+    done = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, tmp_path / "c.pt"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.split(maxsplit=1) == ["10", "['c.pt']\n"], done.stderr
+    assert "was not written" in done.stderr
+
+
+def test_digests():
+    a = configuration_digest({"lr": 0.1, "seeds": [0, 1]})
+    assert a == configuration_digest({"seeds": [0, 1], "lr": 0.1})
+    assert a != configuration_digest({"lr": 0.1, "seeds": [0, 2]})
+    assert len(json.dumps(a)) == 34
+
+
+def test_the_file_is_small_enough_to_write_often(tmp_path):
+    """Parameters, where they last were well, and the optimizer's state: four times the weights."""
+    checkpoint = _Once(tmp_path / "c.pt", after=5)
+    with pytest.raises(_Stopped):
+        train("transformer", "ssdh", checkpoint=checkpoint, sizes={"width": 64, "feedforward": 64})
+    state = checkpoint.load()["state"]
+    parameters = sum(p.numel() for p in state["params"])
+    assert checkpoint.path.stat().st_size < 4.5 * 4 * parameters + 100_000
+    assert np.isfinite(state["seconds"])

@@ -1,0 +1,90 @@
+"""The benchmarks run, at toy size; what they measure there means nothing."""
+
+import importlib.util
+import json
+import math
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import PROJECT
+
+OWN = ("SADH", "SSDH", "SSVP", "Sophia")
+FOREIGN = {"SophiaH-k10", "SophiaH-k10-due", "AdaHessian-k1", "AdaHessian-k10"}
+TOY = ("--small", "--device=cpu", "--batch=4", "--streams=4", "--rounds=1", "--repetitions=2")
+
+
+def overhead(path, *options):
+    """Figures of the benchmark of a training step's cost, and what it printed."""
+    done = subprocess.run(
+        [sys.executable, "benchmarks/step_overhead.py", *TOY, *options, "--json", str(path)],
+        cwd=PROJECT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads(path.read_text()), done.stdout
+
+
+def check_ratios(figures, key="ratio"):
+    for name, found in figures.items():
+        assert math.isfinite(found[key]), name
+        assert found[key] > 0, name
+
+
+@pytest.mark.parametrize("task", ["resnet18", "transformer"])
+def test_step_overhead_times_every_contender(tmp_path, task):
+    figures, printed = overhead(tmp_path / "f.json", "--task", task, "--parts", "steps", "update")
+    expected = {f"{name}-{k}" for name in OWN for k in ("k10", "k1", "k10-quarter")}
+    expected |= {"AdamW", "plain-k10"}
+    if importlib.util.find_spec("pytorch_optimizer"):
+        assert not figures["left_out"]
+        expected |= FOREIGN
+    else:
+        assert "pytorch_optimizer is not installed" in printed
+    assert figures["threads"] == 1
+    assert figures["machine"]["torch"]
+    assert "--small" in figures["command"]
+    found = figures["tasks"][task]
+    assert expected <= set(found["steps"])
+    check_ratios(found["steps"])
+    assert {f"{name}-k10" for name in OWN} | {"AdamW-foreach", "plain-k10"} <= set(found["update"])
+    check_ratios(found["update"])
+    for name in expected:
+        assert f"\n  {name} " in printed
+    # A refresh, curvature of the whole batch or of a part, is a matter of ours alone.
+    goals = {(g["part"], g["contender"]) for g in found["goals"]}
+    assert {name for _, name in goals} == {n for n in expected if n.split("-")[0] in OWN}
+    assert all(g["met"] in (True, False) for g in found["goals"])
+
+
+@pytest.mark.skipif(
+    not os.access("/proc/self/clear_refs", os.W_OK), reason="peaks can be reset on Linux only"
+)
+def test_step_overhead_measures_peak_memory(tmp_path):
+    figures, _ = overhead(
+        tmp_path / "f.json", "--task=transformer", "--parts=memory", "--contenders", "SSDH-k10"
+    )
+    found = figures["tasks"]["transformer"]["memory"]
+    assert set(found) == {"AdamW", "SSDH-k10"}
+    check_ratios(found, "between_ratio")
+    check_ratios(found, "refresh_ratio")
+    assert found["SSDH-k10"]["state"] == 2  # momentum and curvature
+    (goal,) = figures["tasks"]["transformer"]["goals"]
+    assert (goal["part"], goal["contender"]) == ("memory", "SSDH-k10")
+
+
+def test_step_overhead_names_the_contenders_when_none_fits(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "benchmarks/step_overhead.py", "--contenders", "Adagrad"],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "SSDH-k10-quarter" in done.stderr

@@ -1,0 +1,342 @@
+"""Networks as tasks: the modules, their losses, their batches, members apart."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torchvision.models import resnet18
+
+from adaptive_opt.errors import StudyError
+from adaptive_opt.tasks.image_classification import ImageClassification
+from adaptive_opt.tasks.images import ImageData
+from adaptive_opt.tasks.language_modelling import LanguageModelling
+from adaptive_opt.tasks.models import ResNet, TransformerLanguageModel
+from adaptive_opt.tasks.networks import Execution
+from adaptive_opt.tasks.text import TextData
+
+CPU = torch.device("cpu")
+
+
+def images(train=20, size=6, channels=3, classes=4):
+    stream = torch.Generator().manual_seed(0)
+
+    def split(n):
+        x = torch.randint(256, (n, channels, size, size), generator=stream, dtype=torch.uint8)
+        return x, torch.arange(n) % classes
+
+    (x, y), (xv, yv), (xt, yt) = split(train), split(7), split(9)
+    return ImageData(
+        x, y, xv, yv, xt, yt, torch.full((channels,), 0.4), torch.full((channels,), 0.2)
+    )
+
+
+def text(train=200, words=11):
+    stream = torch.Generator().manual_seed(0)
+    parts = [torch.randint(words, (n,), generator=stream) for n in (train, 31, 40)]
+    return TextData(*parts, vocabulary_size=words, sha256="00" * 32)
+
+
+def image_task(members=1, data=None, order=lambda m, e: 100 * m + e, **changes):
+    execution = changes.pop("execution", Execution(CPU))
+    settings = {
+        "widths": [4, 6],
+        "blocks": [1, 2],
+        "batch_size": 8,
+        "crop_padding": 2,
+        "flip": True,
+    }
+    return ImageClassification(
+        data or images(),
+        **{**settings, **changes},
+        weight_seeds=range(members) if isinstance(members, int) else members,
+        order_seed=order,
+        execution=execution,
+    )
+
+
+def text_task(members=1, data=None, **changes):
+    execution = changes.pop("execution", Execution(CPU))
+    sizes = {"width": 8, "heads": 2, "feedforward": 6, "layers": 2, "dropout": 0.0}
+    sizes |= {"streams": 4, "window": 5}
+    return LanguageModelling(
+        data or text(),
+        **{**sizes, **changes},
+        weight_seeds=range(members) if isinstance(members, int) else members,
+        execution=execution,
+    )
+
+
+TASKS = [image_task, text_task]
+
+
+def test_resnet18_is_torchvisions_with_the_stem_for_small_images():
+    own, theirs = ResNet(3, 10, [64, 128, 256, 512], [2, 2, 2, 2]), resnet18(num_classes=10)
+    theirs.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+    theirs.maxpool = nn.Identity()
+    renamed = {
+        name.replace("stages.", "layer") if "stages" in name else name: value
+        for name, value in own.state_dict().items()
+    }
+    renamed = {
+        f"layer{int(n[5]) + 1}{n[6:]}" if n.startswith("layer") else n: v
+        for n, v in renamed.items()
+    }
+    theirs.load_state_dict(renamed)
+    x = torch.randn(2, 3, 32, 32)
+    torch.testing.assert_close(own(x), theirs(x))
+
+
+def test_the_transformer_looks_back_only():
+    torch.manual_seed(0)
+    net = TransformerLanguageModel(
+        9, width=8, heads=2, feedforward=8, layers=2, dropout=0.3, window=6
+    ).eval()
+    tokens = torch.randint(9, (2, 6))
+    changed = tokens.clone()
+    changed[:, 4:] = (tokens[:, 4:] + 1) % 9
+    before, after = net(tokens), net(changed)
+    torch.testing.assert_close(before[:, :4], after[:, :4])
+    assert not torch.allclose(before[:, 4:], after[:, 4:])
+    torch.testing.assert_close(net(tokens[:, :3]), before[:, :3])  # shorter than the window
+
+
+def test_the_transformer_starts_as_published():
+    net = TransformerLanguageModel(
+        10_000, width=256, heads=4, feedforward=256, layers=4, dropout=0.2, window=35
+    )
+    for weight in (net.embedding.weight, net.output.weight):
+        assert 0.099 < float(weight.detach().abs().max()) <= 0.1
+    assert float(net.output.bias.detach().abs().max()) == 0
+    layer = 4 * 256 * 257 + 2 * 256 * 257 + 4 * 256
+    assert sum(p.numel() for p in net.parameters()) == 2 * 10_000 * 256 + 10_000 + 4 * layer
+
+
+@pytest.mark.parametrize("make", TASKS)
+def test_loss_and_gradient_are_the_modules(make):
+    task = make()
+    weights = task.initial_parameters()
+    torch.manual_seed(0)
+    module = task.build()
+    for p, w in zip(module.parameters(), weights, strict=True):
+        torch.testing.assert_close(p.detach(), w[0].detach())
+    x, y = next(task.epoch(0))
+    x, y = (x[0], y[0]) if task.batch_has_members else (x, y)
+    logits = module(x)
+    expected = nn.functional.cross_entropy(logits.flatten(0, -2), y.flatten())
+    expected.backward()
+    loss, grads = task.loss_and_gradient(weights, next(task.epoch(0)))
+    torch.testing.assert_close(loss, expected.detach()[None])
+    for g, p in zip(grads, module.parameters(), strict=True):
+        torch.testing.assert_close(g[0], p.grad, rtol=1e-4, atol=1e-6)
+    for name, b in module.named_buffers():
+        torch.testing.assert_close(task.buffers[name][0], b)
+    again = task.loss(weights, next(task.epoch(0)))
+    torch.testing.assert_close(again.detach(), loss)
+    if make is image_task:
+        share = (logits.argmax(-1) == y).float().mean()
+        torch.testing.assert_close(task.batch_metrics["accuracy"], share[None])
+
+
+@pytest.mark.parametrize("make", TASKS)
+@pytest.mark.parametrize("twice", [False, True])
+def test_members_are_apart(make, twice):
+    """An ensemble's losses, gradients, curvature and buffers are those of its members alone."""
+
+    def look(task):
+        weights = task.initial_parameters()
+        for batch in list(task.epoch(1))[:2]:
+            loss = task.loss(weights, batch)
+            grads = torch.autograd.grad(loss.sum(), weights, create_graph=twice)
+            if twice:
+                grads = torch.autograd.grad(grads, weights, [torch.ones_like(g) for g in grads])
+        return [loss.detach(), *(g.detach() for g in grads), *task.buffers.values()]
+
+    together = look(make([5, 6, 7]))
+    for i, seed in enumerate((5, 6, 7)):
+        orders = {"order": lambda _, e, i=i: 100 * i + e} if make is image_task else {}
+        alone = look(make([seed], **orders))
+        for a, b in zip(together, alone, strict=True):
+            scale = float(b.abs().max()) if b.numel() else 0.0
+            torch.testing.assert_close(a[i], b[0], rtol=1e-3, atol=1e-4 * scale + 1e-6)
+
+
+@pytest.mark.parametrize("make", TASKS)
+def test_an_epoch_can_be_begun_anywhere_and_repeats(make):
+    task = make(2)
+    whole = list(task.epoch(3))
+    assert len(whole) == task.batches_per_epoch
+    for start in range(len(whole)):
+        rest = list(task.epoch(3, start))
+        assert len(rest) == len(whole) - start
+        for a, b in zip(rest, whole[start:], strict=True):
+            assert torch.equal(a[0], b[0])
+            assert torch.equal(a[1], b[1])
+
+
+def test_every_image_is_seen_once_an_epoch_shifted_and_mirrored():
+    data = images()
+    task = image_task(2, data)
+    seen, offsets, mirrors = [], set(), set()
+    for x, y in task.epoch(0):
+        raw = (x * 0.2 + 0.4) * 255  # undo the normalisation
+        for m in range(2):
+            for image, label in zip(raw[m], y[m], strict=True):
+                index, dy, dx, mirror = find(image, data)
+                assert int(label) == int(data.y_train[index])
+                seen.append((m, index))
+                offsets.add((dy, dx))
+                mirrors.add(mirror)
+    assert sorted(seen) == [(m, i) for m in range(2) for i in range(20)]
+    assert mirrors == {False, True}
+    assert len(offsets) > 10
+    assert {d for pair in offsets for d in pair} <= set(range(5))
+
+
+def find(image, data):
+    """Which image it is of, and how it was moved: tried against all that could be."""
+    padded = nn.functional.pad(data.x_train.float(), (2, 2, 2, 2))
+    for index in range(len(padded)):
+        for dy in range(5):
+            for dx in range(5):
+                crop = padded[index, :, dy : dy + 6, dx : dx + 6]
+                for mirror in (False, True):
+                    if torch.allclose(crop.flip(-1) if mirror else crop, image, atol=1e-2):
+                        return index, dy, dx, mirror
+    raise AssertionError("no image looks like this")
+
+
+def test_orders_differ_between_epochs_and_members():
+    task = image_task(2, crop_padding=0, flip=False)
+    first, second = (torch.cat([y for _, y in task.epoch(e)], dim=1) for e in (0, 1))
+    assert not torch.equal(first, second)
+    assert not torch.equal(first[0], first[1])
+
+
+def test_without_augmentation_images_are_as_they_are():
+    data = images()
+    task = image_task(data=data, crop_padding=0, flip=False, batch_size=20)
+    x, y = next(task.epoch(0))
+    pixels = ((x[0] * 0.2 + 0.4) * 255).round().to(torch.uint8)
+    for image, label in zip(pixels, y[0], strict=True):
+        matches = (data.x_train == image).flatten(1).all(1).nonzero()
+        assert int(label) in data.y_train[matches[:, 0]].tolist()
+
+
+def test_windows_cover_the_streams_and_look_one_token_ahead():
+    data = text()
+    task = text_task(data=data)
+    streams = data.train.view(4, 50)
+    x, y = (torch.cat(part, dim=1) for part in zip(*task.epoch(0), strict=True))
+    assert torch.equal(x, streams[:, :-1])
+    assert torch.equal(y, streams[:, 1:])
+    assert [b[0].shape[1] for b in task.epoch(0)] == [5] * 9 + [4]
+
+
+@pytest.mark.parametrize("make", TASKS)
+def test_evaluation_is_the_mean_over_all_of_the_split(make):
+    task = make()
+    weights = task.initial_parameters()
+    task.loss_and_gradient(weights, next(task.epoch(0)))  # moves the running statistics
+    before = {n: b.clone() for n, b in task.buffers.items()}
+    found = task.evaluate(weights, "valid")
+    torch.manual_seed(0)
+    module = task.build().eval()
+    module.load_state_dict(
+        {n: v[0] for n, v in task.to_tensors(weights).items()}, strict=make is image_task
+    )
+    losses, count = 0.0, 0
+    for x, y in task.evaluation("valid"):
+        logits = module(x).flatten(0, -2)
+        loss = nn.functional.cross_entropy(logits, y.flatten(), reduction="sum")
+        losses += float(loss.detach())
+        count += y.numel()
+    assert count == (7 if make is image_task else 30)  # every image; every token but the first
+    assert float(found["valid_loss"]) == pytest.approx(losses / count, rel=1e-5)
+    if make is text_task:
+        assert float(found["valid_perplexity"]) == pytest.approx(np.exp(losses / count), rel=1e-5)
+    for name, b in task.buffers.items():
+        assert torch.equal(b, before[name])
+
+
+@pytest.mark.parametrize("make", TASKS)
+def test_curvature_of_a_part_leaves_buffers_and_metrics_alone(make):
+    task = make(2, execution=Execution(CPU, curvature_share=0.5))
+    weights = task.initial_parameters()
+    batch = next(task.epoch(0))
+    task.loss_and_gradient(weights, batch)
+    before, metrics = {n: b.clone() for n, b in task.buffers.items()}, dict(task.batch_metrics)
+    part = task.part(batch, 0.5)
+    assert part[1].numel() * 2 == batch[1].numel()
+    found = task.curvature_loss(weights, batch)
+    for name, b in task.buffers.items():
+        assert torch.equal(b, before[name])
+    assert all(torch.equal(task.batch_metrics[k], v) for k, v in metrics.items())
+    torch.testing.assert_close(found.detach(), task.loss(weights, part).detach())
+
+
+def test_bf16_is_first_order_only():
+    plain, low = image_task(), image_task(execution=Execution(CPU, precision="bf16"))
+    weights, batch = plain.initial_parameters(), next(plain.epoch(0))
+    (a, ga), (b, gb) = (t.loss_and_gradient(weights, batch) for t in (plain, low))
+    assert not torch.equal(a, b)
+    torch.testing.assert_close(a, b, rtol=0.05, atol=0.05)
+    assert all(g.dtype == torch.float32 for g in gb)
+    x, y = (torch.cat([g.flatten() for g in grads]) for grads in (ga, gb))
+    assert float(x @ y / x.norm() / y.norm()) > 0.95
+    assert torch.equal(plain.loss(weights, batch), low.loss(weights, batch))
+
+
+def test_channels_last_changes_the_order_in_memory_and_nothing_else():
+    plain, last = image_task(), image_task(execution=Execution(CPU, channels_last=True))
+    batch = next(last.epoch(0))
+    assert batch[0][0].is_contiguous(memory_format=torch.channels_last)
+    weights = last.initial_parameters()
+    assert weights[0][0].is_contiguous(memory_format=torch.channels_last)
+    (a, ga), (b, gb) = (
+        t.loss_and_gradient(t.initial_parameters(), next(t.epoch(0))) for t in (plain, last)
+    )
+    torch.testing.assert_close(a, b)
+    for x, y in zip(ga, gb, strict=True):
+        torch.testing.assert_close(x, y, rtol=1e-3, atol=1e-5)
+
+
+def test_compiled_passes_are_the_same_and_preparing_changes_nothing():
+    data = text()
+    plain = text_task(data=data)
+    compiled = text_task(data=data, execution=Execution(CPU, compile=True))
+    weights = plain.initial_parameters()
+    state = torch.get_rng_state()
+    compiled.prepare(weights)
+    assert torch.equal(state, torch.get_rng_state())
+    for batch in list(plain.epoch(0))[-2:]:  # a full window and the short one
+        (a, ga), (b, gb) = (t.loss_and_gradient(weights, batch) for t in (plain, compiled))
+        torch.testing.assert_close(a, b)
+        for x, y in zip(ga, gb, strict=True):
+            torch.testing.assert_close(x, y, rtol=1e-3, atol=1e-5)
+
+
+def test_dropout_is_drawn_anew_for_each_member_and_step():
+    task = text_task([3, 3], dropout=0.5)
+    weights, batch = task.initial_parameters(), next(task.epoch(0))
+    torch.manual_seed(0)
+    first, second = (task.loss_and_gradient(weights, batch)[0] for _ in range(2))
+    assert first[0] != first[1]
+    assert first[0] != second[0]
+    evaluated = task.evaluate(weights, "test")["test_loss"]
+    assert float(evaluated[0]) == pytest.approx(float(evaluated[1]))
+
+
+@pytest.mark.parametrize(
+    ("lengths", "words"),
+    [((23, 31, 40), "training text has 23 tokens"), ((200, 1, 40), "validation text has 1")],
+)
+def test_text_too_short(lengths, words):
+    parts = [torch.zeros(n, dtype=torch.int64) for n in lengths]
+    data = TextData(*parts, vocabulary_size=11, sha256="00" * 32)
+    with pytest.raises(StudyError, match=words):
+        text_task(data=data)
+
+
+def test_stages_of_different_number_are_refused():
+    with pytest.raises(ValueError, match="2 widths but 1"):
+        ResNet(1, 2, [4, 8], [1])
