@@ -1,5 +1,8 @@
 """Files are written whole or not at all, and read without running anything."""
 
+import subprocess
+import sys
+
 import pandas as pd
 import pytest
 import torch
@@ -55,3 +58,38 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, dataset, name, good, bad):
     assert [p.name for p in tmp_path.iterdir()] == [name]
     data.save(good)
     assert str(data.load()) == str(good)
+
+
+FULL_DISK = """
+import resource, signal, sys, torch
+import pandas as pd
+from adaptive_opt.io.datasets import ParquetDataset, TensorsDataset, TextDataset
+from kedro.io import DatasetError
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+folder = sys.argv[1]
+cases = [
+    (TensorsDataset, "t.safetensors", lambda n: {"a": torch.ones(n)}),
+    (ParquetDataset, "t.parquet", lambda n: pd.DataFrame({"a": torch.rand(n).numpy()})),
+    (TextDataset, "t.md", lambda n: "x" * n),
+]
+for kind, name, make in cases:
+    kind(filepath=f"{folder}/{name}").save(make(10))
+resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+for kind, name, make in cases:
+    data = kind(filepath=f"{folder}/{name}")
+    try:
+        data.save(make(100_000))
+    except DatasetError as error:
+        print(name in str(error), "File too large" in str(error), len(next(iter(data.load()))) >= 1
+              if name != "t.safetensors" else len(data.load()["a"]) == 10)
+"""
+
+
+def test_a_full_disk_is_a_sentence_and_loses_nothing(tmp_path):
+    """The write fails half-way for real: the process may not make files of that size."""
+    done = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, tmp_path], capture_output=True, text=True, check=False
+    )
+    assert done.stdout.splitlines() == ["True True True"] * 3, done.stdout + done.stderr
+    left = sorted(p.name for p in tmp_path.iterdir())
+    assert left == ["t.md", "t.parquet", "t.safetensors"]

@@ -201,6 +201,37 @@ def test_a_damaged_result_is_made_again(smoke):
         pd.testing.assert_frame_equal(before, after)
 
 
+def test_a_killed_run_goes_on(smoke):
+    """SIGKILL to the whole command; the same command again ends as the first run did."""
+    project = smoke[0]
+    folder = project / "data/07_model_output/smoke/transformer/ssdh"
+    before = pd.read_parquet(folder / "history.parquet").drop(columns="device_seconds")
+    for file in folder.iterdir():
+        file.unlink()
+    args = ["run", "--env=smoke", "--pipelines=training", "--tags=transformer"]
+    args.append("--params=training.checkpoint_seconds=0")
+    command = [*KEDRO, *args]
+    env = {**os.environ, "COLUMNS": "500", "PYTHONPATH": ""}
+    process = subprocess.Popen(
+        command, cwd=project, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    while process.poll() is None and not (folder / "checkpoint.pt").exists():
+        time.sleep(0.001)
+    process.kill()
+    process.wait()
+    assert not (folder / "summary.json").exists()
+    done = kedro(project, *args)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "transformer, ssdh: going on from" in done.stdout
+    after = pd.read_parquet(folder / "history.parquet").drop(columns="device_seconds")
+    pd.testing.assert_frame_equal(before, after)
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "history.parquet",
+        "summary.json",
+        "weights.safetensors",
+    ]
+
+
 def test_mlflow_and_reports_stay_inside_the_project(smoke):
     assert (smoke[0] / "mlflow.db").is_file()
     assert not (smoke[0] / "mlruns").exists()

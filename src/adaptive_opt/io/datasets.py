@@ -61,6 +61,9 @@ class _Whole:
             self._filepath = PurePosixPath(partial.as_posix())
             try:
                 parent.save(data)
+            except DatasetError as error:
+                named = str(error).replace(partial.as_posix(), str(final))
+                raise DatasetError(named) from error
             finally:
                 self._filepath = final
 
