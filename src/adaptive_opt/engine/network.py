@@ -32,6 +32,10 @@ __all__ = ["build_network_task", "run_network"]
 
 logger = logging.getLogger(__name__)
 
+SMALL_NETWORK = 1_000_000
+"""Parameters below which a GPU waits for its kernels to be launched, so that an ensemble, which
+launches them once for all seeds, is faster than one seed after the other."""
+
 
 def run_network(
     data: ImageData | TextData,
@@ -64,9 +68,7 @@ def run_network(
     """
     seeds = list(range(task_parameters.seeds)) if seeds is None else list(seeds)
     device = resolve_device(training.device)
-    together = training.ensemble == "together" or (
-        training.ensemble == "auto" and device.type == "cuda"
-    )
+    together = _train_together(data, task, seeds, task_parameters, training)
     groups = [seeds] if together else [[s] for s in seeds]
     checkpoint = checkpoint or Checkpoint(None)
     saved = checkpoint.load() or {"done": [], "state": None}
@@ -107,6 +109,19 @@ def run_network(
         summary["microseconds_per_run_iteration"] / 1e3,
     )  # fmt: skip
     return history, weights, summary
+
+
+def _train_together(
+    data: ImageData | TextData,
+    task: str,
+    seeds: Sequence[int],
+    settings: ImageTaskParameters | TextTaskParameters,
+    training: TrainingParameters,
+) -> bool:
+    if training.ensemble != "auto" or resolve_device(training.device).type == "cpu":
+        return training.ensemble == "together"
+    one = build_network_task(data, task, seeds[:1], settings, training)
+    return sum(p.numel() for p in one.initial_parameters()) < SMALL_NETWORK
 
 
 class _Run:
