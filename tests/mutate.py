@@ -34,6 +34,7 @@ MUTATIONS = [
     ("missing estimate ignored", SECOND, "if not self._pending:", "if False:", "optim"),
     ("hvps not counted", "optim/base.py", "        self.hvp_count += number", "        _ = number", "optim"),
     ("normalisation without its own curvature", "optim/double_backward.py", "(m_qx + scale * s)", "m_qx", "optim/test_double_backward.py"),
+    ("cross-entropy without its row sums", "optim/double_backward.py", "of_z.addcmul_(p, -dots)", "of_z.addcmul_(p, dots * 0)", "optim/test_double_backward.py"),
     ("convolution without the weight part", "optim/double_backward.py", "parts.append(_convolution(x, b, None, *ctx.geometry))", "pass", "optim/test_double_backward.py"),
     ("sophia floor is a shift", "optim/rules.py", "return ops.maximum(curvature, eps)", "return ops.add(curvature, eps)", "optim"),
     ("absolute without abs", "optim/rules.py", '"absolute", torch.abs', '"absolute", _identity', "optim"),

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 from torch.autograd import gradcheck, gradgradcheck
-from torch.nn.functional import batch_norm, conv1d, conv2d, conv3d
+from torch.nn.functional import batch_norm, conv1d, conv2d, conv3d, cross_entropy
 from torchvision.models import resnet18
 
 from adaptive_opt.optim import SSDH
@@ -121,6 +121,40 @@ def test_frozen_parts_evaluation_and_same_padding_are_left_to_torch():
         grads = torch.autograd.grad(loss, params, create_graph=True)
         results.append([*grads, *torch.autograd.grad(grads, params, grads)])
     assert_same(*results)
+
+
+@pytest.mark.parametrize("ignored", [False, True])
+def test_cross_entropy(ignored):
+    z, y = randn(5, 4), torch.tensor([0, 3, 3, 1, 2])
+    options = {"ignore_index": 3} if ignored else {}
+
+    def f(z):
+        with FastDoubleBackward():
+            return cross_entropy(z, y, **options)
+
+    torch.testing.assert_close(f(z), cross_entropy(z, y, **options))
+    assert type(f(z).grad_fn).__name__ == "_CrossEntropyBackward"
+    assert gradcheck(f, (z,))
+    assert gradgradcheck(f, (z,))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"reduction": "sum"},
+        {"label_smoothing": 0.1},
+        {"weight": torch.tensor([1.0, 2.0, 3.0, 4.0], dtype=torch.float64)},
+        {"size_average": False},
+    ],
+)
+@pytest.mark.filterwarnings("ignore:size_average")
+def test_other_cross_entropies_are_left_to_torch(options):
+    z, y = randn(5, 4), torch.tensor([0, 3, 3, 1, 2])
+    with FastDoubleBackward():
+        fast = cross_entropy(z, y, **options)
+        shares = cross_entropy(z, torch.softmax(z.detach(), 1))
+    torch.testing.assert_close(fast, cross_entropy(z, y, **options))
+    torch.testing.assert_close(shares, cross_entropy(z, torch.softmax(z.detach(), 1)))
 
 
 def test_vmap_is_left_to_torch():

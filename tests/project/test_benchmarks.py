@@ -16,10 +16,10 @@ FOREIGN = {"SophiaH-k10", "SophiaH-k10-due", "AdaHessian-k1", "AdaHessian-k10"}
 TOY = ("--small", "--device=cpu", "--batch=4", "--streams=4", "--rounds=1", "--repetitions=2")
 
 
-def overhead(path, *options):
-    """Figures of the benchmark of a training step's cost, and what it printed."""
+def benchmark(name, path, *options):
+    """Figures of a benchmark, and what it printed."""
     done = subprocess.run(
-        [sys.executable, "benchmarks/step_overhead.py", *TOY, *options, "--json", str(path)],
+        [sys.executable, f"benchmarks/{name}.py", *options, "--json", str(path)],
         cwd=PROJECT,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -28,6 +28,11 @@ def overhead(path, *options):
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return json.loads(path.read_text()), done.stdout
+
+
+def overhead(path, *options):
+    """Of a training step's cost."""
+    return benchmark("step_overhead", path, *TOY, *options)
 
 
 def check_ratios(figures, key="ratio"):
@@ -88,3 +93,15 @@ def test_step_overhead_names_the_contenders_when_none_fits(tmp_path):
     )
     assert done.returncode == 2
     assert "SSDH-k10-quarter" in done.stderr
+
+
+def test_network_ensembles_compares_seeds_together_and_apart(tmp_path):
+    toy = ("--task=transformer", "--arms=ssdh", "--seeds=2", "--epochs=1", "--rounds=1")
+    path = tmp_path / "f.json"
+    figures, printed = benchmark("network_ensembles", path, *toy, "--device=cpu")
+    assert figures["setup"] == {"seeds": 2, "rounds": 1, "epochs": 1}
+    found = figures["tasks"]["transformer"]
+    assert set(found) == {"ssdh"}
+    check_ratios(found)
+    assert found["ssdh"]["ratio"] == found["ssdh"]["apart"] / found["ssdh"]["together"]
+    assert "\n  transformer   ssdh " in printed
