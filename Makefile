@@ -16,10 +16,10 @@ help:  ## what can be made
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
-run: .venv/.installed  ## the Rahimi–Recht study at full size, in minutes
+run: .venv/.installed  ## the study on embedded data, in minutes
 	$(BIN)/kedro run
-	@echo "Report:  data/08_reporting/base/rahimi_recht/report.md"
-	@echo "Figures: data/08_reporting/base/rahimi_recht/*.png"
+	@echo "Reports: data/08_reporting/base/rahimi_recht/report.md, data/08_reporting/base/networks/report.md"
+	@echo "Figures: beside them"
 
 test: .venv/.installed  ## all tests
 	$(BIN)/python -m pytest
@@ -33,8 +33,10 @@ lint: .venv/.installed  ## style, types, layers
 viz: .venv/.installed  ## the pipelines and their results, in a browser
 	$(BIN)/kedro viz run --host 127.0.0.1
 
-benchmark: .venv/.installed  ## how fast the ensemble is, against one run at a time
+benchmark: .venv/.installed  ## how fast ensembles and steps are, against others
 	$(BIN)/python benchmarks/rr_study.py --study
+	$(BIN)/python benchmarks/step_overhead.py
+	$(BIN)/python benchmarks/network_ensembles.py
 
 clean:  ## remove the environment and everything that was made
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .viz mlflow.db build

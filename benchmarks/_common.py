@@ -12,13 +12,22 @@ from typing import Any
 import torch
 
 
+class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Defaults, and the description as it is written."""
+
+
 def parser(description: str | None) -> argparse.ArgumentParser:
     """An argument parser with the options that every benchmark has."""
-    made = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    made = argparse.ArgumentParser(description=description, formatter_class=_Help)
     made.add_argument("--json", type=Path, metavar="FILE", help="write the figures here")
     return made
+
+
+def at_least_1(line: argparse.ArgumentParser, options: argparse.Namespace, *names: str) -> None:
+    """Refuse smaller numbers of these options."""
+    for name in names:
+        if getattr(options, name) < 1:
+            line.error(f"--{name} must be at least 1")
 
 
 def machine() -> dict[str, Any]:

@@ -192,3 +192,10 @@ def test_histories_of_several_seeds_are_one_table():
     assert sorted(set(history["seed"])) == [4, 9] == summary["seeds"]
     assert all(len(w) == 2 for w in weights.values())
     assert history["train_loss"].notna().all()
+
+
+def test_without_a_terminal_the_log_tells_how_far_it_is(caplog, monkeypatch):
+    monkeypatch.setattr("adaptive_opt.engine.results.LINE_EVERY", 0.0)
+    caplog.set_level("INFO")
+    train("transformer", "adam", sizes={"epochs": 1})
+    assert "transformer adam: 7 of 14 iterations, about 0 min left" in caplog.text

@@ -72,6 +72,14 @@ def test_the_performance_page_quotes_the_benchmark():
     assert study["seconds"] < 240
 
 
+@pytest.mark.parametrize("scale", ["base", "paper"])
+def test_every_arm_learns_on_every_network(scale):
+    table = pd.read_csv(DOCS / "results" / scale / "networks" / "outcomes.csv")
+    assert len(table) == 12
+    assert (table["diverged"] == 0).all()
+    assert (table["train_loss"] < 0.8 * table["start"]).all()
+
+
 @pytest.mark.parametrize("page", [*DOCS.glob("*.md"), *PROJECT.glob("*.md")], ids=lambda p: p.name)
 def test_links_and_pictures_exist(page):
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):

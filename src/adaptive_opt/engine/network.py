@@ -24,7 +24,7 @@ from adaptive_opt.tasks.text import TextData
 from .checkpoint import Checkpoint
 from .device import resolve_device
 from .optimizers import build_optimizer
-from .results import bar, label_history, pack_result, summarise, unpack_result
+from .results import Progress, label_history, pack_result, summarise, unpack_result
 from .seeds import derive_seed
 from .train import EnsembleResult, Plan, train_ensemble
 
@@ -75,22 +75,18 @@ def run_network(
     done: list[dict[str, Any]] = saved["done"]
     if saved["done"] or saved["state"]:
         logger.info("%s, %s: going on from %s", task, arm, checkpoint.path)
-    problem: NetworkTask | None = None
-    with bar(f"{task} {arm}", 0, " it") as progress:
-        for i, group in enumerate(groups):
-            problem = build_network_task(data, task, group, task_parameters, training)
-            length = task_parameters.epochs * problem.batches_per_epoch
-            progress.total = length * len(groups)
-            if i < len(done):
-                progress.update(length)
-                continue
+    problem = build_network_task(data, task, groups[0], task_parameters, training)
+    length = task_parameters.epochs * problem.batches_per_epoch
+    with Progress(f"{task} {arm}", length * len(groups), "iterations") as progress:
+        progress.skip(length * len(done))
+        for i, group in enumerate(groups[len(done) :], start=len(done)):
+            if i:
+                problem = build_network_task(data, task, group, task_parameters, training)
             run = _Run(task, arm, group, optimizer, hyperparameters, task_parameters, training)
-            result = run.train(problem, saved["state"], done, checkpoint, progress.update)
+            result = run.train(problem, saved["state"], done, checkpoint, progress)
             saved["state"] = None
             done.append(pack_result(result))
             checkpoint.save({"done": done, "state": None})
-    if problem is None:
-        raise ValueError("no seeds were given")
     results = [unpack_result(d) for d in done]
     histories = [r.history.assign(member=r.history["member"] + i) for i, r in enumerate(results)]
     frame = pd.concat(histories, ignore_index=True)
@@ -147,7 +143,7 @@ class _Run:
         state: dict[str, Any] | None,
         done: list[dict[str, Any]],
         checkpoint: Checkpoint,
-        progress: Any,
+        progress: Progress,
     ) -> EnsembleResult:
         """To the end, from the start or from a saved state."""
         settings, training = self.settings, self.training
@@ -178,7 +174,8 @@ class _Run:
                 params,
                 optimizer,
                 plan,
-                progress=progress,
+                progress=progress.update,
+                skip=progress.skip,
                 start=state,
                 checkpoint=checkpoint,
                 enclose=lambda inner: {"done": done, "state": inner},

@@ -21,7 +21,7 @@ from adaptive_opt.tasks.rr_functions import RRFunction
 from .checkpoint import Checkpoint
 from .device import resolve_device
 from .optimizers import build_optimizer
-from .results import bar, label_history, summarise
+from .results import Progress, label_history, summarise
 from .seeds import derive_seed
 from .train import EnsembleResult, Plan, train_ensemble
 
@@ -92,7 +92,7 @@ def run_rahimi_recht(
         statistics.restore(saved["hessians"].numpy())
     iterations = plan.epochs * problem.batches_per_epoch
     with _small_kernels(device):
-        with bar(f"{task} {arm}", iterations, " it") as progress:
+        with Progress(f"{task} {arm}", iterations, "iterations") as progress:
             result = train_ensemble(
                 problem,
                 params,
@@ -101,6 +101,7 @@ def run_rahimi_recht(
                 on_batch=latest.append,
                 on_snapshot=statistics.submit,
                 progress=progress.update,
+                skip=progress.skip,
                 start=None if saved is None else saved["state"],
                 checkpoint=checkpoint,
                 enclose=lambda state: {
@@ -108,7 +109,7 @@ def run_rahimi_recht(
                     "hessians": torch.from_numpy(statistics.wait()),
                 },
             )
-        with bar(f"{task} {arm} Hessians", statistics.pending, " chunks") as progress:
+        with Progress(f"{task} {arm} Hessians", statistics.pending, "chunks") as progress:
             hessians = statistics.result(progress.update)
     history = _join(result, hessians, task, arm, seeds, problem.batches_per_epoch)
     summary = summarise([result], history, seeds, iterations)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,12 +14,51 @@ from tqdm import tqdm
 
 from .train import EnsembleResult
 
-__all__ = ["bar", "label_history", "pack_result", "summarise", "unpack_result"]
+__all__ = ["Progress", "label_history", "pack_result", "summarise", "unpack_result"]
+
+logger = logging.getLogger(__name__)
+
+LINE_EVERY = 30.0
+"""Seconds between two lines in the log."""
 
 
-def bar(label: str, total: int, unit: str) -> tqdm[Any]:
-    """A progress bar on a terminal, nothing in a log file."""
-    return tqdm(desc=label, total=total, unit=unit, leave=False, disable=None)
+class Progress:
+    """A progress bar on a terminal; elsewhere a line in the log now and then.
+
+    Args:
+        label: what is going on.
+        total: of what is counted.
+        unit: its name.
+    """
+
+    def __init__(self, label: str, total: int, unit: str) -> None:
+        self.label, self.total, self.unit = label, total, unit
+        self._bar = tqdm(desc=label, total=total, unit=f" {unit}", leave=False, disable=None)
+        self._done = 0
+        self._begun = self._told = time.monotonic()
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._bar.close()
+
+    def update(self, number: int) -> None:
+        """So many more are done."""
+        self._bar.update(number)
+        self._done += number
+        if self._bar.disable and (now := time.monotonic()) - self._told > LINE_EVERY:
+            self._told = now
+            left = (now - self._begun) / max(1, self._done) * (self.total - self._done)
+            logger.info(
+                "%s: %s of %s %s, about %d min left",
+                self.label, f"{self._done:,}", f"{self.total:,}", self.unit, round(left / 60),
+            )  # fmt: skip
+
+    def skip(self, number: int) -> None:
+        """So many were done in an earlier run, and say nothing about how long the rest takes."""
+        self._bar.update(number)
+        self.total -= number
 
 
 def label_history(

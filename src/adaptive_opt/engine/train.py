@@ -133,6 +133,7 @@ def train_ensemble(
     on_batch: Callable[[Any], None] = lambda _: None,
     on_snapshot: Callable[[Tensor], None] = lambda _: None,
     progress: Callable[[int], Any] = lambda _: None,
+    skip: Callable[[int], Any] = lambda _: None,
     start: dict[str, Any] | None = None,
     checkpoint: Checkpoint | None = None,
     enclose: Callable[[dict[str, Any]], dict[str, Any]] = lambda state: state,
@@ -150,6 +151,7 @@ def train_ensemble(
         on_batch: told each batch before it is used.
         on_snapshot: told each point of the trajectory, ``[members, parameters]``.
         progress: told the number of iterations done since the last call.
+        skip: told the number of iterations that ``start`` had done.
         start: a state to go on from, as ``checkpoint`` was given it.
         checkpoint: where states go, whenever it is due and training can be resumed.
         enclose: makes what is saved of a state, to add to it.
@@ -159,7 +161,7 @@ def train_ensemble(
     task.prepare(params)
     if start is not None:
         t = loop.load_state_dict(start)
-        progress(t)
+        skip(t)
 
     def save_if_due() -> None:
         if checkpoint is not None and checkpoint.due:
@@ -168,15 +170,14 @@ def train_ensemble(
 
     while t < plan.epochs * length and None in loop.diverged_at:
         loop.clock.start()
-        begun = t
         for batch in task.epoch(t // length, t % length):
             on_batch(batch)
             loop.iterate(t, batch)
             t += 1
+            progress(1)
             if task.resumes_within_epoch and t % length:
                 save_if_due()
         loop.clock.stop()
-        progress(t - begun)
         save_if_due()
     loop.finish(t)
     return loop.result()
@@ -339,7 +340,8 @@ class _Loop:
         self._note_mean_loss(t)
         self.seconds = self.clock.stop()
         if self.plan.evaluate_every:
-            for split in ("valid", "test"):
+            seen = _due(t, self.plan.evaluate_every)  # validation data, just now
+            for split in ("test",) if seen else ("valid", "test"):
                 self.recorder.add(t, **self.task.evaluate(self.params, split))
         self._flush()
         for member, start in enumerate(self.diverged_at):

@@ -1,0 +1,306 @@
+"""Who takes part in ``step_overhead.py``: models, optimizers, how each makes a step."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from adaptive_opt.optim import SADH, SSDH, SSVP, SecondOrderOptimizer, Sophia
+from adaptive_opt.tasks.models import ResNet, TransformerLanguageModel
+
+try:
+    import pytorch_optimizer
+except ImportError:
+    pytorch_optimizer = None
+
+TASKS = ("resnet18", "transformer")
+REFERENCE = "AdamW"
+PERIOD, SHARE = 10, 0.25
+DUE_STEPS_AT_1 = 2
+# Too small a rate to change anything, so that all stay at the same point.
+COMMON = {"lr": 1e-6, "weight_decay": 1e-2}
+
+# A gradient with a graph refers to its parameter; zero_grad() breaks that cycle.
+warnings.filterwarnings("ignore", r"Using backward\(\) with create_graph=True")
+
+Build = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Of a batch, in images or streams of text; ``small``: of tiny models and inputs."""
+
+    batch: int
+    streams: int
+    small: bool
+
+
+class Problem:
+    """A model, a batch and their loss."""
+
+    def __init__(self, task: str, sizes: Sizes, device: torch.device) -> None:
+        torch.manual_seed(0)
+        self.device = device
+        small = sizes.small
+        model: nn.Module
+        if task == "resnet18":
+            widths = [4, 8] if small else [64, 128, 256, 512]
+            model = ResNet(3, 10, widths, [1, 1] if small else [2, 2, 2, 2])
+            side = 8 if small else 32
+            inputs = torch.randn(sizes.batch, 3, side, side)
+            self.inputs = inputs.to(device, memory_format=torch.channels_last)
+            self.targets = torch.randint(10, (sizes.batch,), device=device)
+            self.model = model.to(device, memory_format=torch.channels_last).train()
+        else:
+            words, window = (50, 8) if small else (10_000, 35)
+            model = TransformerLanguageModel(
+                words,
+                width=16 if small else 256,
+                heads=2 if small else 4,
+                feedforward=16 if small else 256,
+                layers=1 if small else 4,
+                dropout=0.2,
+                window=window,
+            )
+            tokens = torch.randint(words, (sizes.streams, window + 1), device=device)
+            self.inputs, self.targets = tokens[:, :-1], tokens[:, 1:]
+            self.model = model.to(device).train()
+
+    def loss(self, model: nn.Module, share: float = 1.0) -> Tensor:
+        """Mean cross-entropy over the first part of the batch."""
+        rows = max(1, round(share * len(self.inputs)))
+        logits = model(self.inputs[:rows])
+        flat = logits.reshape(-1, logits.shape[-1])
+        return nn.functional.cross_entropy(flat, self.targets[:rows].reshape(-1))
+
+    def synchronise(self) -> None:
+        """Wait for the device."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def seconds(self, function: Callable[[], Any], times: int = 1) -> float:
+        """Wall time of one of so many calls."""
+        self.synchronise()
+        start = time.perf_counter()
+        for _ in range(times):
+            function()
+        self.synchronise()
+        return (time.perf_counter() - start) / times
+
+
+class Plain(torch.optim.Optimizer):
+    """SSDH as one first writes it: tensor by tensor, with the graph at every step."""
+
+    def __init__(self, params: Sequence[Tensor]) -> None:
+        super().__init__(params, {**COMMON, "step": 0})
+
+    def backward(self, loss: Tensor) -> None:
+        """Gradients, and every tenth time the estimate of the Hessian's diagonal."""
+        group = self.param_groups[0]
+        params = group["params"]
+        grads = torch.autograd.grad(loss, params, create_graph=True)
+        if group["step"] % PERIOD == 0:
+            probes = [torch.randint_like(p, 2) * 2 - 1 for p in params]
+            for p, v, h in zip(
+                params, probes, torch.autograd.grad(grads, params, probes), strict=True
+            ):
+                self.state[p]["estimate"] = v * h
+        for p, g in zip(params, grads, strict=True):
+            p.grad = g.detach()
+
+    @torch.no_grad()
+    def step(self) -> None:  # type: ignore[override]
+        """``θ ← (1 − ηλ) θ − η clip(m / (√D + ε), ρ)``."""
+        group = self.param_groups[0]
+        for p in group["params"]:
+            state = self.state[p]
+            if "momentum" not in state:
+                state["momentum"], state["curvature"] = torch.zeros_like(p), torch.zeros_like(p)
+            m, curvature = state["momentum"], state["curvature"]
+            m.lerp_(p.grad, 0.04)
+            if "estimate" in state:
+                curvature.lerp_(state.pop("estimate") ** 2, 0.01)
+            update = (m / (curvature.sqrt() + 1e-12)).clamp(-0.01, 0.01)
+            p.mul_(1 - group["lr"] * group["weight_decay"]).sub_(group["lr"] * update)
+        group["step"] += 1
+
+
+# How the gradients of a step come about.
+
+
+def first_order(run: Run) -> None:
+    """An ordinary backward pass."""
+    run.loss().backward()
+
+
+def whole_batch(run: Run) -> None:
+    """This package's way."""
+    optimizer = run.second_order
+    with optimizer.forward_context():
+        loss = run.loss()
+    optimizer.backward(loss)
+
+
+def part_of_batch(run: Run) -> None:
+    """This package's way, with the curvature of the first part of the batch."""
+    optimizer = run.second_order
+    loss, part = run.loss(), None
+    if optimizer.graph_due:
+        with optimizer.forward_context():
+            part = run.loss(SHARE)
+    optimizer.backward(loss, curvature_loss=part, curvature_share=SHARE)
+
+
+def graph_always(run: Run) -> None:
+    """The graph of the gradient at every step."""
+    # The fused attention kernels have no second derivative.
+    with sdpa_kernel(SDPBackend.MATH):
+        run.loss().backward(create_graph=True)
+
+
+def graph_when_due(run: Run) -> None:
+    """The graph of the gradient at the steps that need it."""
+    (graph_always if run.due else first_order)(run)
+
+
+def plain(run: Run) -> None:
+    """As :class:`Plain` does it."""
+    with sdpa_kernel(SDPBackend.MATH):
+        loss = run.loss()
+    assert isinstance(run.optimizer, Plain)
+    run.optimizer.backward(loss)
+
+
+@dataclass(frozen=True)
+class Contender:
+    """An optimizer and the way it is used.
+
+    Attributes:
+        name: in tables, figures and ``--contenders``.
+        build: parameters to optimizer.
+        gradients: see above.
+        period: steps from one refresh to the next; 0 where there is no curvature.
+        own: whether it is this package's.
+        step_alone: whether it stands for its optimizer in the table of the update alone.
+    """
+
+    name: str
+    build: Build
+    gradients: Callable[[Run], None] = first_order
+    period: int = 0
+    own: bool = False
+    step_alone: bool = False
+
+    @property
+    def quarter(self) -> bool:
+        """Whether its curvature is that of a part of the batch."""
+        return self.gradients is part_of_batch
+
+
+def contenders(device: torch.device) -> list[Contender]:
+    """All there are, the reference first."""
+    cuda = device.type == "cuda"
+    adamw = _builder(torch.optim.AdamW, foreach=not cuda, fused=cuda)
+    made = [Contender(REFERENCE, adamw)]
+    for cls in (SADH, SSDH, SSVP, Sophia):
+        at_10, at_1 = (_builder(cls, update_period=k) for k in (PERIOD, 1))
+        name = f"{cls.__name__}-k{PERIOD}"
+        made += [
+            Contender(name, at_10, whole_batch, PERIOD, own=True, step_alone=True),
+            Contender(f"{cls.__name__}-k1", at_1, whole_batch, 1, own=True),
+            Contender(f"{name}-quarter", at_10, part_of_batch, PERIOD, own=True),
+        ]
+    if pytorch_optimizer is not None:
+        for name, k in (("SophiaH", PERIOD), ("AdaHessian", 1), ("AdaHessian", PERIOD)):
+            build = _builder(getattr(pytorch_optimizer, name), update_period=k)
+            alone = k == PERIOD
+            made.append(Contender(f"{name}-k{k}", build, graph_always, k, step_alone=alone))
+            if k == PERIOD:
+                made.append(Contender(f"{name}-k{k}-due", build, graph_when_due, k))
+    made.append(Contender(f"plain-k{PERIOD}", Plain, plain, PERIOD, step_alone=True))
+    return made
+
+
+def multi_tensor_adamw(name: str) -> Contender:
+    """The reference of the update alone, on every device."""
+    return Contender(name, _builder(torch.optim.AdamW, foreach=True))
+
+
+def _builder(cls: Any, **kwargs: Any) -> Build:
+    return lambda params: cls(params, **COMMON, **kwargs)
+
+
+class Run:
+    """A contender with its copy of the model.
+
+    Attributes:
+        due: whether curvature is due at the coming step.
+    """
+
+    def __init__(self, contender: Contender, problem: Problem) -> None:
+        self.contender, self.problem = contender, problem
+        self.model = copy.deepcopy(problem.model)
+        self.optimizer = contender.build(list(self.model.parameters()))
+        self.due = False
+
+    @property
+    def second_order(self) -> SecondOrderOptimizer:
+        """The optimizer, one of this package's."""
+        assert isinstance(self.optimizer, SecondOrderOptimizer)
+        return self.optimizer
+
+    def loss(self, share: float = 1.0) -> Tensor:
+        """Of this copy of the model."""
+        return self.problem.loss(self.model, share)
+
+    def set_step(self, number: int) -> None:
+        """Make the coming step the one of this number, where it matters."""
+        k = self.contender.period
+        if k:
+            self.due = number % k == 0
+            for group in self.optimizer.param_groups:
+                group["step"] = number
+
+    def step(self) -> None:
+        """One step of training."""
+        self.optimizer.zero_grad()
+        self.contender.gradients(self)
+        self.optimizer.step()
+
+    def due_step(self) -> None:
+        """A step that refreshes the curvature."""
+        self.set_step(0)
+        self.step()
+
+    def ordinary_step(self) -> None:
+        """Any other; also of those that have no other."""
+        self.set_step(1)
+        self.step()
+
+    def turn(self, ordinary: int) -> tuple[float, float | None]:
+        """Seconds of a step with and of one without a refresh."""
+        k = self.contender.period
+        first = self.problem.seconds(self.due_step, DUE_STEPS_AT_1 if k == 1 else 1)
+        rest = None if k == 1 else self.problem.seconds(self.ordinary_step, ordinary)
+        # What the gradients hold is not to be alive in the turns of others.
+        self.optimizer.zero_grad()
+        gc.collect()
+        return first, rest
+
+    def state_bytes(self) -> int:
+        """Size of all tensors of the optimizer's state."""
+        states = [t for s in self.optimizer.state.values() for t in s.values()]
+        return sum(t.numel() * t.element_size() for t in states if isinstance(t, Tensor))
+
+    def parameter_bytes(self) -> int:
+        """Size of the parameters."""
+        return sum(p.numel() * p.element_size() for p in self.model.parameters())
