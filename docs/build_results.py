@@ -175,7 +175,7 @@ hyperparameters. What is claimed is claimed for these two small, noise-free func
 
 ## The published ordering, reproduced
 
-`kedro run --env=replication` with the two original functions (see below): constant probes in SADH and SSDH, one
+`kedro run --env=replication --tags=rahimi_recht` with the two original functions (see below): constant probes in SADH and SSDH, one
 initialisation for all seeds, the schedule by epoch. Median iteration of the seeds whose training loss
 gets to 1e-4 (condition 29) and 1e-2 (condition 15,099):
 
@@ -196,7 +196,7 @@ used here is in [method.md](method.md):
 
 The original functions are not shipped. With their files (`.npz` or the original `.pth`) in `data/01_raw`:
 
-    kedro run --env=replication --params=\
+    kedro run --env=replication --tags=rahimi_recht --params=\
     rr_synthesis.rr_cond29.source=file,rr_synthesis.rr_cond29.path=data/01_raw/rahimi_recht_cond29.npz,\
     rr_synthesis.rr_cond15099.source=file,rr_synthesis.rr_cond15099.path=data/01_raw/rahimi_recht_cond15099.npz
 
