@@ -26,7 +26,7 @@ FIGURES = {
     "replication": ("loss",),
     "paper": ("loss",),
 }
-NETWORK_TABLES = ("time_to_target", "outcomes", "costs")
+NETWORK_TABLES = {"base": ("time_to_target", "outcomes", "costs"), "paper": ("outcomes",)}
 NETWORK_FIGURES = {
     "base": ("loss_by_iteration", "loss_by_device_seconds", "valid_loss"),
     "paper": ("loss_by_iteration",),
@@ -48,16 +48,16 @@ def collect() -> None:
         made = PROJECT / "data" / "08_reporting" / scale / "networks"
         target = DOCS / "results" / scale / "networks"
         target.mkdir(parents=True, exist_ok=True)
-        for name in NETWORK_TABLES:
+        for name in NETWORK_TABLES[scale]:
             shutil.copy(made / f"{name}.csv", target)
         for name in figures:
             shutil.copy(made / f"{name}.png", DOCS / "figures" / f"{scale}_networks_{name}.png")
 
 
 def network_tables(scale: str) -> dict[str, pd.DataFrame]:
-    """The three tables of the networks at a scale."""
+    """The tables of the networks at a scale."""
     folder = DOCS / "results" / scale / "networks"
-    return {n: pd.read_csv(folder / f"{n}.csv") for n in NETWORK_TABLES}
+    return {n: pd.read_csv(folder / f"{n}.csv") for n in NETWORK_TABLES[scale]}
 
 
 def network_report() -> str:
@@ -69,19 +69,15 @@ def network_report() -> str:
 
 def falls() -> str:
     """How far the training loss of every arm fell at the published sizes."""
-    rows = network_tables("paper")["outcomes"]
-    costs = network_tables("paper")["costs"].set_index(["task", "arm"])
     lines = [
-        "| task | arm | iterations | training loss at the start | at the end | validation loss "
-        "| seconds an iteration |",
-        "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
+        "| task | arm | iterations | training loss at the start | at the end | validation loss |",
+        "| --- | --- | ---: | ---: | ---: | ---: |",
     ]
-    for row in rows.to_dict("records"):
-        cost = costs.loc[(row["task"], row["arm"])]
+    for row in network_tables("paper")["outcomes"].to_dict("records"):
         lines.append(
             f"| {get_task(row['task']).label} | {get_arm(row['arm']).label} "
-            f"| {cost['iterations']:,.0f} | {row['start']:.3f} | {row['train_loss']:.3f} "
-            f"| {row['valid_loss']:.3f} | {cost['device_seconds'] / cost['iterations']:.2f} |"
+            f"| {row['iterations']:,} | {row['start']:.3f} | {row['train_loss']:.3f} "
+            f"| {row['valid_loss']:.3f} |"
         )
     return "\n".join(lines)
 

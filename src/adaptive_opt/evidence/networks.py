@@ -36,8 +36,8 @@ def outcome_table(histories: Histories) -> pd.DataFrame:
     """What the runs came to, as mean and standard deviation over seeds.
 
     Returns:
-        A row for each (task, arm): the training loss at the ``start`` and over the last
-        batches, the lowest validation loss, loss and accuracy or perplexity on the test
+        A row for each (task, arm): the length of a run, the training loss at the ``start``
+        and over the last batches, the lowest validation loss, loss and accuracy or perplexity on the test
         data; ``_std`` beside each (of the sample, missing with one seed); ``diverged``: how
         many runs did, which are left out.
     """
@@ -46,21 +46,23 @@ def outcome_table(histories: Histories) -> pd.DataFrame:
         task, arm = identify(history)
         last = history[history["iteration"] == history["iteration"].max()]
         row: dict[str, Any] = {"task": task, "arm": arm, "seeds": len(last)}
+        row["iterations"] = int(last["iteration"].iloc[0])
         row["diverged"] = int(last["train_loss"].isna().sum())
+        finished = last.loc[last["train_loss"].notna(), "seed"]
         for name, (column, which) in QUANTITIES.items():
             if column in history:
-                values = _by_seed(history, column, which)
+                wide = losses_by_seed(history, column)
+                values = _in_time(wide if which == "first" else wide[finished], which)
                 row[name], row[f"{name}_std"] = values.mean(), values.std()
         rows.append(row)
     return pd.DataFrame(rows)
 
 
-def _by_seed(history: pd.DataFrame, column: str, which: str) -> pd.Series:
-    wide = losses_by_seed(history, column)
-    if which == "first":
-        return wide.iloc[0]
-    finished = wide.loc[:, wide.iloc[-1].notna()] if which == "last" else wide
-    return finished.min() if which == "min" else finished.iloc[-1]
+def _in_time(wide: pd.DataFrame, which: str) -> pd.Series:
+    """One value for each seed, of iterations × seeds."""
+    if which == "min":
+        return wide.min()
+    return wide.iloc[0] if which == "first" else wide.iloc[-1]
 
 
 def cost_table(histories: Histories) -> pd.DataFrame:

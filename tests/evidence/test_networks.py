@@ -1,0 +1,105 @@
+"""Tables of networks from histories made by hand."""
+
+import math
+
+import pandas as pd
+import pytest
+
+from adaptive_opt.evidence.networks import cost_table, outcome_table, report
+from adaptive_opt.evidence.tables import time_to_target_table
+from adaptive_opt.plots.networks import loss_figure, optimizer_figure, valid_loss_figure
+
+NAN = math.nan
+
+
+def history(task, arm, columns, seconds=1.0):
+    """Rows at iterations 0, 10, 20 of two seeds; ``columns``: name to six values."""
+    frame = pd.DataFrame({"iteration": [0, 10, 20] * 2, "seed": [0] * 3 + [1] * 3, **columns})
+    frame["task"], frame["arm"] = task, arm
+    frame["device_seconds"] = seconds * frame["iteration"] / 20
+    frame["gradient_equivalents"] = 1.2 * frame["iteration"]
+    return frame
+
+
+RESNET = history(
+    "resnet18",
+    "ssdh",
+    {
+        "train_loss": [2.0, 1.0, 0.5, 3.0, 1.0, 0.7],
+        "valid_loss": [2.0, 0.6, 0.8, 2.0, 0.9, 0.4],
+        "test_loss": [NAN, NAN, 0.9, NAN, NAN, 0.7],
+        "test_accuracy": [NAN, NAN, 0.80, NAN, NAN, 0.90],
+        "clipped_fraction": [1.0, 0.5, NAN, 0.8, 0.3, NAN],
+    },
+    seconds=3.0,
+)
+DIVERGED = history(
+    "resnet18",
+    "adam",
+    {
+        "train_loss": [2.0, 1.0, 0.5, 3.0, NAN, NAN],
+        "valid_loss": [2.0, 0.6, 0.8, 2.0, NAN, NAN],
+        "test_loss": [NAN, NAN, 0.9, NAN, NAN, NAN],
+        "test_accuracy": [NAN, NAN, 0.80, NAN, NAN, NAN],
+    },
+    seconds=2.0,
+)
+
+
+def test_outcomes():
+    row = outcome_table([RESNET]).iloc[0]
+    assert row["iterations"] == 20
+    assert row["start"] == pytest.approx(2.5)
+    assert row["train_loss"] == pytest.approx(0.6)
+    assert row["train_loss_std"] == pytest.approx(math.sqrt(0.02))
+    assert row["valid_loss"] == pytest.approx(0.5)  # each seed's lowest: 0.6 and 0.4
+    assert row["test_accuracy"] == pytest.approx(0.85)
+    assert row["diverged"] == 0
+
+
+def test_diverged_runs_are_counted_and_left_out():
+    row = outcome_table([DIVERGED]).iloc[0]
+    assert row["diverged"] == 1
+    assert row["train_loss"] == pytest.approx(0.5)
+    assert row["test_accuracy"] == pytest.approx(0.80)
+    assert math.isnan(row["train_loss_std"])
+
+
+def test_costs_are_relative_to_the_fastest_arm_of_the_task():
+    table = cost_table([RESNET, DIVERGED]).set_index("arm")
+    assert table.loc["ssdh", "gradient_equivalents"] == pytest.approx(24)
+    assert table["relative_seconds"].to_dict() == pytest.approx({"ssdh": 1.5, "adam": 1.0})
+
+
+def test_the_report_says_it_all():
+    histories = [RESNET, DIVERGED]
+    text = report(
+        time_to_target_table(histories, {"resnet18": 0.6}),
+        outcome_table(histories),
+        cost_table(histories),
+        scale="base",
+    )
+    assert "# Networks, scale `base`" in text
+    assert "SSDH 20 (1 of 2)" in text
+    assert "| SSDH | 2.500 ± 0.707 | 0.600 ± 0.141 | 0.500 ± 0.141 | 85.0 ± 7.1 % | 0 |" in text
+    assert "| Adam | 2.500 ± 0.707 | 0.500 | 0.600 | 80.0 % | 1 |" in text
+    assert "| SSDH | 20 | 24 | 3.0 | 1.50 |" in text
+
+
+@pytest.mark.parametrize("clock", ["iteration", "gradient_equivalents", "device_seconds"])
+def test_figures_on_every_clock(clock):
+    (panel,) = loss_figure([RESNET, DIVERGED], {"resnet18": 0.6}, clock).panels
+    line = panel.lines[0]
+    factor = {"iteration": 1, "gradient_equivalents": 1.2, "device_seconds": 0.15}[clock]
+    assert list(line.x) == pytest.approx([0, 10 * factor, 20 * factor])
+    assert list(line.y) == pytest.approx([2.5, 1.0, 0.6])
+    assert list(line.low) == pytest.approx([2.0, 1.0, 0.5])
+    assert list(line.high) == pytest.approx([3.0, 1.0, 0.7])
+    assert panel.level == 0.6
+
+
+def test_only_arms_that_clip_are_in_the_figure_of_clipping():
+    (panel,) = optimizer_figure([RESNET, DIVERGED], "clipped_fraction").panels
+    assert [line.label for line in panel.lines] == ["SSDH"]
+    assert list(panel.lines[0].y) == pytest.approx([0.9, 0.4])
+    assert len(valid_loss_figure([RESNET, DIVERGED]).panels[0].lines) == 2
