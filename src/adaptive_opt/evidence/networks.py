@@ -37,9 +37,9 @@ def outcome_table(histories: Histories) -> pd.DataFrame:
 
     Returns:
         A row for each (task, arm): the length of a run, the training loss at the ``start``
-        and over the last batches, the lowest validation loss, loss and accuracy or perplexity on the test
-        data; ``_std`` beside each (of the sample, missing with one seed); ``diverged``: how
-        many runs did, which are left out.
+        and over the last batches, the lowest validation loss, loss and accuracy or
+        perplexity on the test data; ``_std`` beside each (of the sample, missing with one
+        seed); ``diverged``: how many runs did, which are left out.
     """
     rows = []
     for history in histories:
