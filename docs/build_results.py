@@ -70,7 +70,7 @@ def network_report() -> str:
 def falls() -> str:
     """How far the training loss of every arm fell at the published sizes."""
     lines = [
-        "| task | arm | iterations | training loss at the start | at the end | validation loss |",
+        "| task | arm | iterations | training loss at the start | over the epoch | validation loss |",
         "| --- | --- | ---: | ---: | ---: | ---: |",
     ]
     for row in network_tables("paper")["outcomes"].to_dict("records"):

@@ -162,6 +162,13 @@ def test_saved_and_loaded(tmp_path):
     checkpoint.remove()
 
 
+def test_what_a_killed_writer_left_is_cleared(tmp_path):
+    checkpoint = Checkpoint(tmp_path / "c.pt", "a")
+    (tmp_path / ".c.pt.12345").write_bytes(b"half")
+    checkpoint.save(STATE)
+    assert [f.name for f in tmp_path.iterdir()] == ["c.pt"]
+
+
 def test_due_by_the_clock(tmp_path):
     assert not Checkpoint(None, every=0.0).due
     assert Checkpoint(tmp_path / "c.pt", every=0.0).due

@@ -9,7 +9,9 @@ import torch
 from torch import nn
 
 from adaptive_opt.engine.network import build_network_task
+from adaptive_opt.engine.provenance import code_digest
 from adaptive_opt.engine.seeds import derive_seed
+from adaptive_opt.evidence.networks import outcome_table
 from adaptive_opt.study import arm_names, arms_on, get_task
 from tests.engine.networks import images, task_parameters, text, train, training_parameters
 
@@ -111,7 +113,7 @@ def test_what_is_noted(task):
     assert np.isfinite(one.loc[length, f"test_{extra}"])
     if task == "resnet18":
         assert one["batch_accuracy"].dropna().between(0, 1).all()
-    # Row 0 has the first batch; another the mean since the row before.
+    # Row 0 has the first batch; every other one the mean since the row before.
     assert one.loc[0, "train_loss"] == one.loc[0, "batch_loss"]
     assert one["device_seconds"].is_monotonic_increasing
     assert one["clipped_fraction"].dropna().between(0, 1).all()
@@ -168,6 +170,28 @@ def test_a_diverged_seed_is_marked_and_the_others_go_on():
         assert all(torch.isfinite(weights[n]).all() for n in weights if "running" not in n)
 
 
+@pytest.mark.parametrize("how", ["apart", "together"])
+def test_a_run_that_ends_early_keeps_its_place_in_the_tables(how):
+    """Its history has the length of the others', empty from where it diverged."""
+    history, _, summary = train(
+        "resnet18", "custom", hyperparameters={"optimizer": "torch.optim.SGD", "lr": 1e9},
+        ensemble=how, diverged_above=10.0, sizes={"epochs": 40, "log_every": 1},
+    )  # fmt: skip
+    assert all(t is not None for t in summary["diverged_at"])
+    assert history.groupby("seed")["iteration"].max().tolist() == [120, 120]
+    assert summary["final_train_loss"] == [None, None]
+    assert outcome_table([history]).iloc[0]["diverged"] == 2
+
+
+def test_a_diverged_seed_keeps_the_buffers_it_last_was_well_with():
+    _, weights, summary = train(
+        "resnet18", "custom", hyperparameters={"optimizer": "torch.optim.SGD", "lr": 1e9},
+        diverged_above=10.0, sizes={"epochs": 40, "log_every": 1},
+    )  # fmt: skip
+    assert all(t is not None for t in summary["diverged_at"])
+    assert all(torch.isfinite(w).all() for w in weights.values())
+
+
 def test_data_of_another_family_is_refused():
     with pytest.raises(TypeError, match="TextData cannot be learnt with ImageTaskParameters"):
         build_network_task(
@@ -191,7 +215,8 @@ def test_histories_of_several_seeds_are_one_table():
     assert isinstance(history, pd.DataFrame)
     assert sorted(set(history["seed"])) == [4, 9] == summary["seeds"]
     assert all(len(w) == 2 for w in weights.values())
-    assert history["train_loss"].notna().all()
+    logged = history["iteration"] % 2 == 0
+    assert history.loc[logged, "train_loss"].notna().all()
 
 
 def test_without_a_terminal_the_log_tells_how_far_it_is(caplog, monkeypatch):
@@ -199,3 +224,16 @@ def test_without_a_terminal_the_log_tells_how_far_it_is(caplog, monkeypatch):
     caplog.set_level("INFO")
     train("transformer", "adam", sizes={"epochs": 1})
     assert "transformer adam: 7 of 14 iterations, about 0 min left" in caplog.text
+
+
+def test_an_optimizer_that_was_edited_is_another_one(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr("sys.dont_write_bytecode", True)
+    text = "import torch\nclass Mine(torch.optim.SGD):\n    pass\n"
+    (tmp_path / "mine_for_digest.py").write_text(text)
+    before = code_digest("mine_for_digest.Mine")
+    assert before == code_digest("mine_for_digest.Mine") != code_digest("torch.optim.SGD")
+    (tmp_path / "mine_for_digest.py").write_text(text + "    # changed\n")
+    assert code_digest("mine_for_digest.Mine") != before
+    monkeypatch.setattr("torch.__version__", "0.0")
+    assert code_digest("torch.optim.SGD") != code_digest("torch.optim.Adam")

@@ -123,6 +123,11 @@ def test_frozen_parts_evaluation_and_same_padding_are_left_to_torch():
     assert_same(*results)
 
 
+def test_one_value_a_channel_is_refused_as_by_torch():
+    with FastDoubleBackward(), pytest.raises(ValueError, match="more than 1 value per channel"):
+        batch_norm(randn(1, 3), None, None, training=True)
+
+
 @pytest.mark.parametrize("ignored", [False, True])
 def test_cross_entropy(ignored):
     z, y = randn(5, 4), torch.tensor([0, 3, 3, 1, 2])

@@ -120,7 +120,7 @@ def test_loss_and_gradient_are_the_modules(make):
     for p, w in zip(module.parameters(), weights, strict=True):
         torch.testing.assert_close(p.detach(), w[0].detach())
     x, y = next(task.epoch(0))
-    x, y = (x[0], y[0]) if task.batch_has_members else (x, y)
+    x, y = (x[0], y[0]) if task.own_batches else (x, y)
     logits = module(x)
     expected = nn.functional.cross_entropy(logits.flatten(0, -2), y.flatten())
     expected.backward()
@@ -308,11 +308,14 @@ def test_compiled_passes_are_the_same_and_preparing_changes_nothing():
     state = torch.get_rng_state()
     compiled.prepare(weights)
     assert torch.equal(state, torch.get_rng_state())
+    compiled.evaluate(weights, "valid")
+    graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
     for batch in list(plain.epoch(0))[-2:]:  # a full window and the short one
         (a, ga), (b, gb) = (t.loss_and_gradient(weights, batch) for t in (plain, compiled))
         torch.testing.assert_close(a, b)
         for x, y in zip(ga, gb, strict=True):
             torch.testing.assert_close(x, y, rtol=1e-3, atol=1e-5)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == graphs  # none on the clock
 
 
 def test_dropout_is_drawn_anew_for_each_member_and_step():
@@ -335,6 +338,57 @@ def test_text_too_short(lengths, words):
     data = TextData(*parts, vocabulary_size=11, sha256="00" * 32)
     with pytest.raises(StudyError, match=words):
         text_task(data=data)
+
+
+@pytest.mark.parametrize("length", [2, 5, 6, 7])
+def test_held_out_text_may_be_shorter_than_a_window(length):
+    data = text()
+    data = TextData(data.train, data.valid[:length], data.test, vocabulary_size=11, sha256="00")
+    task = text_task(data=data)
+    assert sum(y.numel() for _, y in task.evaluation("valid")) == length - 1
+    assert np.isfinite(float(task.evaluate(task.initial_parameters(), "valid")["valid_loss"]))
+
+
+@pytest.mark.parametrize(("size", "batches"), [(19, [19, 1]), (10, [10, 10]), (9, [9, 9, 2])])
+def test_a_last_image_is_not_left_by_itself(size, batches):
+    """Batch normalisation has nothing to normalise it by."""
+    task = image_task(batch_size=size)
+    found = [y.shape[1] for _, y in task.epoch(0)]
+    assert found == ([20] if batches == [19, 1] else batches)
+    assert task.batches_per_epoch == len(found)
+    assert task.part(next(task.epoch(0)), 0.01)[1].shape[1] == 2
+
+
+def test_curvature_is_fp32_whatever_first_order_work_is(monkeypatch):
+    seen = []
+    backends = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)
+    task = image_task(execution=Execution(CPU, precision="tf32", curvature_share=0.5))
+    inner = task._one
+
+    def spy(*args):
+        seen.append([b.fp32_precision for b in backends])
+        return inner(*args)
+
+    monkeypatch.setattr(task, "_one", spy)
+    before = [b.fp32_precision for b in backends]
+    weights, batch = task.initial_parameters(), next(task.epoch(0))
+    task.loss_and_gradient(weights, batch)
+    task.loss(weights, batch)
+    task.curvature_loss(weights, batch)
+    assert seen == [["tf32"] * 2, ["ieee"] * 2, ["ieee"] * 2]
+    assert [b.fp32_precision for b in backends] == before
+
+
+def test_curvature_draws_nothing_from_the_stream_of_dropout():
+    task = text_task(dropout=0.5, execution=Execution(CPU, curvature_share=0.5))
+    weights, batch = task.initial_parameters(), next(task.epoch(0))
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    a, b = task.curvature_loss(weights, batch), task.curvature_loss(weights, batch)
+    assert torch.equal(before, torch.get_rng_state())
+    assert torch.equal(a, b)
+    torch.rand(1)
+    assert not torch.equal(a, task.curvature_loss(weights, batch))
 
 
 def test_stages_of_different_number_are_refused():

@@ -16,9 +16,6 @@ __all__ = ["Checkpoint", "configuration_digest"]
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1
-"""Raised when what a run computes or saves changes, so that old files are not continued."""
-
 
 def configuration_digest(configuration: dict[str, Any]) -> str:
     """Identifies a resolved configuration, whatever the order of its keys.
@@ -30,7 +27,7 @@ def configuration_digest(configuration: dict[str, Any]) -> str:
         >>> configuration_digest(a) == configuration_digest({**a, "lr": 0.2})
         False
     """
-    text = json.dumps({"format": FORMAT, **configuration}, sort_keys=True)
+    text = json.dumps(configuration, sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
@@ -61,6 +58,7 @@ class Checkpoint:
         if self.path is None:
             return
         self._last = time.monotonic()
+        self._clear()
         partial = self.path.with_name(f".{self.path.name}.{os.getpid()}")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -99,3 +97,10 @@ class Checkpoint:
         """Delete the file: its run is finished and saved."""
         if self.path is not None:
             self.path.unlink(missing_ok=True)
+            self._clear()
+
+    def _clear(self) -> None:
+        """Delete what writers that were killed left half-written."""
+        if self.path is not None:
+            for left in self.path.parent.glob(f".{self.path.name}.*"):
+                left.unlink(missing_ok=True)

@@ -97,7 +97,7 @@ def run_network(
         weights[name] = torch.cat([r.task_state["buffers"][name] for r in results])
     summary = summarise(results, history, seeds, length)
     summary |= {"task": task, "arm": arm, "optimizer": optimizer, "device": str(device)}
-    summary |= {"hyperparameters": hyperparameters, "target": task_parameters.target_loss}
+    summary["hyperparameters"] = hyperparameters
     summary |= {"ensemble": "together" if together else "apart"}
     logger.info(
         "%s, %s: %d runs of %s iterations in %.1f s (%.1f ms a run-iteration)",

@@ -114,7 +114,7 @@ def run_rahimi_recht(
     history = _join(result, hessians, task, arm, seeds, problem.batches_per_epoch)
     summary = summarise([result], history, seeds, iterations)
     summary |= {"task": task, "arm": arm, "optimizer": optimizer, "device": str(device)}
-    summary |= {"hyperparameters": hyperparameters, "target": task_parameters.target_loss}
+    summary["hyperparameters"] = hyperparameters
     logger.info(
         "%s, %s: %d runs of %s iterations in %.1f s (%.1f µs a run-iteration)",
         task, arm, len(seeds), f"{iterations:,}", result.seconds,

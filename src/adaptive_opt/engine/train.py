@@ -36,6 +36,8 @@ class Task(Protocol):
     """Whether an epoch can be begun at any of its batches; else a checkpoint waits for its end."""
     batch_metrics: dict[str, Tensor]
     """Beside the loss of the last batch, ``[members]`` each."""
+    buffers: dict[str, Tensor]
+    """What training changes beside the parameters, ``[members, ...]`` each."""
 
     def initial_parameters(self) -> list[Tensor]:
         """Leaves that require grad."""
@@ -179,7 +181,8 @@ def train_ensemble(
                 save_if_due()
         loop.clock.stop()
         save_if_due()
-    loop.finish(t)
+    # Also where every member diverged before: all histories of an arm have the same end.
+    loop.finish(plan.epochs * length)
     return loop.result()
 
 
@@ -214,7 +217,8 @@ class _Loop:
         self._frozen: list[int] = []
         self._first_loss: Any = None
         self.seconds = 0.0
-        self._last_good = [p.detach().clone() for p in params]
+        self._kept = [*params, *task.buffers.values()]
+        self._last_good = [p.detach().clone() for p in self._kept]
         self._unflushed = 0
         # Of the batches since the last row; on the device, so that adding does not wait.
         self._loss_sum = torch.zeros(task.members, device=task.device)
@@ -288,7 +292,8 @@ class _Loop:
         self.clock.stop()
         metrics = {f"batch_{name}": value for name, value in self.task.batch_metrics.items()}
         self.recorder.add(t, batch_loss=loss, **metrics)
-        self._note_mean_loss(t)
+        if t % self.plan.log_every == 0:  # other rows would cut the mean short
+            self._note_mean_loss(t)
         if inside:
             grads = [
                 p.grad.reshape(self.task.members, -1) for p in self.params if p.grad is not None
@@ -298,7 +303,7 @@ class _Loop:
         self.clock.start()
 
     def _note_mean_loss(self, t: int) -> None:
-        """Mean over the batches since the last row, which may have been the very last batch."""
+        """Mean over the batches since the last time, which may have been the very last batch."""
         if self.task.measures_train_loss:
             return
         if self._loss_count:
@@ -312,7 +317,7 @@ class _Loop:
         self._unflushed = 0
         losses = {t: row["train_loss"] for t, row in rows.items() if "train_loss" in row}
         self._freeze_diverged(losses)
-        for kept, p in zip(self._last_good, self.params, strict=True):
+        for kept, p in zip(self._last_good, self._kept, strict=True):
             kept.copy_(p.detach())
 
     def _freeze_diverged(self, losses: dict[int, Any]) -> None:
@@ -330,7 +335,7 @@ class _Loop:
     @torch.no_grad()
     def _restore(self, members: list[int]) -> None:
         """Put members back to where they last were well, whatever their momentum says."""
-        for p, kept in zip(self.params, self._last_good, strict=True):
+        for p, kept in zip(self._kept, self._last_good, strict=True):
             for member in members:
                 p[member] = kept[member]
 

@@ -23,7 +23,7 @@ __all__ = ["cost_table", "outcome_table", "report"]
 
 QUANTITIES = {
     "start": ("train_loss", "first"),
-    "train_loss": ("train_loss", "last"),
+    "train_loss": ("train_loss", "last epoch"),
     "valid_loss": ("valid_loss", "min"),
     "test_loss": ("test_loss", "last"),
     "test_accuracy": ("test_accuracy", "last"),
@@ -37,7 +37,7 @@ def outcome_table(histories: Histories) -> pd.DataFrame:
 
     Returns:
         A row for each (task, arm): the length of a run, the training loss at the ``start``
-        and over the last batches, the lowest validation loss, loss and accuracy or
+        and over the last epoch, the lowest validation loss, loss and accuracy or
         perplexity on the test data; ``_std`` beside each (of the sample, missing with one
         seed); ``diverged``: how many runs did, which are left out.
     """
@@ -48,10 +48,13 @@ def outcome_table(histories: Histories) -> pd.DataFrame:
         row: dict[str, Any] = {"task": task, "arm": arm, "seeds": len(last)}
         row["iterations"] = int(last["iteration"].iloc[0])
         row["diverged"] = int(last["train_loss"].isna().sum())
+        before = history.loc[history["epoch"] < history["epoch"].max() - 1, "iteration"].max()
         finished = last.loc[last["train_loss"].notna(), "seed"]
         for name, (column, which) in QUANTITIES.items():
             if column in history:
                 wide = losses_by_seed(history, column)
+                if which == "last epoch":
+                    wide = wide[~(wide.index <= before)]  # all, where there is but one epoch
                 values = _in_time(wide if which == "first" else wide[finished], which)
                 row[name], row[f"{name}_std"] = values.mean(), values.std()
         rows.append(row)
@@ -60,8 +63,8 @@ def outcome_table(histories: Histories) -> pd.DataFrame:
 
 def _in_time(wide: pd.DataFrame, which: str) -> pd.Series:
     """One value for each seed, of iterations × seeds."""
-    if which == "min":
-        return wide.min()
+    if which in ("min", "last epoch"):
+        return wide.min() if which == "min" else wide.mean()
     return wide.iloc[0] if which == "first" else wide.iloc[-1]
 
 
@@ -70,18 +73,21 @@ def cost_table(histories: Histories) -> pd.DataFrame:
 
     Returns:
         A row for each (task, arm): ``iterations``, ``gradient_equivalents`` and
-        ``device_seconds`` of a run, the mean over seeds, and ``seconds_per_iteration``
-        relative to the fastest arm of the task as ``relative_seconds``.
+        ``device_seconds`` of a run, the mean over the seeds that did not diverge, and
+        ``relative_seconds``, relative to the fastest arm of the task. Seeds trained together
+        share the seconds of their program.
     """
     rows = []
     for history in histories:
         task, arm = identify(history)
         last = history[history["iteration"] == history["iteration"].max()]
+        iterations = int(last["iteration"].iloc[0])
+        last = last[last["train_loss"].notna()]
         rows.append(
             {
                 "task": task,
                 "arm": arm,
-                "iterations": int(last["iteration"].iloc[0]),
+                "iterations": iterations,
                 "gradient_equivalents": float(last["gradient_equivalents"].mean()),
                 "device_seconds": float(last["device_seconds"].mean()),
             }
@@ -115,7 +121,7 @@ def outcome_markdown(rows: pd.DataFrame) -> str:
     """One task's rows of :func:`outcome_table`."""
     heads = {
         "start": "training loss at the start",
-        "train_loss": "at the end",
+        "train_loss": "over the last epoch",
         "valid_loss": "lowest validation loss",
         "test_accuracy": "test accuracy",
         "test_perplexity": "test perplexity",

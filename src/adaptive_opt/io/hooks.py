@@ -27,6 +27,10 @@ class ValidationHooks:
     @hook_impl
     def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Any, catalog: Any) -> None:
         """Raise one error that lists every fault, each with file and key."""
+        if "ThreadRunner" in str(run_params.get("runner")):
+            raise StudyError(
+                "ThreadRunner would mix the random numbers of runs; take ParallelRunner, or none"
+            )
         parameters = catalog.load("parameters")
         faults = find_faults(parameters)
         if not faults:

@@ -19,8 +19,8 @@ logger = logging.getLogger(__name__)
 class RunFolder:
     """Where a run's history, weights, summary and checkpoint are.
 
-    The catalog writes the summary last, so a summary of the right configuration says that
-    the run beside it is complete.
+    The catalog writes the summary last, and :meth:`forget` takes the old one away before new
+    results are written, so a summary says that the run beside it is complete and its own.
 
     Args:
         path: of the folder.
@@ -34,11 +34,17 @@ class RunFolder:
         """The file of the state of a run that is not finished."""
         return self.path / "checkpoint.pt"
 
+    def forget(self) -> None:
+        """No finished run is here any more; to be called before another is written."""
+        (self.path / "summary.json").unlink(missing_ok=True)
+
     def finished(self, digest: str) -> tuple[Any, dict[str, Any], dict[str, Any]] | None:
         """History, weights and summary, if they are of this configuration and undamaged."""
         try:
             text = (self.path / "summary.json").read_text(encoding="utf-8")
             summary: dict[str, Any] = json.loads(text)
+            if not isinstance(summary, dict):
+                raise ValueError("the summary is no record")
             if summary.get("digest") != digest:
                 return None
             history = ParquetDataset(filepath=str(self.path / "history.parquet")).load()

@@ -313,8 +313,8 @@ def _fast_batch_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Tensor | None:
-    if not training:
-        return None  # to torch's own
+    if not training or input.numel() == input.shape[1]:
+        return None  # to torch's own, which refuses one value a channel
     running = (running_mean, running_var)
     y: Tensor = _BatchNorm.apply(input, weight, bias, running, momentum, eps)
     return y

@@ -3,8 +3,8 @@
 For a random probe with independent entries of mean zero and variance one,
 ``E[v ⊙ Hv] = diag(H)`` (Hutchinson 1990; Bekas, Kokiopoulou & Saad 2007), so ``v ⊙ Hv``
 estimates the diagonal without bias. Rademacher entries make it exact when H is diagonal
-and give it the least variance of all such laws, ``2 Σ_{j≠i} H_ij²`` against Gaussian's
-``2 Σ_j H_ij²``.
+and give it the least variance of all such laws, ``Σ_{j≠i} H_ij²`` against Gaussian's
+``Σ_j H_ij² + H_ii²``.
 
 The constant probe (every entry −1) is what a published implementation drew by mistake:
 ``v ⊙ Hv`` is then the row sum of H, biased by every off-diagonal entry. It is kept to

@@ -54,7 +54,9 @@ class ImageClassification(NetworkTask):
         super().__init__(lambda: ResNet(channels, classes, widths, blocks), weight_seeds, execution)
         self.samples = len(data.y_train)
         self.batch_size = min(batch_size, self.samples)
-        self.batches_per_epoch = -(-self.samples // self.batch_size)
+        # A last image by itself goes with the batch before: it has no batch statistics.
+        whole, rest = divmod(self.samples, self.batch_size)
+        self.batches_per_epoch = max(1, whole + (rest > 1))
         self._padding, self._flip, self._order_seed = crop_padding, flip, order_seed
         self._size = (data.x_train.shape[2], data.x_train.shape[3])
         # Pixels last: a gathered batch then is in channels-last order as it comes.
@@ -76,8 +78,10 @@ class ImageClassification(NetworkTask):
         index, shift, mirror = (
             torch.stack(part).to(self.device) for part in zip(*plan, strict=True)
         )
-        for first in range(start * self.batch_size, self.samples, self.batch_size):
-            chosen = slice(first, first + self.batch_size)
+        for i in range(start, self.batches_per_epoch):
+            last = i == self.batches_per_epoch - 1
+            end = self.samples if last else (i + 1) * self.batch_size
+            chosen = slice(i * self.batch_size, end)
             yield self._batch(index[:, chosen], shift[:, chosen], mirror[:, chosen])
 
     def _draw(self, member: int, epoch: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -102,8 +106,8 @@ class ImageClassification(NetworkTask):
         return images if self.execution.channels_last else images.contiguous()
 
     def part(self, batch: Batch, share: float) -> Batch:
-        """The first images of every member's batch, which are in random order."""
-        count = max(1, round(share * batch[1].shape[1]))
+        """The first images of every member's batch, which are in random order; two at least."""
+        count = max(2, round(share * batch[1].shape[1]))
         return batch[0][:, :count], batch[1][:, :count]
 
     def evaluation(self, split: str) -> Iterator[Batch]:

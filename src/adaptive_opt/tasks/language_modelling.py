@@ -39,7 +39,7 @@ class LanguageModelling(NetworkTask):
         StudyError: the training text is shorter than one batch, a held-out one than two tokens.
     """
 
-    batch_has_members = False
+    own_batches = False
 
     def __init__(
         self,
@@ -93,9 +93,10 @@ class LanguageModelling(NetworkTask):
         tokens, window = self._held_out[split], self._window
         whole = (len(tokens) - 1) // window * window
         inputs, targets = tokens[:whole].view(-1, window), tokens[1 : whole + 1].view(-1, window)
-        yield from zip(
-            inputs.split(EVALUATION_WINDOWS), targets.split(EVALUATION_WINDOWS), strict=True
-        )
+        if whole:
+            yield from zip(
+                inputs.split(EVALUATION_WINDOWS), targets.split(EVALUATION_WINDOWS), strict=True
+            )
         if whole < len(tokens) - 1:
             yield tokens[None, whole:-1], tokens[None, whole + 1 :]
 

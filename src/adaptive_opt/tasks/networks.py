@@ -109,45 +109,55 @@ class NetworkTask:
         del logits, targets
         return {}
 
-    batch_has_members = True
+    own_batches = True
+    """Whether each member has batches of its own, with a leading member dimension."""
 
     # Losses.
 
     def loss(self, weights: Sequence[Tensor], batch: Batch) -> Tensor:
         """Loss of each member on its batch, ``[members]``, in a form to differentiate twice."""
         with self._twice_differentiable():
-            losses, metrics = self._losses(weights, self.buffers, batch)
+            losses, metrics = self._losses(weights, self.buffers, batch, self.own_batches)
         self.batch_metrics = {k: v.detach() for k, v in metrics.items()}
         return losses
 
     def curvature_loss(self, weights: Sequence[Tensor], batch: Batch) -> Tensor:
-        """The same on part of the batch; leaves running statistics and metrics alone."""
+        """The same on part of the batch; leaves running statistics and metrics alone.
+
+        Likewise torch's random stream, so that dropout stays the same for every arm.
+        """
         buffers = {name: b.clone() for name, b in self.buffers.items()}
-        with self._twice_differentiable():
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices), self._twice_differentiable():
+            torch.manual_seed(int(torch.randint(2**62, ())))
             part = self.part(batch, self.execution.curvature_share)
-            return self._losses(weights, buffers, part)[0]
+            return self._losses(weights, buffers, part, self.own_batches)[0]
 
     def loss_and_gradient(
         self, weights: Sequence[Tensor], batch: Batch
     ) -> tuple[Tensor, list[Tensor]]:
         """Loss and gradient in the precision of first-order work."""
         with self._first_order():
-            losses, metrics = self._compiled(weights, self.buffers, batch)
+            losses, metrics = self._compiled(weights, self.buffers, batch, self.own_batches)
             grads = torch.autograd.grad(losses.sum(), weights)
         self.batch_metrics = {k: v.detach() for k, v in metrics.items()}
         return losses.detach(), list(grads)
 
     def _losses(
-        self, weights: Sequence[Tensor], buffers: dict[str, Tensor], batch: Batch
+        self,
+        weights: Sequence[Tensor],
+        buffers: dict[str, Tensor],
+        batch: Batch,
+        own_batches: bool,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         named = dict(zip(self.names, weights, strict=True))
         if self.members == 1:
             one = {k: v.squeeze(0) for k, v in named.items()}
             kept = {k: v.squeeze(0) for k, v in buffers.items()}
-            inputs, targets = (t.squeeze(0) for t in batch) if self.batch_has_members else batch
+            inputs, targets = (t.squeeze(0) for t in batch) if own_batches else batch
             loss, metrics = self._one(one, kept, inputs, targets)
             return loss[None], {k: v[None] for k, v in metrics.items()}
-        dims = 0 if self.batch_has_members else None
+        dims = 0 if own_batches else None
         each = vmap(self._one, in_dims=(0, 0, dims, dims), randomness="different")
         result: tuple[Tensor, dict[str, Tensor]] = each(named, buffers, *batch)
         return result
@@ -166,8 +176,7 @@ class NetworkTask:
         with ExitStack() as stack:
             if precision == "bf16":
                 stack.enter_context(torch.autocast(device, torch.bfloat16, cache_enabled=False))
-            elif precision == "tf32" and device == "cuda":
-                stack.enter_context(_tf32())
+            stack.enter_context(_matrix_units("tf32" if precision == "tf32" else "ieee"))
             if self.members > 1:  # what vmap knows how to batch
                 stack.enter_context(sdpa_kernel(SDPBackend.MATH))
                 stack.enter_context(_written_out_encoder())
@@ -175,6 +184,7 @@ class NetworkTask:
 
     def _twice_differentiable(self) -> AbstractContextManager[Any]:
         stack = ExitStack()
+        stack.enter_context(_matrix_units("ieee"))
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         stack.enter_context(FastDoubleBackward() if self.members == 1 else nullcontext())
         return stack
@@ -186,7 +196,6 @@ class NetworkTask:
     @torch.no_grad()
     def evaluate(self, weights: Sequence[Tensor], split: str) -> dict[str, Tensor]:
         """Loss and metrics over a split in evaluation mode, ``[members]`` each."""
-        batch_has_members, self.batch_has_members = self.batch_has_members, False
         self._module.eval()
         try:
             sums: dict[str, Tensor] = {}
@@ -194,13 +203,12 @@ class NetworkTask:
             for batch in self.evaluation(split):
                 size = batch[1].numel()
                 with self._first_order():
-                    losses, metrics = self._losses(weights, self.buffers, batch)
+                    losses, metrics = self._losses(weights, self.buffers, batch, False)
                 for name, value in {"loss": losses, **metrics}.items():
                     sums[name] = sums.get(name, 0.0) + size * value.double()
                 count += size
         finally:
             self._module.train()
-            self.batch_has_members = batch_has_members
         return {f"{split}_{name}": total / count for name, total in sums.items()}
 
     def prepare(self, weights: Sequence[Tensor]) -> None:
@@ -233,16 +241,17 @@ class NetworkTask:
 
 
 @contextmanager
-def _tf32() -> Iterator[None]:
-    before = torch.get_float32_matmul_precision()
-    convolutions = torch.backends.cudnn.allow_tf32
-    torch.set_float32_matmul_precision("high")
-    torch.backends.cudnn.allow_tf32 = True
+def _matrix_units(precision: str) -> Iterator[None]:
+    """How CUDA multiplies 32-bit numbers, convolutions included, whose default is TF32."""
+    backends: Any = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)  # type: ignore[attr-defined]
+    before = [b.fp32_precision for b in backends]
     try:
+        for b in backends:
+            b.fp32_precision = precision
         yield
     finally:
-        torch.set_float32_matmul_precision(before)
-        torch.backends.cudnn.allow_tf32 = convolutions
+        for b, kept in zip(backends, before, strict=True):
+            b.fp32_precision = kept
 
 
 @contextmanager

@@ -48,6 +48,7 @@ class RahimiRecht:
         self.function, self.kind = function, loss
         self.members = len(order_seeds)
         self.batch_metrics: dict[str, Tensor] = {}
+        self.buffers: dict[str, Tensor] = {}
         self.device, self.dtype = device, dtype
         samples = len(function.inputs)
         self.batch_size = min(batch_size, samples)

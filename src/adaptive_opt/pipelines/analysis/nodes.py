@@ -45,7 +45,7 @@ def check_runs(
             said = ", ".join(f"{k}: {then.get(k)}, now {now.get(k)}" for k in changed)
             raise StudyError(
                 f"{task}, {arm} was trained with other parameters ({said}); run "
-                f"kedro run --env={scale} --pipelines=training --tags={task}"
+                f"kedro run --env={scale} --nodes=training.{task}.{arm}.train"
             )
         found[f"{task}.{arm}"] = then
     return found

@@ -33,14 +33,20 @@ def train(
     """
     from adaptive_opt.engine.checkpoint import Checkpoint, configuration_digest
     from adaptive_opt.engine.device import resolve_device
+    from adaptive_opt.engine.provenance import code_digest
     from adaptive_opt.tasks.digest import data_digest
 
     settings = TrainingParameters(**training)
     parameters = {"tasks": tasks, "arms": arms, "training": training}
     config = {"data": data_digest(task, tensors), **configuration(task, arm, parameters)}
+    resolved = resolve_arm(arm, arms[task], settings)
     noted = logging_configuration(task, parameters)
-    device = resolve_device(settings.device).type
-    digest = configuration_digest({**config, **noted, "arm": arm, "device": device})
+    made_by = {
+        "arm": arm,
+        "device": resolve_device(settings.device).type,
+        "code": code_digest(resolved["optimizer"]),
+    }
+    digest = configuration_digest({**config, **noted, **made_by})
     checkpoint = Checkpoint(folder.checkpoint, digest, settings.checkpoint_seconds)
     if not settings.resume:
         checkpoint.remove()
@@ -52,11 +58,12 @@ def train(
         _data(task, tensors),
         task=task,
         arm=arm,
-        **resolve_arm(arm, arms[task], settings),
+        **resolved,
         task_parameters=task_parameters(task, tasks),
         training=settings,
         checkpoint=checkpoint,
     )
+    folder.forget()
     return history, weights, {**summary, "configuration": config, "digest": digest}
 
 
