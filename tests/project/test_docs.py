@@ -12,8 +12,8 @@ from tests.conftest import PROJECT
 DOCS = PROJECT / "docs"
 
 
-def builder():
-    spec = importlib.util.spec_from_file_location("build_results", DOCS / "build_results.py")
+def builder(name="build_results"):
+    spec = importlib.util.spec_from_file_location(name, DOCS / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -26,6 +26,10 @@ def medians(scale, task):
 
 def test_the_results_page_is_what_the_tables_say():
     assert (DOCS / "results.md").read_text(encoding="utf-8") == builder().page()
+
+
+def test_the_page_on_steps_is_what_was_measured():
+    assert (DOCS / "step_cost.md").read_text(encoding="utf-8") == builder("build_step_cost").page()
 
 
 def test_the_published_orders_are_reproduced():

@@ -185,6 +185,15 @@ def test_finished_runs_are_left_until_something_relevant_changes(smoke):
     assert again == everything | {("rr_cond29", arm) for arm in published_arms()}
 
 
+def test_data_made_with_other_parameters_are_not_trained_on(smoke):
+    args = ["run", "--env=smoke", "--params=data.resnet18.seed=7", "--tags=resnet18"]
+    done = kedro(smoke[0], *args, "--pipelines=training")
+    assert done.returncode == 1
+    assert "data.resnet18: the data there are were made with other parameters" in done.stderr
+    assert "kedro run --pipelines=data --tags=resnet18" in done.stderr
+    assert "Completed node" not in done.stdout
+
+
 def test_a_damaged_result_is_made_again(smoke):
     project = smoke[0]
     folder = project / "data/07_model_output/smoke/resnet18/sgdm"

@@ -33,8 +33,8 @@ __all__ = ["build_network_task", "run_network"]
 logger = logging.getLogger(__name__)
 
 SMALL_NETWORK = 1_000_000
-"""Parameters below which a GPU waits for its kernels to be launched, so that an ensemble, which
-launches them once for all seeds, is faster than one seed after the other."""
+"""Parameters below which much of the time goes into starting operations, which an ensemble
+does once for all seeds (docs/step_cost.md)."""
 
 
 def run_network(
@@ -114,7 +114,7 @@ def _train_together(
     settings: ImageTaskParameters | TextTaskParameters,
     training: TrainingParameters,
 ) -> bool:
-    if training.ensemble != "auto" or resolve_device(training.device).type == "cpu":
+    if training.ensemble != "auto":
         return training.ensemble == "together"
     one = build_network_task(data, task, seeds[:1], settings, training)
     return sum(p.numel() for p in one.initial_parameters()) < SMALL_NETWORK

@@ -11,7 +11,7 @@ from kedro.framework.hooks import hook_impl
 from adaptive_opt.errors import StudyError
 from adaptive_opt.parameters import Fault, RRFunctionParameters, find_faults
 from adaptive_opt.parameters.data import ImageDataParameters, TextDataParameters
-from adaptive_opt.study import ARMS, HALVES, KINDS, TASKS, get_task
+from adaptive_opt.study import ARMS, HALVES, KINDS, TASKS, get_task, tasks_of
 
 __all__ = ["CheckpointHooks", "ValidationHooks", "known_tags"]
 
@@ -37,6 +37,8 @@ class ValidationHooks:
             faults = _deep_faults(
                 parameters, {n.split(".")[0] for n in pipeline.inputs() | pipeline.all_outputs()}
             )
+        if not faults:
+            faults = _stale_data(parameters["data"], pipeline, catalog)
         if faults:
             project = Path(run_params["project_path"])
             given = run_params.get("runtime_params") or {}
@@ -104,6 +106,27 @@ def _source_faults(data: dict[str, Any]) -> list[Fault]:
                 check_text_source(TextDataParameters(**given))
         except StudyError as error:
             faults.append(Fault(("data", task, "path"), str(error)))
+    return faults
+
+
+def _stale_data(data: dict[str, Any], pipeline: Any, catalog: Any) -> list[Fault]:
+    """Data sets to be trained on that other parameters made, and this run does not make anew."""
+    from adaptive_opt.tasks.fingerprint import as_hex
+
+    outputs = pipeline.all_outputs()
+    faults = []
+    for task in tasks_of("images", "text"):
+        trained = any(name.startswith(f"training.{task.name}.") for name in outputs)
+        if not trained or task.dataset in outputs or not catalog.exists(task.dataset):
+            continue
+        model = ImageDataParameters if task.family == "images" else TextDataParameters
+        made_with = catalog.load(task.dataset).get("parameters")
+        if made_with is None or as_hex(made_with) != model(**data[task.name]).digest():
+            message = (
+                "the data there are were made with other parameters; make them anew with "
+                f"kedro run --pipelines=data --tags={task.name}"
+            )
+            faults.append(Fault(("data", task.name), message))
     return faults
 
 

@@ -5,6 +5,7 @@ Relative paths are relative to the project's folder, whatever the working direct
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -27,6 +28,10 @@ class _DataParameters(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     path: str | None = None
+
+    def digest(self) -> str:
+        """Identifies the parameters, hexadecimal; kept with the data that they made."""
+        return hashlib.blake2b(self.model_dump_json().encode(), digest_size=16).hexdigest()
 
     @property
     def location(self) -> Path | None:

@@ -201,7 +201,7 @@ class TrainingParameters(Strict):
         compile: whether first-order passes of networks go through ``torch.compile``.
         curvature_share: part of each batch that a network's curvature is computed on.
         ensemble: seeds of a network are trained ``together`` as one program, ``apart``, or
-            ``auto``: together on a GPU if it is small.
+            ``auto``: together if it is small.
         checkpoint_seconds: between two checkpoints.
         resume: whether a run goes on from its checkpoint, and is left out where it is
             finished; false: every run starts anew.

@@ -13,16 +13,18 @@ def load_images(task: str, given: dict[str, Any]) -> tuple[dict[str, Any], list[
     """A task's images, split, as named tensors, and the names of their classes."""
     from adaptive_opt.tasks.images import load_images
 
-    data, classes = load_images(ImageDataParameters(**given[task]), RAW)
-    return data.to_tensors(), classes
+    parameters = ImageDataParameters(**given[task])
+    data, classes = load_images(parameters, RAW)
+    return {**data.to_tensors(), **_made_with(parameters)}, classes
 
 
 def load_text(task: str, given: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """A task's text as streams of numbered words, as named tensors, and the words."""
     from adaptive_opt.tasks.text import load_text
 
-    data = load_text(TextDataParameters(**given[task]), RAW)
-    return data.to_tensors(), data.vocabulary
+    parameters = TextDataParameters(**given[task])
+    data = load_text(parameters, RAW)
+    return {**data.to_tensors(), **_made_with(parameters)}, data.vocabulary
 
 
 def summarise_images(tensors: dict[str, Any], classes: list[str]) -> pd.DataFrame:
@@ -37,6 +39,12 @@ def summarise_text(tensors: dict[str, Any]) -> pd.DataFrame:
     from adaptive_opt.tasks.text import TextData, summarise_text
 
     return _table(summarise_text(TextData.from_tensors(tensors)))
+
+
+def _made_with(parameters: ImageDataParameters | TextDataParameters) -> dict[str, Any]:
+    from adaptive_opt.tasks.fingerprint import as_tensor
+
+    return {"parameters": as_tensor(parameters.digest())}
 
 
 def _table(rows: list[dict[str, Any]]) -> pd.DataFrame:
