@@ -192,8 +192,8 @@ used here is in [method.md](method.md):
 
 The original functions are not shipped. With their files (`.npz` or the original `.pth`) in `data/01_raw`:
 
-    kedro run --env=replication --tags=rahimi_recht --params=\
-    rr_synthesis.rr_cond29.source=file,rr_synthesis.rr_cond29.path=data/01_raw/rahimi_recht_cond29.npz,\
+    kedro run --env=replication --tags=rahimi_recht --params=\\
+    rr_synthesis.rr_cond29.source=file,rr_synthesis.rr_cond29.path=data/01_raw/rahimi_recht_cond29.npz,\\
     rr_synthesis.rr_cond15099.source=file,rr_synthesis.rr_cond15099.path=data/01_raw/rahimi_recht_cond15099.npz
 
 Without `--params` functions are drawn anew by the published recipe.
@@ -225,6 +225,7 @@ What `make run` does: functions drawn anew by the published recipe with the same
 ![Clipped fraction](figures/clipped_fraction.png)
 
 ![Largest absolute eigenvalue](figures/spectral_norm.png)
+
 {demoted("base")}
 
 ## Networks, small, on embedded data
@@ -239,11 +240,12 @@ is ahead here says little, because none was tuned for it.
 ![The same by device seconds](figures/base_networks_loss_by_device_seconds.png)
 
 ![Validation loss of the small networks](figures/base_networks_valid_loss.png)
+
 {network_report()}
 
 ## Networks, published sizes, on CIFAR-10 and Penn Treebank
 
-The first epoch of every arm at the sizes of `--env=paper` on two cores, one seed: ResNet-18 on a copy of
+The first epoch of every arm at the sizes of `--env=paper` on one core, one seed: ResNet-18 on a copy of
 CIFAR-10 that went through JPEG at quality 75, the Transformer on Penn Treebank; first-order work in bfloat16,
 curvature in float32, of ResNet-18 on a quarter of each batch; a cosine over that epoch. It shows that real data
 pass through and that every arm learns; a published run is 128 and 64 epochs.
@@ -252,8 +254,8 @@ pass through and that every arm learns; a published run is 128 and 64 epochs.
 
 ![Training loss at the published sizes](figures/paper_networks_loss_by_iteration.png)
 
-    kedro run --env=paper --tags=networks --params=training.precision=bf16,training.curvature_share=0.25,\
-    data.resnet18.source=npz,data.resnet18.path=FILE,tasks.resnet18.epochs=1,tasks.resnet18.seeds=1,\
+    kedro run --env=paper --tags=networks --params=training.precision=bf16,training.curvature_share=0.25,\\
+    data.resnet18.source=npz,data.resnet18.path=FILE,tasks.resnet18.epochs=1,tasks.resnet18.seeds=1,\\
     tasks.transformer.epochs=1,tasks.transformer.seeds=1
 
 ## What this does not show
