@@ -63,7 +63,10 @@ def test_step_overhead_times_every_contender(tmp_path, task):
         assert f"\n  {name} " in printed
     # A refresh, curvature of the whole batch or of a part, is a matter of ours alone.
     goals = {(g["part"], g["contender"]) for g in found["goals"]}
-    assert {name for _, name in goals} == {n for n in expected if n.split("-")[0] in OWN}
+    judged = {n for n in expected if n.split("-")[0] in OWN}
+    if figures["left_out"]:  # at k = 1 the goal is to be ahead of the others
+        judged = {n for n in judged if not n.endswith("-k1")}
+    assert {name for _, name in goals} == judged
     assert all(g["met"] in (True, False) for g in found["goals"])
 
 
