@@ -210,6 +210,13 @@ def test_the_same_code_trains_on_a_gpu(task, precision, arm):
     assert (found.iloc[-1] < found.iloc[0]).all()
 
 
+def test_small_networks_train_their_seeds_together_and_large_ones_apart(monkeypatch):
+    ways = [train("transformer", "adam", sizes={"epochs": 1})[2]["ensemble"]]
+    monkeypatch.setattr("adaptive_opt.engine.network.SMALL_NETWORK", 100)
+    ways.append(train("transformer", "adam", sizes={"epochs": 1})[2]["ensemble"])
+    assert ways == ["together", "apart"]
+
+
 def test_histories_of_several_seeds_are_one_table():
     history, weights, summary = train("transformer", "adam", seeds=(4, 9))
     assert isinstance(history, pd.DataFrame)
@@ -222,7 +229,7 @@ def test_histories_of_several_seeds_are_one_table():
 def test_without_a_terminal_the_log_tells_how_far_it_is(caplog, monkeypatch):
     monkeypatch.setattr("adaptive_opt.engine.results.LINE_EVERY", 0.0)
     caplog.set_level("INFO")
-    train("transformer", "adam", sizes={"epochs": 1})
+    train("transformer", "adam", sizes={"epochs": 1}, ensemble="apart")
     assert "transformer adam: 7 of 14 iterations, about 0 min left" in caplog.text
 
 
