@@ -22,9 +22,10 @@ from _common import parser, write
 from torch.utils.data import DataLoader, TensorDataset
 
 from adaptive_opt.curvature.statistics import TrajectoryStatistics, hessian_statistics
+from adaptive_opt.engine.contract import Plan
 from adaptive_opt.engine.optimizers import build_optimizer, load_optimizer_class
 from adaptive_opt.engine.rahimi_recht import run_rahimi_recht
-from adaptive_opt.engine.train import Plan, train_ensemble
+from adaptive_opt.engine.train import train_ensemble
 from adaptive_opt.optim import SecondOrderOptimizer
 from adaptive_opt.parameters import TaskParameters, TrainingParameters, resolve_arm
 from adaptive_opt.study import TASKS, published_arms

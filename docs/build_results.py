@@ -256,7 +256,7 @@ pass through and that every arm learns; a published run is 128 and 64 epochs.
 
     kedro run --env=paper --tags=networks --params=training.precision=bf16,training.curvature_share=0.25,\\
     data.resnet18.source=npz,data.resnet18.path=FILE,tasks.resnet18.epochs=1,tasks.resnet18.seeds=1,\\
-    tasks.transformer.epochs=1,tasks.transformer.seeds=1
+    tasks.transformer.epochs=1,tasks.transformer.seeds=1,tasks.resnet18.log_every=4,tasks.transformer.log_every=4
 
 ## What this does not show
 

@@ -57,7 +57,7 @@ def run_case(name, folder, every):
             training=settings,
             checkpoint=checkpoint,
         )
-    return train(**{"ensemble": "apart", **case}, sizes={"epochs": 40}, checkpoint=checkpoint)
+    return train(**{"ensemble": "apart", **case}, sizes={"epochs": 100}, checkpoint=checkpoint)
 
 
 def start(name, folder, every):
@@ -78,7 +78,7 @@ def test_killed_again_and_again(name, tmp_path):
         before = _changed(broken)
         while process.poll() is None and _changed(broken) == before:
             time.sleep(0.002)
-        time.sleep(chance.uniform(0, 0.3))
+        time.sleep(chance.uniform(0, 0.1))
         if process.poll() is None:
             process.send_signal(signal.SIGKILL)
             kills += 1

@@ -9,12 +9,13 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from adaptive_opt.curvature import deep_linear
 from adaptive_opt.curvature.statistics import COLUMNS
+from adaptive_opt.engine.contract import Plan
 from adaptive_opt.engine.device import resolve_device
 from adaptive_opt.engine.optimizers import build_optimizer
 from adaptive_opt.engine.rahimi_recht import run_rahimi_recht
 from adaptive_opt.engine.schedule import make_schedule
 from adaptive_opt.engine.seeds import derive_seed
-from adaptive_opt.engine.train import Plan, train_ensemble
+from adaptive_opt.engine.train import train_ensemble
 from adaptive_opt.errors import StudyError
 from adaptive_opt.parameters import TaskParameters, TrainingParameters, resolve_arm
 from adaptive_opt.study import ARMS, arm_names

@@ -241,9 +241,8 @@ def test_evaluation_is_the_mean_over_all_of_the_split(make):
     found = task.evaluate(weights, "valid")
     torch.manual_seed(0)
     module = task.build().eval()
-    module.load_state_dict(
-        {n: v[0] for n, v in task.to_tensors(weights).items()}, strict=make is image_task
-    )
+    named = {**dict(zip(task.names, weights, strict=True)), **task.buffers}
+    module.load_state_dict({n: v[0] for n, v in named.items()}, strict=make is image_task)
     losses, count = 0.0, 0
     for x, y in task.evaluation("valid"):
         logits = module(x).flatten(0, -2)

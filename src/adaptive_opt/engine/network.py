@@ -22,11 +22,12 @@ from adaptive_opt.tasks.networks import Execution, NetworkTask
 from adaptive_opt.tasks.text import TextData
 
 from .checkpoint import Checkpoint
+from .contract import EnsembleResult, Plan
 from .device import resolve_device
 from .optimizers import build_optimizer
 from .results import Progress, label_history, pack_result, summarise, unpack_result
 from .seeds import derive_seed
-from .train import EnsembleResult, Plan, train_ensemble
+from .train import train_ensemble
 
 __all__ = ["build_network_task", "run_network"]
 
@@ -68,19 +69,20 @@ def run_network(
     """
     seeds = list(range(task_parameters.seeds)) if seeds is None else list(seeds)
     device = resolve_device(training.device)
-    together = _train_together(data, task, seeds, task_parameters, training)
+    problem = build_network_task(data, task, seeds[:1], task_parameters, training)
+    small = sum(p.numel() for p in problem.initial_parameters()) < SMALL_NETWORK
+    together = training.ensemble == "together" or (training.ensemble == "auto" and small)
     groups = [seeds] if together else [[s] for s in seeds]
     checkpoint = checkpoint or Checkpoint(None)
     saved = checkpoint.load() or {"done": [], "state": None}
     done: list[dict[str, Any]] = saved["done"]
     if saved["done"] or saved["state"]:
         logger.info("%s, %s: going on from %s", task, arm, checkpoint.path)
-    problem = build_network_task(data, task, groups[0], task_parameters, training)
     length = task_parameters.epochs * problem.batches_per_epoch
     with Progress(f"{task} {arm}", length * len(groups), "iterations") as progress:
         progress.skip(length * len(done))
-        for i, group in enumerate(groups[len(done) :], start=len(done)):
-            if i:
+        for group in groups[len(done) :]:
+            if group != seeds[:1]:
                 problem = build_network_task(data, task, group, task_parameters, training)
             run = _Run(task, arm, group, optimizer, hyperparameters, task_parameters, training)
             result = run.train(problem, saved["state"], done, checkpoint, progress)
@@ -105,19 +107,6 @@ def run_network(
         summary["microseconds_per_run_iteration"] / 1e3,
     )  # fmt: skip
     return history, weights, summary
-
-
-def _train_together(
-    data: ImageData | TextData,
-    task: str,
-    seeds: Sequence[int],
-    settings: ImageTaskParameters | TextTaskParameters,
-    training: TrainingParameters,
-) -> bool:
-    if training.ensemble != "auto":
-        return training.ensemble == "together"
-    one = build_network_task(data, task, seeds[:1], settings, training)
-    return sum(p.numel() for p in one.initial_parameters()) < SMALL_NETWORK
 
 
 class _Run:

@@ -19,11 +19,12 @@ from adaptive_opt.tasks.rahimi_recht import RahimiRecht
 from adaptive_opt.tasks.rr_functions import RRFunction
 
 from .checkpoint import Checkpoint
+from .contract import EnsembleResult, Plan
 from .device import resolve_device
 from .optimizers import build_optimizer
 from .results import Progress, label_history, summarise
 from .seeds import derive_seed
-from .train import EnsembleResult, Plan, train_ensemble
+from .train import train_ensemble
 
 __all__ = ["run_rahimi_recht"]
 

@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from .train import EnsembleResult
+from .contract import EnsembleResult
 
 __all__ = ["Progress", "label_history", "pack_result", "summarise", "unpack_result"]
 

@@ -2,129 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 
 from adaptive_opt.optim import EnsembleOptimizer, Memberwise, SecondOrderOptimizer
 
 from .checkpoint import Checkpoint
+from .contract import EnsembleResult, Plan, Task
 from .device import DeviceClock
 from .history import Recorder
 from .schedule import make_schedule
 
-__all__ = ["EnsembleResult", "Plan", "Task", "train_ensemble"]
+__all__ = ["train_ensemble"]
 
 FLUSH_EVERY = 50
 """Logged rows between two transfers to the host; the check for divergence comes with it."""
 
 AnyOptimizer = EnsembleOptimizer | Memberwise
-
-
-class Task(Protocol):
-    """What the loop needs of a task; parameters and losses have a leading member dimension."""
-
-    members: int
-    device: torch.device
-    batches_per_epoch: int
-    resumes_within_epoch: bool
-    """Whether an epoch can be begun at any of its batches; else a checkpoint waits for its end."""
-    batch_metrics: dict[str, Tensor]
-    """Beside the loss of the last batch, ``[members]`` each."""
-    buffers: dict[str, Tensor]
-    """What training changes beside the parameters, ``[members, ...]`` each."""
-
-    def initial_parameters(self) -> list[Tensor]:
-        """Leaves that require grad."""
-
-    def epoch(self, number: int, start: int = 0) -> Iterator[Any]:
-        """Batches of an epoch, from the one with index ``start`` on."""
-
-    def loss(self, weights: Sequence[Tensor], batch: Any) -> Tensor:
-        """``[members]``, differentiable twice."""
-
-    def curvature_loss(self, weights: Sequence[Tensor], batch: Any) -> Tensor:
-        """The same on the part of the batch that curvature is computed on."""
-
-    def loss_and_gradient(
-        self, weights: Sequence[Tensor], batch: Any
-    ) -> tuple[Tensor, list[Tensor]]:
-        """The same loss and its gradient, by the fastest way the task knows."""
-
-    measures_train_loss: bool
-    """Whether ``train_loss`` is quick; else the history has the mean over the batches since
-    its last row."""
-
-    def train_loss(self, weights: Sequence[Tensor]) -> Tensor:
-        """Loss over the training data, ``[members]``."""
-
-    def evaluate(self, weights: Sequence[Tensor], split: str) -> dict[str, Tensor]:
-        """Columns of the history from held-out data, ``valid`` or ``test``."""
-
-    def prepare(self, weights: Sequence[Tensor]) -> None:
-        """What no clock shall count."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """What else training changes, at the end of an epoch or where it can be resumed."""
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Inverse of :meth:`state_dict`."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Length of a run, and what is noted on the way.
-
-    Attributes:
-        epochs: passes over the data.
-        schedule, floor: see :func:`adaptive_opt.engine.schedule.make_schedule`.
-        log_every: iterations between two rows of the history.
-        statistics_every: iterations between two looks into the optimizer.
-        snapshot_every: iterations between two points of the trajectory; 0: none.
-        evaluate_every: iterations between two looks at validation data; 0: none. Test data
-            are looked at once, at the end, if validation data are at all.
-        curvature_share: below 1, curvature is that of the task's ``curvature_loss``.
-        diverged_above: a member whose loss is not finite, or above this multiple of its
-            first loss, is frozen where it last was well.
-    """
-
-    epochs: int
-    schedule: str = "cosine"
-    floor: float = 0.1
-    log_every: int = 10
-    statistics_every: int = 100
-    snapshot_every: int = 0
-    evaluate_every: int = 0
-    curvature_share: float = 1.0
-    diverged_above: float = 1e6
-
-
-@dataclass(frozen=True)
-class EnsembleResult:
-    """What a run leaves.
-
-    Attributes:
-        history: one row for each (member, logged iteration).
-        weights: final parameters, ``[members, ...]`` each, on the CPU.
-        snapshots: the iterations whose points were handed to ``on_snapshot``.
-        diverged_at: for each member the iteration it was frozen at, or None.
-        seconds: training time of the whole ensemble, evaluation and logging apart.
-        gradient_equivalents: cost of one member.
-        task_state: what the task's ``state_dict`` has at the end.
-    """
-
-    history: pd.DataFrame
-    weights: list[Tensor]
-    snapshots: list[int]
-    diverged_at: list[int | None]
-    seconds: float
-    gradient_equivalents: float
-    task_state: dict[str, Any]
 
 
 def train_ensemble(
@@ -295,10 +193,13 @@ class _Loop:
         if t % self.plan.log_every == 0:  # other rows would cut the mean short
             self._note_mean_loss(t)
         if inside:
-            grads = [
-                p.grad.reshape(self.task.members, -1) for p in self.params if p.grad is not None
+            # Tensor by tensor: one of all would be as large as the model.
+            norms = [
+                torch.linalg.vector_norm(p.grad.reshape(self.task.members, -1), dim=1)
+                for p in self.params
+                if p.grad is not None
             ]
-            norm = torch.linalg.vector_norm(torch.cat(grads, dim=1), dim=1)
+            norm = torch.linalg.vector_norm(torch.stack(norms), dim=0)
             self.recorder.add(t, gradient_norm=norm, **self.optimizer.statistics())
         self.clock.start()
 

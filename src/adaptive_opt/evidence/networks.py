@@ -111,7 +111,7 @@ def report(
             passage_markdown(passage),
             "Mean over seeds ± standard deviation; test data were looked at once, at the end:",
             outcome_markdown(outcomes[outcomes["task"] == task]),
-            "What a run costs:",
+            "What a run costs; seeds trained together share the seconds of their program:",
             cost_markdown(costs[costs["task"] == task]),
         ]
     return "\n\n".join(parts) + "\n"

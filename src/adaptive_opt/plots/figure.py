@@ -106,6 +106,7 @@ def _draw_panel(ax: Any, panel: Panel) -> None:
         ax.axhline(panel.level, color="#888888", linewidth=0.8, linestyle=":")
     ax.set(title=panel.title, xlabel=panel.x_label, ylabel=panel.y_label)
     ax.grid(True, which="major", color="#e6e6e6", linewidth=0.6)
+    ax.autoscale_view()  # else the limits, and with them the transform, are not up to date
     transform = ax.transData + ax.transAxes.inverted()
     heights = [transform.transform((x, y))[1] for _, x, y in ends]
     for (line, _, _), height in zip(ends, _spread(heights, 0.055), strict=True):

@@ -235,10 +235,6 @@ class NetworkTask:
         for name, b in self.buffers.items():
             b.copy_(state["buffers"][name])
 
-    def to_tensors(self, weights: Sequence[Tensor]) -> dict[str, Tensor]:
-        """Parameters and buffers by the names of the module's ``state_dict``."""
-        return {**dict(zip(self.names, weights, strict=True)), **self.buffers}
-
 
 @contextmanager
 def _matrix_units(precision: str) -> Iterator[None]:

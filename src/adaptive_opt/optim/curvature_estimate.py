@@ -1,0 +1,292 @@
+"""When the curvature is due, and how it is estimated from the loss.
+
+What the second-order methods share besides their step rule: :meth:`CurvatureEstimation.backward`
+makes gradient and estimate, holds the estimate until ``step``, scales it as the gradient is
+scaled, and puts it down to a rung of the ladder in :mod:`.sources`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from ._lists import Tensors
+from .base import EnsembleOptimizer, _gradients
+from .derivatives import hessian_vector_product, other_leaves
+from .double_backward import FastDoubleBackward
+from .probes import MOMENTUM_PROBES, ProbeGenerator, draw
+from .sources import HESSIAN_SOURCES, Permutation, degrade, exact_diagonal
+
+__all__ = ["CurvatureEstimation", "DiagonalFn", "is_due"]
+
+DiagonalFn = Callable[[], Sequence[Tensor]]
+
+
+class CurvatureEstimation(EnsembleOptimizer):
+    """An optimizer that estimates curvature at every ``update_period``-th step.
+
+    Args:
+        seed: of the probes; for an ensemble one seed for each member.
+        diagonal_fn: the exact diagonal, for ``curvature="exact"``.
+        members: size of the ensemble.
+        **rest: of :class:`.base.EnsembleOptimizer`.
+    """
+
+    estimates_diagonal: ClassVar[bool] = True
+    """Whether c = v ⊙ Hv, an estimate of the diagonal; otherwise c = Hv."""
+
+    def __init__(
+        self,
+        *args: Any,
+        seed: int | Sequence[int],
+        diagonal_fn: DiagonalFn | None,
+        members: int | None,
+        **rest: Any,
+    ) -> None:
+        self._generator = ProbeGenerator(seed)
+        seeds = self._generator.seeds
+        if members is not None and self._generator.members is None:
+            raise ValueError(f"an ensemble of {members} needs {members} seeds, got one")
+        if self._generator.members != members:
+            raise ValueError(f"{len(seeds)} seeds for an ensemble of {members}")
+        self._permutation = Permutation(seeds)
+        self.diagonal_fn = diagonal_fn
+        self._pending: dict[Tensor, Tensor] = {}
+        self._probe: dict[Tensor, Tensor] = {}
+        self._held: dict[Tensor, tuple[Tensor, int, Tensor]] = {}
+        self._last_estimate: dict[str, Tensor] = {}
+        super().__init__(*args, members=members, **rest)
+
+    @property
+    def curvature_due(self) -> bool:  # type: ignore[override]
+        """Whether the coming step refreshes the curvature of some group."""
+        return any(is_due(g) for g in self.param_groups)
+
+    def forward_context(self) -> AbstractContextManager[Any]:
+        """Around the forward pass: makes a second derivative possible and fast, where one is due.
+
+        That is attention by its formula, and :class:`.double_backward.FastDoubleBackward`.
+        """
+        stack = ExitStack()
+        if self.graph_due:
+            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+            stack.enter_context(FastDoubleBackward())
+        return stack
+
+    @property
+    def hessian_due(self) -> bool:
+        """Whether the coming step needs second derivatives, from wherever."""
+        return self.curvature_due and self.param_groups[0]["curvature"] in HESSIAN_SOURCES
+
+    @property
+    def graph_due(self) -> bool:
+        """Whether the coming ``backward`` differentiates twice."""
+        return self.hessian_due and self.diagonal_fn is None
+
+    def backward(
+        self, loss: Tensor, curvature_loss: Tensor | None = None, curvature_share: float = 1.0
+    ) -> None:
+        """Gradient of ``loss`` into ``.grad``, and the curvature estimate when it is due.
+
+        When it was, ``loss`` is detached from its graph, which could not be used again, so
+        that holding on to it holds no activations.
+
+        Args:
+            loss: a scalar, or ``[members]``.
+            curvature_loss: the curvature is that of this loss instead, over part of the
+                batch; looked at only where :attr:`graph_due`.
+            curvature_share: which part of the batch that is, to count its cost.
+        """
+        if not self.curvature_due or (curvature_loss is not None and self.graph_due):
+            super().backward(loss)
+            if curvature_loss is not None and self.graph_due:
+                self.estimate_curvature(curvature_loss, curvature_share)
+            return
+        total = self._total(loss)
+        own = [p for g in self.param_groups for p in g["params"] if p.requires_grad]
+        params = [*own, *other_leaves(total, own)]
+        graph = self.graph_due
+        grads = torch.autograd.grad(total, params, create_graph=graph, allow_unused=True)
+        seen = {p: g for p, g in zip(params, grads, strict=True) if g is not None}
+        for p, g in seen.items():
+            if p.grad is None:
+                p.grad = g.detach().clone()
+            else:
+                p.grad.add_(g.detach())
+        due = [p for g in self.param_groups if is_due(g) for p in g["params"] if p in seen]
+        if graph:
+            self._estimate([(p, seen[p]) for p in due], [seen[p] for p in own if p in seen])
+        elif self.diagonal_fn is not None:
+            # Charged as what it costs when no closed form is at hand.
+            self._count_products(sum(p.numel() for p in own if p in seen) // (self.members or 1))
+            self._set_pending(due, list(self.diagonal_fn()))
+        self._backwards += 1
+        self._hold(due)
+        _free(loss)
+
+    def estimate_curvature(self, loss: Tensor, share: float = 1.0) -> None:
+        """The curvature estimate of ``loss`` alone, the gradients being in ``.grad`` already.
+
+        Args:
+            loss: over part of the batch the gradients are of.
+            share: which part, to count its cost: a gradient and a product of that size.
+        """
+        own = [p for g in self.param_groups for p in g["params"] if p.grad is not None]
+        grads = torch.autograd.grad(self._total(loss), own, create_graph=True, allow_unused=True)
+        seen = {p: g for p, g in zip(own, grads, strict=True) if g is not None}
+        due = [p for g in self.param_groups if is_due(g) for p in g["params"] if p in seen]
+        self.curvature_cost += share
+        self._estimate([(p, seen[p]) for p in due], _gradients(own), share)
+        self._hold(due)
+        _free(loss)
+
+    @torch.no_grad()
+    def _hold(self, due: Tensors) -> None:
+        """Remember the gradients as they are now, to see whether they are scaled later."""
+        for p in due:
+            if p.grad is not None:
+                self._held[p] = (p.grad, p.grad._version, self._tensor_norm(p.grad))
+
+    def _estimate(
+        self, due: list[tuple[Tensor, Tensor]], all_grads: list[Tensor], share: float = 1.0
+    ) -> None:
+        """Hessian-vector product along the probe; the gradient's graph is freed by it."""
+        params, gradients = [p for p, _ in due], [g for _, g in due]
+        exact = self.param_groups[0]["curvature"] == "exact"
+
+        def hvp(v: Sequence[Tensor]) -> list[Tensor]:
+            self._count_products(1, share)
+            return hessian_vector_product(gradients, params, v, keep_graph=exact)
+
+        if exact:
+            self._set_pending(params, exact_diagonal(hvp, params, self.members))
+            return
+        probe = self._make_probe(params, all_grads)
+        self._probe.update(zip(params, probe, strict=True))
+        product = hvp(probe)
+        if self.estimates_diagonal:
+            product = [v * h for v, h in zip(probe, product, strict=True)]
+        self._set_pending(params, product)
+
+    def _set_pending(self, params: Tensors, estimate: Tensors) -> None:
+        for p, c in zip(params, estimate, strict=True):
+            c = c.detach()
+            self._pending[p] = self._pending[p] + c if p in self._pending else c
+
+    @torch.no_grad()
+    def _make_probe(self, params: Tensors, all_grads: list[Tensor]) -> Tensors:
+        if all(p in self._probe for p in params):
+            return [self._probe[p] for p in params]
+        group = self.param_groups[0]
+        if group["probe"] not in MOMENTUM_PROBES:
+            return draw(group["probe"], self._generator, params)
+        limit = group["max_grad_norm"]
+        clip = 1.0 if limit is None else self._clip_factor(all_grads, limit)
+        return [self._momentum_probe(p, clip) for p in params]
+
+    def _momentum_probe(self, p: Tensor, clip: float | Tensor) -> Tensor:
+        """``−ρ sign(m)`` with this step's m, or ``−(ρ/k) Σ sign(m)`` over the last k steps."""
+        group = next(g for g in self.param_groups if any(p is q for q in g["params"]))
+        state = self.state[p]
+        m = torch.zeros_like(p) if "momentum" not in state else state["momentum"].clone()
+        grad = p.grad if p.grad is not None else torch.zeros_like(p)
+        if isinstance(clip, Tensor):
+            grad = grad * self._expand(clip, [p])[0]
+        self.ops.lerp_([m], [grad], self._factor(1 - group["beta1"], [p]))
+        direction = m.sign()
+        rho = group["rho"]
+        if group["probe"] == "momentum_sign_cumulative":
+            rho = rho / group["update_period"]
+            if "sign_sum" in state:
+                direction += state["sign_sum"]
+        self.ops.mul_([direction], self._factor(-rho, [p]))
+        return direction
+
+    def _before_step(self) -> None:
+        """Scale the curvature as the gradient was or will be."""
+        for p, (held, version, norm) in self._held.items():
+            if p in self._pending and p.grad is not None:
+                if p.grad is held and p.grad._version == version:
+                    continue
+                factor = torch.where(norm > 0, self._tensor_norm(p.grad) / norm, 1.0)
+                self._pending[p] = self._pending[p] * self._expand(factor, [p])[0]
+        limit = self.param_groups[0]["max_grad_norm"]
+        if limit is not None and self._pending:
+            grads = [p.grad for g in self.param_groups for p in g["params"] if p.grad is not None]
+            factor = self._clip_factor(grads, limit)
+            for p, c in self._pending.items():
+                self._pending[p] = c * self._expand(factor, [c])[0]
+        super()._before_step()
+
+    def _forget(self) -> None:
+        super()._forget()
+        self._pending.clear()
+        self._probe.clear()
+        self._held.clear()
+
+    def _curvature(self, source: str, params: Tensors, grads: Tensors) -> Tensors:
+        if source == "squared_gradient":
+            return [g * g for g in grads]
+        if source == "constant":
+            return [torch.ones_like(g) for g in grads]
+        if not self._pending:
+            raise RuntimeError(
+                "curvature is due at this step, but no estimate was made: "
+                "call optimizer.backward(loss) instead of loss.backward()"
+            )
+        # A parameter that the loss did not reach has no curvature.
+        missing = [p for p in params if p not in self._pending]
+        estimate = {**{p: torch.zeros_like(p) for p in missing}, **self._pending}
+        position = {p: i for i, p in enumerate(q for g in self.param_groups for q in g["params"])}
+        rung = degrade(
+            source,
+            list(estimate.values()),
+            positions=[position[p] for p in estimate],
+            members=self.members,
+            permutation=self._permutation,
+        )
+        by_param = dict(zip(estimate, rung, strict=True))
+        return [by_param[p] for p in params]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything the next step depends on, the probes' random streams included."""
+        own = {"probe_generator": self._generator.state_dict()}
+        return {**super().state_dict(), **own, "last_estimate": self._last_estimate}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Inverse of :meth:`state_dict`."""
+        super().load_state_dict(state_dict)
+        self._generator.load_state_dict(state_dict["probe_generator"])
+        device = self.param_groups[0]["params"][0].device
+        last = state_dict["last_estimate"]
+        self._last_estimate = {name: value.to(device) for name, value in last.items()}
+        self._permutation = Permutation(self._generator.seeds)
+
+    def __getstate__(self) -> dict[str, Any]:
+        extra = {name: getattr(self, name) for name in ("_permutation", "diagonal_fn")}
+        return {**super().__getstate__(), **extra, "_generator": self._generator.state_dict()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        saved = state.pop("_generator", None)
+        super().__setstate__(state)
+        if saved is not None:
+            seeds = saved["seeds"]
+            self._generator = ProbeGenerator(seeds[0] if saved["members"] is None else seeds)
+            self._generator.load_state_dict(saved)
+            self._pending, self._probe, self._last_estimate, self._held = {}, {}, {}, {}
+
+
+def is_due(group: dict[str, Any]) -> bool:
+    """Whether the coming step refreshes the curvature of the parameter group."""
+    return bool(group["step"] % group["update_period"] == 0)
+
+
+def _free(loss: Tensor) -> None:
+    """Let the graph go that ``loss``, if the caller holds on to it, would keep alive."""
+    if not loss._is_view():
+        loss.detach_()
