@@ -286,7 +286,8 @@ def test_bf16_is_first_order_only():
 
 
 def test_channels_last_changes_the_order_in_memory_and_nothing_else():
-    plain, last = image_task(), image_task(execution=Execution(CPU, channels_last=True))
+    execution = Execution(CPU, channels_last=True)
+    plain, last = (image_task(widths=[16, 6], execution=e) for e in (Execution(CPU), execution))
     batch = next(last.epoch(0))
     assert batch[0][0].is_contiguous(memory_format=torch.channels_last)
     weights = last.initial_parameters()
@@ -297,6 +298,13 @@ def test_channels_last_changes_the_order_in_memory_and_nothing_else():
     torch.testing.assert_close(a, b)
     for x, y in zip(ga, gb, strict=True):
         torch.testing.assert_close(x, y, rtol=1e-3, atol=1e-5)
+
+
+def test_channels_first_where_the_last_would_corrupt_memory():
+    """On a CPU; see SAFE_WIDTH."""
+    narrow = image_task(widths=[15, 16], execution=Execution(CPU, channels_last=True))
+    assert not narrow.execution.channels_last
+    assert narrow.initial_parameters()[0][0].is_contiguous()
 
 
 def test_compiled_passes_are_the_same_and_preparing_changes_nothing():

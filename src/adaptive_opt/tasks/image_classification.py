@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -14,6 +15,10 @@ from .networks import Batch, Execution, NetworkTask
 __all__ = ["ImageClassification"]
 
 EVALUATION_BATCH = 1000
+
+SAFE_WIDTH = 16
+"""Channels of a strided 1×1 convolution below which oneDNN, on CPUs and with channels last,
+writes its weights' gradient past the end of a buffer (oneDNN issue 6035, as of 3.12)."""
 
 
 class ImageClassification(NetworkTask):
@@ -34,7 +39,8 @@ class ImageClassification(NetworkTask):
         flip: whether images are mirrored.
         weight_seeds: one for each member.
         order_seed: gives the seed of a member's order at an epoch.
-        execution: device and precision.
+        execution: device and precision; on a CPU the order is channels first where stages are
+            narrower than :data:`SAFE_WIDTH`.
     """
 
     def __init__(
@@ -51,6 +57,8 @@ class ImageClassification(NetworkTask):
         execution: Execution,
     ) -> None:
         channels, classes = data.x_train.shape[1], data.classes
+        if execution.device.type == "cpu" and min(widths[:-1], default=SAFE_WIDTH) < SAFE_WIDTH:
+            execution = replace(execution, channels_last=False)
         super().__init__(lambda: ResNet(channels, classes, widths, blocks), weight_seeds, execution)
         self.samples = len(data.y_train)
         self.batch_size = min(batch_size, self.samples)
@@ -103,7 +111,10 @@ class ImageClassification(NetworkTask):
 
     def _normalised(self, pixels: Tensor) -> Tensor:
         images = (pixels.float() - self._mean).mul_(self._scale).movedim(-1, -3)
-        return images if self.execution.channels_last else images.contiguous()
+        if self.execution.channels_last:
+            return images
+        # Not contiguous(): with one channel both orders are, and convolutions take the other.
+        return images.clone(memory_format=torch.contiguous_format)
 
     def part(self, batch: Batch, share: float) -> Batch:
         """The first images of every member's batch, which are in random order; two at least."""
