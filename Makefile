@@ -34,7 +34,7 @@ viz: .venv/.installed  ## the pipelines and their results, in a browser
 	$(BIN)/kedro viz run --host 127.0.0.1
 
 benchmark: .venv/.installed  ## how fast ensembles and steps are, against others
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[benchmark]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[zoo]'
 	$(BIN)/python benchmarks/rr_study.py --study
 	$(BIN)/python benchmarks/step_overhead.py
 	$(BIN)/python benchmarks/network_ensembles.py

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from kedro.pipeline import Pipeline
 
-from adaptive_opt.pipelines import analysis, data, rr_synthesis, training
+from adaptive_opt.pipelines import analysis, data, rr_synthesis, training, tuning
 from adaptive_opt.study import arm_names, published_arms
 
 
@@ -14,24 +14,35 @@ def register_pipelines() -> dict[str, Pipeline]:
     """The parts of the study, and whole ones.
 
     Returns:
-        ``data``, ``rr_synthesis``, ``training`` (the whole grid), ``analysis`` (of the six
-        published arms); ``__default__``: all of these for the published arms; ``ladder``:
-        likewise for every placebo arm beside the arms they are made from; ``all``: for
-        every arm.
+        ``data``, ``rr_synthesis``, ``tuning`` and ``training`` (the whole grid), ``analysis``
+        (of the six published arms); ``__default__``: all of these for the published arms;
+        ``ladder``: likewise for every placebo arm beside the arms they are made from; ``all``:
+        for every arm; ``zoo``: for the published arms and those of pytorch_optimizer.
     """
     sources = data.create_pipeline() + rr_synthesis.create_pipeline()
-    published = published_arms()
-    analyse = _analysis(published)
-    ladder = ["ssdh", "sadh", *arm_names("ladder")]
+
+    def study(arms: Iterable[str], name: str = "") -> Pipeline:
+        chosen = list(arms)
+        searches = tuning.create_pipeline(chosen) + _search_report(chosen, name)
+        runs = training.create_pipeline(chosen)
+        return sources + searches + runs + _analysis(chosen, name)
+
+    published, every = published_arms(), arm_names()
     return {
         "data": data.create_pipeline(),
         "rr_synthesis": rr_synthesis.create_pipeline(),
-        "training": training.create_pipeline(),
-        "analysis": analyse,
-        "ladder": sources + training.create_pipeline(ladder) + _analysis(ladder, "ladder"),
-        "all": sources + training.create_pipeline() + _analysis(arm_names(), "all"),
-        "__default__": sources + training.create_pipeline(published) + analyse,
+        "tuning": tuning.create_pipeline(every),
+        "training": training.create_pipeline(every),
+        "analysis": _search_report(published) + _analysis(published),
+        "ladder": study(["ssdh", "sadh", *arm_names("ladder")], "ladder"),
+        "all": study(every, "all"),
+        "zoo": study([*published, *arm_names("zoo")], "zoo"),
+        "__default__": study(published),
     }
+
+
+def _search_report(arms: Iterable[str], name: str = "") -> Pipeline:
+    return tuning.create_report(f"{name}_search" if name else "search", arms)
 
 
 def _analysis(arms: Iterable[str], name: str = "") -> Pipeline:

@@ -14,7 +14,8 @@ from typing import Any
 __all__ = ["ARMS", "FAMILIES", "HALVES", "KINDS", "TASKS", "Arm", "Task"]
 __all__ += ["arm_names", "arms_on", "get_arm", "get_task", "published_arms", "tasks_of"]
 
-KINDS = ("first-order", "second-order", "ladder")
+KINDS = ("first-order", "second-order", "ladder", "zoo")
+"""``zoo``: strong optimizers of the package pytorch_optimizer, which the extra ``zoo`` installs."""
 
 FAMILIES = ("rahimi_recht", "images", "text")
 """Rahimi–Recht functions, networks that classify images, networks that predict words."""
@@ -63,6 +64,7 @@ class Arm:
         tuned_as: the arm whose configuration serves where this one has none of its own.
         published: whether the arm is in the published tables, which the default run covers.
         families: of the tasks that it can be trained on.
+        schedule: of the learning rate, where the optimizer needs another than the study's.
     """
 
     name: str
@@ -73,10 +75,15 @@ class Arm:
     tuned_as: str | None = None
     published: bool = False
     families: tuple[str, ...] = FAMILIES
+    schedule: str | None = None
 
 
 def _own(name: str) -> str:
     return f"adaptive_opt.optim.{name}"
+
+
+def _zoo(name: str) -> str:
+    return f"pytorch_optimizer.{name}"
 
 
 def _ladder(parent: str, optimizer: str) -> Iterable[Arm]:
@@ -130,12 +137,29 @@ ARMS = (
     Arm("custom", "Custom", "first-order", None),
     *_ladder("ssdh", "SSDH"),
     *_ladder("sadh", "SADH"),
+    Arm("adahessian", "AdaHessian", "zoo", _zoo("AdaHessian"), {"create_graph": True}),
+    Arm(
+        "muon",
+        "Muon",
+        "zoo",
+        _zoo("Muon"),
+        {"groups": {"hidden": {"use_muon": True}, "others": {"use_muon": False}}},
+    ),
+    Arm("soap", "SOAP", "zoo", _zoo("SOAP")),
+    Arm(
+        "schedule_free",
+        "Schedule-free AdamW",
+        "zoo",
+        _zoo("ScheduleFreeAdamW"),
+        schedule="constant",
+    ),
+    Arm("prodigy", "Prodigy", "zoo", _zoo("Prodigy")),
 )
 
 
 def arm_names(kind: str | None = None) -> list[str]:
-    """Names of all arms, or of those of one kind."""
-    return [arm.name for arm in ARMS if kind in (None, arm.kind)]
+    """Names of all arms but the zoo's, or of those of one kind."""
+    return [arm.name for arm in ARMS if (arm.kind != "zoo" if kind is None else arm.kind == kind)]
 
 
 def published_arms() -> list[str]:

@@ -25,6 +25,8 @@ class Task(Protocol):
     """Beside the loss of the last batch, ``[members]`` each."""
     buffers: dict[str, Tensor]
     """What training changes beside the parameters, ``[members, ...]`` each."""
+    hidden: list[bool]
+    """Of each parameter: a matrix inside the network, neither an embedding nor the output."""
 
     def initial_parameters(self) -> list[Tensor]:
         """Leaves that require grad."""
@@ -70,6 +72,7 @@ class Plan:
     Attributes:
         epochs: passes over the data.
         schedule, floor: see :func:`adaptive_opt.engine.schedule.make_schedule`.
+        schedule_epochs: what the schedule spans; None: the run.
         log_every: iterations between two rows of the history.
         statistics_every: iterations between two looks into the optimizer.
         snapshot_every: iterations between two points of the trajectory; 0: none.
@@ -83,6 +86,7 @@ class Plan:
     epochs: int
     schedule: str = "cosine"
     floor: float = 0.1
+    schedule_epochs: int | None = None
     log_every: int = 10
     statistics_every: int = 100
     snapshot_every: int = 0

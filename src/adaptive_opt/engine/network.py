@@ -26,7 +26,7 @@ from .contract import EnsembleResult, Plan
 from .device import resolve_device
 from .optimizers import build_optimizer
 from .results import Progress, label_history, pack_result, summarise, unpack_result
-from .seeds import derive_seed
+from .seeds import derive_seed, random_stream
 from .train import train_ensemble
 
 __all__ = ["build_network_task", "run_network"]
@@ -143,6 +143,7 @@ class _Run:
             params,
             probe_seeds=[derive_seed(self.task, self.arm, s, "probe") for s in self.seeds],
             max_grad_norm=settings.max_grad_norm,
+            hidden=problem.hidden,
         )
         plan = Plan(
             epochs=settings.epochs,
@@ -154,10 +155,7 @@ class _Run:
             curvature_share=training.curvature_share,
             diverged_above=training.diverged_above,
         )
-        devices = [problem.device] if problem.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices):
-            # Dropout; the same for every arm.
-            torch.manual_seed(derive_seed(self.task, *self.seeds, "noise"))
+        with random_stream(problem.device, self.task, *self.seeds):
             return train_ensemble(
                 problem,
                 params,

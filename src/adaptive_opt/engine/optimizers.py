@@ -12,8 +12,10 @@ from torch.optim import Optimizer
 
 from adaptive_opt.errors import StudyError
 from adaptive_opt.optim import EnsembleOptimizer, Memberwise, SecondOrderOptimizer
+from adaptive_opt.optim.base import HESSIAN_VECTOR_PRODUCT_COST
+from adaptive_opt.optim.sources import HESSIAN_SOURCES
 
-__all__ = ["build_optimizer", "load_optimizer_class"]
+__all__ = ["build_optimizer", "cost_of_run", "load_optimizer_class", "takes_members"]
 
 
 def load_optimizer_class(path: str) -> type[Optimizer]:
@@ -39,6 +41,7 @@ def build_optimizer(
     *,
     probe_seeds: Sequence[int],
     max_grad_norm: float | None = None,
+    hidden: Sequence[bool] | None = None,
     diagonal_fn: Callable[[], Sequence[Tensor]] | None = None,
 ) -> EnsembleOptimizer | Memberwise:
     """An optimizer for parameters of shape ``[members, ...]``.
@@ -46,10 +49,12 @@ def build_optimizer(
     Args:
         path: dotted import path of the class.
         hyperparameters: keyword arguments; for this package's own ``beta1`` and ``beta2``
-            stand for ``betas``.
+            stand for ``betas``, for others too if they take ``betas``; ``create_graph`` and
+            ``groups`` say what a foreign one needs (:class:`adaptive_opt.optim.Memberwise`).
         params: the ensemble's parameters.
         probe_seeds: one for each member.
         max_grad_norm: clip each member's gradient (and curvature) to this global norm.
+        hidden: of each parameter, whether it is a matrix inside the network.
         diagonal_fn: the task's exact Hessian diagonal, used by ``curvature="exact"``.
 
     Raises:
@@ -60,7 +65,14 @@ def build_optimizer(
     kwargs = dict(hyperparameters)
     try:
         if not issubclass(cls, EnsembleOptimizer):
-            return Memberwise(cls, params, members=members, max_grad_norm=max_grad_norm, **kwargs)
+            return Memberwise(
+                cls,
+                params,
+                members=members,
+                max_grad_norm=max_grad_norm,
+                hidden=hidden,
+                **_with_betas(cls, kwargs),
+            )
         if "beta2" in kwargs:
             kwargs["betas"] = (kwargs.pop("beta1"), kwargs.pop("beta2"))
         if issubclass(cls, SecondOrderOptimizer):
@@ -70,3 +82,50 @@ def build_optimizer(
         return cls(params, members=members, max_grad_norm=max_grad_norm, **kwargs)
     except (TypeError, ValueError) as error:
         raise StudyError(f"{path}: {error}") from error
+
+
+def _with_betas(cls: type[Optimizer], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """``beta1`` and ``beta2`` put into the ``betas`` of a class that takes those."""
+    accepted = inspect.signature(cls).parameters
+    given: dict[str, Any] = {n: kwargs[n] for n in ("beta1", "beta2") if n in kwargs}
+    if not given or "betas" not in accepted or "beta1" in accepted:
+        return kwargs
+    betas = list(kwargs.get("betas", accepted["betas"].default))
+    for i, name in enumerate(("beta1", "beta2")):
+        betas[i] = given.get(name, betas[i])
+    return {**{k: v for k, v in kwargs.items() if k not in given}, "betas": tuple(betas)}
+
+
+def takes_members(path: str) -> bool:
+    """Whether the optimizer's hyperparameters may differ between the members of an ensemble."""
+    return issubclass(load_optimizer_class(path), EnsembleOptimizer)
+
+
+def cost_of_run(
+    path: str, hyperparameters: dict[str, Any], iterations: int, share: float = 1.0
+) -> float:
+    """Gradient-equivalents of one member over a run, known before it is made.
+
+    A gradient an iteration, and at every k-th a Hessian-vector product where curvature comes
+    from the Hessian. The exact diagonal is an oracle that nobody pays for, and is charged as
+    the estimate that it stands for. What a closure evaluates beside is not known before.
+
+    Args:
+        path: dotted import path of the class.
+        hyperparameters: see :func:`build_optimizer`.
+        iterations: length of the run.
+        share: part of the batch that curvature is computed on.
+    """
+    cls = load_optimizer_class(path)
+    from_hessian = (
+        hyperparameters.get("curvature", "estimate") in HESSIAN_SOURCES
+        if issubclass(cls, SecondOrderOptimizer)
+        else bool(hyperparameters.get("create_graph"))
+    )
+    if not from_hessian:
+        return float(iterations)
+    refreshes = -(-iterations // int(hyperparameters.get("update_period", 1)))
+    product = (
+        HESSIAN_VECTOR_PRODUCT_COST if share == 1 else share * (1 + HESSIAN_VECTOR_PRODUCT_COST)
+    )
+    return iterations + product * refreshes

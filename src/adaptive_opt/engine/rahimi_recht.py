@@ -23,7 +23,7 @@ from .contract import EnsembleResult, Plan
 from .device import resolve_device
 from .optimizers import build_optimizer
 from .results import Progress, label_history, summarise
-from .seeds import derive_seed
+from .seeds import derive_seed, random_stream
 from .train import train_ensemble
 
 __all__ = ["run_rahimi_recht"]
@@ -75,6 +75,7 @@ def run_rahimi_recht(
         hyperparameters,
         params,
         probe_seeds=[derive_seed(task, arm, s, "probe") for s in seeds],
+        hidden=problem.hidden,
         diagonal_fn=lambda: problem.hessian_diagonal(params, latest[0]),
     )
     plan = Plan(
@@ -92,7 +93,7 @@ def run_rahimi_recht(
         logger.info("%s, %s: going on from its checkpoint", task, arm)
         statistics.restore(saved["hessians"].numpy())
     iterations = plan.epochs * problem.batches_per_epoch
-    with _small_kernels(device):
+    with small_kernels(device), random_stream(device, task, *seeds):
         with Progress(f"{task} {arm}", iterations, "iterations") as progress:
             result = train_ensemble(
                 problem,
@@ -125,7 +126,7 @@ def run_rahimi_recht(
 
 
 @contextmanager
-def _small_kernels(device: torch.device) -> Iterator[None]:
+def small_kernels(device: torch.device) -> Iterator[None]:
     """One thread on the CPU: the tensors of an RR ensemble are too small to share."""
     threads = torch.get_num_threads()
     if device.type == "cpu":

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-__all__ = ["derive_seed"]
+import torch
+
+__all__ = ["derive_seed", "random_stream"]
 
 
 def derive_seed(*parts: str | int) -> int:
@@ -21,3 +25,15 @@ def derive_seed(*parts: str | int) -> int:
     """
     digest = hashlib.blake2b("\x1f".join(map(str, parts)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
+
+
+@contextmanager
+def random_stream(device: torch.device, *parts: str | int) -> Iterator[None]:
+    """Global random numbers of torch seeded by name, and put back afterwards.
+
+    Dropout draws from them, alike for every arm, and optimizers from elsewhere may.
+    """
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(derive_seed(*parts, "noise"))
+        yield

@@ -24,6 +24,8 @@ FLUSH_EVERY = 50
 
 AnyOptimizer = EnsembleOptimizer | Memberwise
 
+OnEpoch = Callable[[int, Recorder, Callable[[str], dict[str, Tensor]]], bool]
+
 
 def train_ensemble(
     task: Task,
@@ -37,6 +39,7 @@ def train_ensemble(
     start: dict[str, Any] | None = None,
     checkpoint: Checkpoint | None = None,
     enclose: Callable[[dict[str, Any]], dict[str, Any]] = lambda state: state,
+    on_epoch: OnEpoch | None = None,
 ) -> EnsembleResult:
     """Train all members to the end of the plan.
 
@@ -55,6 +58,8 @@ def train_ensemble(
         start: a state to go on from, as ``checkpoint`` was given it.
         checkpoint: where states go, whenever it is due and training can be resumed.
         enclose: makes what is saved of a state, to add to it.
+        on_epoch: told, after each epoch, its number from 1, the history so far and a way to
+            look at held-out data; training ends when it says so.
     """
     loop = _Loop(task, params, optimizer, plan, on_snapshot)
     t, length = 0, task.batches_per_epoch
@@ -79,6 +84,8 @@ def train_ensemble(
                 save_if_due()
         loop.clock.stop()
         save_if_due()
+        if on_epoch is not None and loop.ends_after_epoch(t // length, on_epoch):
+            break
     # Also where every member diverged before: all histories of an arm have the same end.
     loop.finish(plan.epochs * length)
     return loop.result()
@@ -105,7 +112,7 @@ class _Loop:
         self.recorder = Recorder(task.members)
         self.factor = make_schedule(
             plan.schedule,
-            epochs=plan.epochs,
+            epochs=plan.schedule_epochs or plan.epochs,
             batches_per_epoch=task.batches_per_epoch,
             floor=plan.floor,
         )
@@ -135,7 +142,10 @@ class _Loop:
         if logged:
             self._note(t, snapshot=snapshot)
         loss = self._differentiate(batch)
-        self.optimizer.step()
+        if isinstance(self.optimizer, Memberwise) and self.optimizer.needs_closure:
+            self.optimizer.step(lambda: self.task.loss_and_gradient(self.params, batch))
+        else:
+            self.optimizer.step()
         if not self.task.measures_train_loss:
             self._loss_sum += loss
             self._loss_count += 1
@@ -149,7 +159,12 @@ class _Loop:
         task, optimizer = self.task, self.optimizer
         second = optimizer if isinstance(optimizer, SecondOrderOptimizer) else None
         in_part = second is not None and second.graph_due and self.plan.curvature_share < 1
-        if second is not None and second.hessian_due and not in_part:
+        graph = (
+            optimizer.graph_due
+            if isinstance(optimizer, Memberwise)
+            else (second is not None and second.hessian_due and not in_part)
+        )
+        if graph:
             optimizer.zero_grad()
             loss = task.loss(self.params, batch)
             optimizer.backward(loss)
@@ -165,21 +180,23 @@ class _Loop:
     def _note(self, t: int, *, snapshot: bool) -> None:
         """Before the update: losses and the trajectory; the clock stands meanwhile."""
         seconds = self.clock.stop()
-        if self.task.measures_train_loss:
-            with torch.no_grad():
-                self.recorder.add(t, train_loss=self.task.train_loss(self.params))
-        if _due(t, self.plan.evaluate_every):
-            self.recorder.add(t, **self.task.evaluate(self.params, "valid"))
+        with self.optimizer.evaluation():
+            if self.task.measures_train_loss:
+                with torch.no_grad():
+                    self.recorder.add(t, train_loss=self.task.train_loss(self.params))
+            if _due(t, self.plan.evaluate_every):
+                self.recorder.add(t, **self.task.evaluate(self.params, "valid"))
+            if snapshot:
+                members = self.task.members
+                flat = torch.cat([p.detach().reshape(members, -1) for p in self.params], 1)
+                self.on_snapshot(flat)
+                self.snapshots.append(t)
         self.recorder.add(
             t,
             lr=self.optimizer.param_groups[0]["lr"],
             gradient_equivalents=self.optimizer.gradient_equivalents,
             device_seconds=seconds,
         )
-        if snapshot:
-            flat = torch.cat([p.detach().reshape(self.task.members, -1) for p in self.params], 1)
-            self.on_snapshot(flat)
-            self.snapshots.append(t)
         self._unflushed += 1
         if self._unflushed >= FLUSH_EVERY:
             self._flush()
@@ -240,8 +257,19 @@ class _Loop:
             for member in members:
                 p[member] = kept[member]
 
+    def ends_after_epoch(self, number: int, on_epoch: OnEpoch) -> bool:
+        """Whether ``on_epoch`` says that training is to end here."""
+        self._flush()
+
+        def evaluate(split: str) -> dict[str, Tensor]:
+            with self.optimizer.evaluation():
+                return self.task.evaluate(self.params, split)
+
+        return on_epoch(number, self.recorder, evaluate)
+
     def finish(self, t: int) -> None:
         """The last row, at the end of training."""
+        self.optimizer.finish()
         self._note(t, snapshot=_due(t, self.plan.snapshot_every))
         self._note_mean_loss(t)
         self.seconds = self.clock.stop()

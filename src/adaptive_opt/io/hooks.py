@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,18 @@ import yaml
 from kedro.framework.hooks import hook_impl
 
 from adaptive_opt.errors import StudyError
-from adaptive_opt.parameters import Fault, RRFunctionParameters, find_faults
+from adaptive_opt.parameters import (
+    Fault,
+    RRFunctionParameters,
+    TuningParameters,
+    find_faults,
+    resolve_arm,
+    search_space,
+    training_parameters,
+    with_values,
+)
 from adaptive_opt.parameters.data import ImageDataParameters, TextDataParameters
-from adaptive_opt.study import ARMS, HALVES, KINDS, TASKS, get_task, tasks_of
+from adaptive_opt.study import ARMS, HALVES, KINDS, TASKS, get_arm, get_task, tasks_of
 
 __all__ = ["CheckpointHooks", "ValidationHooks", "known_tags"]
 
@@ -39,6 +49,8 @@ class ValidationHooks:
             )
         if not faults:
             faults = _stale_data(parameters["data"], pipeline, catalog)
+        if not faults:
+            faults = _search_faults(parameters, pipeline, catalog)
         if faults:
             project = Path(run_params["project_path"])
             given = run_params.get("runtime_params") or {}
@@ -128,6 +140,67 @@ def _stale_data(data: dict[str, Any], pipeline: Any, catalog: Any) -> list[Fault
             )
             faults.append(Fault(("data", task.name), message))
     return faults
+
+
+def _search_faults(parameters: dict[str, Any], pipeline: Any, catalog: Any) -> list[Fault]:
+    """What keeps the searches of this run from being made, or its training from their results."""
+    outputs = pipeline.all_outputs()
+    searched = [name.split(".")[1:3] for name in sorted(outputs) if _is_best(name)]
+    taken = [name.split(".")[1:3] for name in sorted(pipeline.inputs()) if _is_best(name)]
+    arms = {arm for _, arm in searched + taken}
+    absent = sorted(a for a in arms if get_arm(a).kind == "zoo")
+    if absent and importlib.util.find_spec("pytorch_optimizer") is None:
+        raise StudyError(
+            f"the arms {', '.join(absent)} need the package pytorch_optimizer: "
+            "pip install 'adaptive_opt[zoo]'"
+        )
+    source = parameters["tuning"]["source"]
+    faults = _missing_searches(taken, source, catalog)
+    if source == "search" and searched and not faults:
+        faults = [f for task, arm in searched for f in _budget_faults(task, arm, parameters)]
+        if not faults:
+            catalog.load("tuning_storage").check()
+    return faults
+
+
+def _is_best(name: str) -> bool:
+    return name.startswith("tuning.") and name.endswith(".best")
+
+
+def _missing_searches(taken: list[list[str]], source: str, catalog: Any) -> list[Fault]:
+    faults = []
+    for task, arm in taken:
+        name = f"tuning.{task}.{arm}.best"
+        remedy = f"kedro run --pipelines=tuning --tags={arm}"
+        if not catalog.exists(name):
+            faults.append(Fault(("tuning", "source"), f"{task}, {arm}: not searched; {remedy}"))
+        elif (then := catalog.load(name).get("source")) != source and then == "search":
+            message = f"{task}, {arm}: the configuration there is from a search; {remedy}"
+            faults.append(Fault(("tuning", "source"), message))
+    return faults
+
+
+def _budget_faults(task: str, arm: str, parameters: dict[str, Any]) -> list[Fault]:
+    from adaptive_opt.engine.optimizers import cost_of_run
+
+    tuning = TuningParameters(**parameters["tuning"])
+    arms = parameters["arms"]
+    space = search_space(task, arm, tuning, arms[task])
+    if not space:
+        return []
+    values = {name: d.low for name, d in space.items()}
+    training = training_parameters(arm, parameters["training"])
+    resolved = resolve_arm(arm, with_values(arms, task, arm, values)[task], training)
+    iterations = 100_000
+    share = training.curvature_share
+    one = cost_of_run(resolved["optimizer"], resolved["hyperparameters"], iterations, share)
+    if one / iterations <= tuning.tasks[task].budget:
+        return []
+    message = (
+        f"must be at least {one / iterations:.3g}, the cost of one trial of {arm}, "
+        f"got {tuning.tasks[task].budget}"
+    )
+    return [Fault(("tuning", "tasks", task, "budget"), message)]
 
 
 def _report(faults: list[Fault], project: Path, env: str | None, runtime: dict[str, Any]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, overload
 
 import torch
@@ -183,6 +184,13 @@ class EnsembleOptimizer(Optimizer):
     ) -> None:
         """Update some parameters of a group; ``prepared`` is their part of :meth:`_prepare`."""
         raise NotImplementedError
+
+    def evaluation(self) -> AbstractContextManager[None]:
+        """Around a look at the parameters in the middle of training: they are as they are."""
+        return nullcontext()
+
+    def finish(self) -> None:
+        """Training is over; nothing to do."""
 
     def statistics(self) -> dict[str, Tensor]:
         """Quantities of the last step, computed when asked for; 0-dim or ``[members]``."""

@@ -9,7 +9,9 @@ ensemble's memory.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -36,22 +38,38 @@ ELEMENTWISE = frozenset(
 )
 
 
+ELSEWHERE_ELEMENTWISE = frozenset(
+    {("pytorch_optimizer", "AdaHessian"), ("pytorch_optimizer", "ScheduleFreeAdamW")}
+)
+"""Likewise of other packages, named so that they need not be there."""
+
+SECOND_DERIVATIVE_COST = 2
+"""Gradient-equivalents of another pass through the gradient's graph (see :mod:`.base`)."""
+
+
 class Memberwise:
     """Drives a foreign optimizer over an ensemble as if each member were trained alone.
 
+    What it needs beside gradients it gets: a closure if its ``step`` requires one, ``train()``
+    and ``eval()`` around looks at the parameters if it has them, and on request the graph of
+    the gradient and parameter groups.
+
     Args:
-        optimizer: a ``torch.optim.Optimizer`` class whose step needs no closure.
+        optimizer: a ``torch.optim.Optimizer`` class.
         params: tensors of shape ``[members, ...]``.
         members: size of the ensemble.
         max_grad_norm: clip each member's gradient to this global norm before the step.
+        create_graph: whether the optimizer differentiates the gradients it is given.
+        groups: options of the two parameter groups ``hidden`` and ``others``; None: one group.
+        hidden: which parameters are in the former.
         **kwargs: for the optimizer.
 
     Raises:
-        TypeError: the optimizer's ``step`` needs a closure, or does not take ``kwargs``.
+        TypeError: the optimizer does not take ``kwargs``, or needs the graph of several
+            members though it looks at whole tensors.
     """
 
     curvature_due = False
-    graph_due = False
 
     def __init__(
         self,
@@ -60,21 +78,39 @@ class Memberwise:
         *,
         members: int,
         max_grad_norm: float | None = None,
+        create_graph: bool = False,
+        groups: dict[str, dict[str, Any]] | None = None,
+        hidden: Sequence[bool] | None = None,
         **kwargs: Any,
     ) -> None:
         closure = inspect.signature(optimizer.step).parameters.get("closure")
-        if closure is not None and closure.default is inspect.Parameter.empty:
-            raise TypeError(f"{optimizer.__name__}.step needs a closure, which is not supported")
+        self.needs_closure = closure is not None and closure.default is inspect.Parameter.empty
+        self.graph_due = create_graph
         self.params = list(params)
         self.members = members
         self.max_grad_norm = max_grad_norm
-        self.gradient_equivalents = 0
+        self.gradient_equivalents = 0.0
+        self._passes = 0
+        package = optimizer.__module__.split(".")[0]
+        elementwise = optimizer in ELEMENTWISE
+        elementwise |= (package, optimizer.__name__) in ELSEWHERE_ELEMENTWISE
+        if create_graph and not elementwise:
+            raise TypeError(f"{optimizer.__name__} cannot be given the graph of an ensemble")
         self._views: list[list[Tensor]] = []
-        if optimizer in ELEMENTWISE:
-            self.optimizers = [optimizer(self.params, **kwargs)]
-        else:
+        if not elementwise or self.needs_closure:
             self._views = [[p.detach()[i] for p in self.params] for i in range(members)]
-            self.optimizers = [optimizer(views, **kwargs) for views in self._views]
+        if create_graph and self.params[0].requires_grad:
+            self.params[0].register_hook(self._count_pass)
+        self.optimizers = [
+            optimizer(_grouped(tensors, groups, hidden), **kwargs)
+            for tensors in self._views or [self.params]
+        ]
+        self._set_modes("train")
+
+    def _count_pass(self, gradient: Tensor) -> None:
+        """A pass of differentiation has reached the parameters."""
+        del gradient
+        self._passes += 1
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
@@ -88,26 +124,95 @@ class Memberwise:
 
     def backward(self, loss: Tensor) -> None:
         """Gradient of each member's loss into its parameters."""
-        loss.sum().backward()
+        grads = torch.autograd.grad(loss.sum(), self.params, create_graph=self.graph_due)
+        for p, g in zip(self.params, grads, strict=True):
+            p.grad = g
 
-    def step(self) -> None:
-        """One update of every member."""
+    def step(self, again: Callable[[], tuple[Tensor, Sequence[Tensor]]] | None = None) -> None:
+        """One update of every member.
+
+        Args:
+            again: for an optimizer that needs a closure: losses ``[members]`` and gradients
+                where the parameters now are.
+        """
         if self.max_grad_norm is not None:
             self._clip(self.max_grad_norm)
+        self._share_gradients()
+        evaluations = 0
+
+        def closure(member: int) -> float:
+            nonlocal evaluations
+            if again is None:
+                raise TypeError("this optimizer evaluates the loss by itself, and was not told how")
+            evaluations += 1
+            losses, grads = again()
+            for p, g in zip(self.params, grads, strict=True):
+                p.grad = g.detach()
+            if self.max_grad_norm is not None:
+                self._clip(self.max_grad_norm)
+            self._share_gradients()
+            return float(losses[member])
+
+        for i, optimizer in enumerate(self.optimizers):
+            if self.needs_closure:
+                optimizer.step(partial(closure, i))
+            else:
+                optimizer.step()
+        self.gradient_equivalents += evaluations / self.members if self.needs_closure else 1
+        if self.graph_due:
+            self.gradient_equivalents += SECOND_DERIVATIVE_COST * max(0, self._passes - 1)
+            self._passes = 0
+            for p in self.params:  # lets go of the graph
+                p.grad = None if p.grad is None else p.grad.detach()
+
+    def _share_gradients(self) -> None:
         for i, views in enumerate(self._views):
             for view, p in zip(views, self.params, strict=True):
                 view.grad = None if p.grad is None else p.grad[i]
-        for optimizer in self.optimizers:
-            optimizer.step()
-        self.gradient_equivalents += 1
 
+    @torch.no_grad()
     def _clip(self, limit: float) -> None:
         grads = [p.grad for p in self.params if p.grad is not None]
         norms = [torch.linalg.vector_norm(g.reshape(self.members, -1), dim=1) for g in grads]
         norm = torch.linalg.vector_norm(torch.stack(norms), dim=0)
         factor = (limit / (norm + 1e-6)).clamp_max(1.0)
-        for g in grads:
-            g.mul_(factor.view(-1, *[1] * (g.ndim - 1)))
+        for p in self.params:
+            if p.grad is not None:
+                wide = factor.view(-1, *[1] * (p.ndim - 1))
+                if self.graph_due:  # the curvature is to be scaled alike
+                    with torch.enable_grad():
+                        p.grad = p.grad * wide
+                else:
+                    p.grad.mul_(wide)
+
+    @contextmanager
+    def evaluation(self) -> Iterator[None]:
+        """Within it the parameters are those that the optimizer wants to be judged by."""
+        if not self._has_modes:
+            yield
+            return
+        kept = [p.detach().clone() for p in self.params]
+        self._set_modes("eval")
+        try:
+            yield
+        finally:
+            self._set_modes("train")
+            with torch.no_grad():  # train() undoes eval() but for rounding
+                for p, k in zip(self.params, kept, strict=True):
+                    p.copy_(k)
+
+    def finish(self) -> None:
+        """Leave the parameters as the optimizer wants them to be judged; training is over."""
+        self._set_modes("eval")
+
+    @property
+    def _has_modes(self) -> bool:
+        return all(callable(getattr(self.optimizers[0], m, None)) for m in ("train", "eval"))
+
+    def _set_modes(self, mode: str) -> None:
+        if self._has_modes:
+            for optimizer in self.optimizers:
+                getattr(optimizer, mode)()
 
     def statistics(self) -> dict[str, Tensor]:
         """Nothing is known of a foreign optimizer's insides."""
@@ -123,3 +228,17 @@ class Memberwise:
         for optimizer, state in zip(self.optimizers, state_dict["optimizers"], strict=True):
             optimizer.load_state_dict(state)
         self.gradient_equivalents = state_dict["gradient_equivalents"]
+
+
+def _grouped(
+    tensors: Sequence[Tensor],
+    groups: dict[str, dict[str, Any]] | None,
+    hidden: Sequence[bool] | None,
+) -> list[Any]:
+    """The tensors, in the groups ``hidden`` and ``others`` if those have options."""
+    if groups is None:
+        return list(tensors)
+    inside = [True] * len(tensors) if hidden is None else hidden
+    members = {"hidden": [t for t, h in zip(tensors, inside, strict=True) if h]}
+    members["others"] = [t for t, h in zip(tensors, inside, strict=True) if not h]
+    return [{"params": p, **groups.get(name, {})} for name, p in members.items() if p]

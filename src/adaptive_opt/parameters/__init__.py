@@ -4,7 +4,7 @@ Validated before the first node runs; every fault is reported at once, by the pa
 key, with the nearest valid name where a key is unknown.
 """
 
-from .arms import resolve_arm
+from .arms import resolve_arm, training_parameters
 from .configuration import configuration, logging_configuration
 from .faults import Fault, find_faults
 from .models import (
@@ -16,6 +16,7 @@ from .models import (
     TrainingParameters,
     task_parameters,
 )
+from .tuning import TaskTuningParameters, TuningParameters, search_space, with_values
 
 __all__ = [
     "AnalysisParameters",
@@ -23,11 +24,16 @@ __all__ = [
     "ImageTaskParameters",
     "RRFunctionParameters",
     "TaskParameters",
+    "TaskTuningParameters",
     "TextTaskParameters",
     "TrainingParameters",
+    "TuningParameters",
     "configuration",
     "find_faults",
     "logging_configuration",
     "resolve_arm",
+    "search_space",
     "task_parameters",
+    "training_parameters",
+    "with_values",
 ]

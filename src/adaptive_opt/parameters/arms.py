@@ -9,7 +9,7 @@ from adaptive_opt.study import Arm, get_arm
 
 from .models import Beta, Count, NonNegative, Strict, TrainingParameters
 
-__all__ = ["arm_schema", "resolve_arm"]
+__all__ = ["arm_schema", "resolve_arm", "training_parameters"]
 
 Probe = Literal["rademacher", "gaussian", "constant", "momentum_sign", "momentum_sign_cumulative"]
 
@@ -75,6 +75,13 @@ def resolve_arm(name: str, arms: dict[str, Any], training: TrainingParameters) -
         if values["probe"] is None:
             del values["probe"]
     return {"optimizer": arm.optimizer, "hyperparameters": {**values, **arm.options}}
+
+
+def training_parameters(arm: str, training: dict[str, Any]) -> TrainingParameters:
+    """The section ``training`` as it holds for an arm, which may have a schedule of its own."""
+    parameters = TrainingParameters(**training)
+    schedule = get_arm(arm).schedule
+    return parameters.model_copy(update={} if schedule is None else {"schedule": schedule})
 
 
 def arm_schema(arm: Arm) -> type[Strict] | None:

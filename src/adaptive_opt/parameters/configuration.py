@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .arms import resolve_arm
+from .arms import resolve_arm, training_parameters
 from .models import TrainingParameters, task_parameters
 
 __all__ = ["configuration", "logging_configuration"]
@@ -21,7 +21,7 @@ def configuration(task: str, arm: str, parameters: dict[str, Any]) -> dict[str, 
         task, arm: names.
         parameters: the sections ``tasks``, ``arms`` and ``training``.
     """
-    training = TrainingParameters(**parameters["training"])
+    training = training_parameters(arm, parameters["training"])
     resolved = resolve_arm(arm, parameters["arms"][task], training)
     settings = task_parameters(task, parameters["tasks"])
     kept = EVERY_RUN + (NETWORKS if hasattr(settings, "evaluate_every") else ())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib.util
 import inspect
 import math
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from adaptive_opt.study import ARMS, TASKS, Arm, get_arm, get_task, tasks_of
 
 from .arms import arm_schema
 from .models import TASK_MODELS, StudyParameters
+from .tuning import TuningParameters
+from .tuning_faults import tuning_faults
 
 __all__ = ["Fault", "find_faults"]
 
@@ -62,7 +65,17 @@ def find_faults(parameters: dict[str, Any]) -> list[Fault]:
                 faults += _model_faults(model, present[name], (section, name))
     for task in TASKS:
         faults += _task_faults(task.name, parameters)
-    return faults
+    return faults + _tuning_faults(parameters)
+
+
+def _tuning_faults(parameters: dict[str, Any]) -> list[Fault]:
+    given = parameters.get("tuning")
+    faults = _model_faults(TuningParameters, given, ("tuning",)) if given is not None else []
+    arms = parameters.get("arms")
+    if given is None or faults or not isinstance(arms, dict):
+        return faults
+    found = tuning_faults(TuningParameters(**given), arms)
+    return [Fault(("tuning", *path), message) for path, message in dict(found).items()]
 
 
 def _task_faults(task: str, parameters: dict[str, Any]) -> list[Fault]:
@@ -94,6 +107,8 @@ def _foreign_faults(arm: Arm, given: dict[str, Any], path: tuple[str, ...]) -> l
 
     from adaptive_opt.engine.optimizers import build_optimizer, load_optimizer_class
 
+    if arm.kind == "zoo" and importlib.util.find_spec("pytorch_optimizer") is None:
+        return []  # said where such an arm is to be run
     kwargs = {**given, **arm.options}
     dotted = kwargs.pop("optimizer", arm.optimizer)
     if not isinstance(dotted, str):
@@ -102,7 +117,8 @@ def _foreign_faults(arm: Arm, given: dict[str, Any], path: tuple[str, ...]) -> l
         accepted = list(inspect.signature(load_optimizer_class(dotted)).parameters)[1:]
     except StudyError as error:
         return [Fault((*path, "optimizer"), str(error))]
-    accepted += ["beta1", "beta2"] * ("adaptive_opt" in dotted and "betas" in accepted)
+    accepted += ["beta1", "beta2"] * ("betas" in accepted and "beta1" not in accepted)
+    accepted += ["create_graph", "groups"]
     unknown = [key for key in kwargs if key not in accepted]
     if unknown:
         return [

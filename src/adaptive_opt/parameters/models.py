@@ -246,3 +246,4 @@ class StudyParameters(Strict):
     training: TrainingParameters
     analysis: AnalysisParameters
     arms: dict[str, dict[str, dict[str, Any]]]
+    tuning: dict[str, Any]

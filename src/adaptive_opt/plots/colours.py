@@ -33,6 +33,11 @@ _OTHER = {
     "nadam": "#6699CC",
     "custom": "#CC6677",
     "ssvp_cumulative": "#AA7744",
+    "adahessian": "#882255",
+    "muon": "#AA4499",
+    "soap": "#332288",
+    "schedule_free": "#999933",
+    "prodigy": "#DDAA33",
 }
 
 

@@ -19,6 +19,10 @@ __all__ = ["Execution", "NetworkTask"]
 Batch = tuple[Tensor, Tensor]
 
 
+NOT_HIDDEN = ("embedding", "output", "fc")
+"""Modules at the two ends of the networks in :mod:`.models`."""
+
+
 @dataclass(frozen=True)
 class Execution:
     """How the arithmetic is done, alike for every arm.
@@ -70,6 +74,10 @@ class NetworkTask:
                 torch.manual_seed(seed)
                 modules.append(build())
         self.names = [name for name, _ in modules[0].named_parameters()]
+        self.hidden = [
+            p.ndim >= 2 and name.split(".")[0] not in NOT_HIDDEN
+            for name, p in modules[0].named_parameters()
+        ]
         self._initial = [self._stack(modules, "parameters", name) for name in self.names]
         buffers = [name for name, _ in modules[0].named_buffers()]
         self.buffers = {name: self._stack(modules, "buffers", name) for name in buffers}

@@ -49,6 +49,7 @@ class RahimiRecht:
         self.members = len(order_seeds)
         self.batch_metrics: dict[str, Tensor] = {}
         self.buffers: dict[str, Tensor] = {}
+        self.hidden = [True] * len(function.weights)
         self.device, self.dtype = device, dtype
         samples = len(function.inputs)
         self.batch_size = min(batch_size, samples)

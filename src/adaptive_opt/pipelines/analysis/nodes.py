@@ -7,7 +7,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from adaptive_opt.errors import StudyError
-from adaptive_opt.parameters import AnalysisParameters, configuration, task_parameters
+from adaptive_opt.parameters import (
+    AnalysisParameters,
+    configuration,
+    task_parameters,
+    with_values,
+)
 
 
 def _targets(tasks: dict[str, Any]) -> dict[str, float]:
@@ -20,22 +25,26 @@ def check_runs(
     arms: dict[str, Any],
     training: dict[str, Any],
     scale: str,
-    *data_and_summaries: dict[str, Any],
+    *data_bests_summaries: dict[str, Any],
 ) -> dict[str, Any]:
     """The configuration of every run, or an error if one was trained with another.
 
-    The last arguments are what each of the tasks ``names`` learns, and then the summaries of
-    the runs.
+    The last arguments are what each of the tasks ``names`` learns, then the best
+    configurations of the runs, then their summaries.
     """
     from adaptive_opt.tasks.digest import data_digest
 
+    runs = data_bests_summaries[len(names) :]
+    bests, summaries = runs[: len(runs) // 2], runs[len(runs) // 2 :]
+    for best in bests:
+        arms = with_values(arms, best["task"], best["arm"], best["values"])
     parameters = {"tasks": tasks, "arms": arms, "training": training}
     digests = {
         task: data_digest(task, tensors)
-        for task, tensors in zip(names, data_and_summaries, strict=False)
+        for task, tensors in zip(names, data_bests_summaries, strict=False)
     }
     found = {}
-    for summary in data_and_summaries[len(names) :]:
+    for summary in summaries:
         task, arm = summary["task"], summary["arm"]
         then = summary.get("configuration", {})
         now = {"data": digests[task], **configuration(task, arm, parameters)}

@@ -69,6 +69,7 @@ def _study(
     runs = [(task.name, arm) for task in tasks for arm in arms_on(task, arms)]
     histories = {f"{t}__{a}": f"training.{t}.{a}.history" for t, a in runs}
     summaries = {f"{t}__{a}__summary": f"training.{t}.{a}.summary" for t, a in runs}
+    bests = {f"{t}__{a}__best": f"tuning.{t}.{a}.best" for t, a in runs}
     data = {f"{t.name}__data": t.dataset for t in tasks}
     check = update_wrapper(partial(nodes.check_runs, [t.name for t in tasks]), nodes.check_runs)
     parameters = [f"params:{p}" for p in RUN_PARAMETERS]
@@ -84,13 +85,13 @@ def _study(
     used = {*parameters, *(n for _, given in (tabulate, report) for n in given)}
     return Pipeline(
         [
-            Node(check, [*parameters, *data, *summaries], "runs", name="check"),
+            Node(check, [*parameters, *data, *bests, *summaries], "runs", name="check"),
             Node(tabulate[0], ["runs", *tabulate[1], *histories], tables, name="tabulate"),
             Node(report[0], [*tables, *report[1]], "report", name="report"),
             *drawings,
         ],
         namespace=f"analysis.{study}",
-        inputs={**histories, **data, **summaries},
+        inputs={**histories, **data, **bests, **summaries},
         parameters=used,
         tags=[tasks[0].half],
     )

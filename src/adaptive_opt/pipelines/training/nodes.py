@@ -6,11 +6,12 @@ import logging
 from typing import Any
 
 from adaptive_opt.parameters import (
-    TrainingParameters,
     configuration,
     logging_configuration,
     resolve_arm,
     task_parameters,
+    training_parameters,
+    with_values,
 )
 from adaptive_opt.study import get_task
 
@@ -22,11 +23,12 @@ def train(
     arm: str,
     tensors: dict[str, Any],
     folder: Any,
+    best: dict[str, Any],
     tasks: dict[str, Any],
     arms: dict[str, Any],
     training: dict[str, Any],
 ) -> tuple[Any, dict[str, Any], dict[str, Any]]:
-    """Train all seeds of an arm: history, final weights, summary.
+    """Train all seeds of an arm, with the best configuration: history, final weights, summary.
 
     A run that ``folder`` has already, of the same configuration on the same data, is taken
     from there; one that was broken off goes on.
@@ -35,8 +37,10 @@ def train(
     from adaptive_opt.engine.device import resolve_device
     from adaptive_opt.engine.provenance import code_digest
     from adaptive_opt.tasks.digest import data_digest
+    from adaptive_opt.tasks.load import task_data
 
-    settings = TrainingParameters(**training)
+    settings = training_parameters(arm, training)
+    arms = with_values(arms, task, arm, best["values"])
     parameters = {"tasks": tasks, "arms": arms, "training": training}
     config = {"data": data_digest(task, tensors), **configuration(task, arm, parameters)}
     resolved = resolve_arm(arm, arms[task], settings)
@@ -55,7 +59,7 @@ def train(
         kept: tuple[Any, dict[str, Any], dict[str, Any]] = finished
         return kept
     history, weights, summary = _runner(task)(
-        _data(task, tensors),
+        task_data(task, tensors),
         task=task,
         arm=arm,
         **resolved,
@@ -75,12 +79,3 @@ def _runner(task: str) -> Any:
     from adaptive_opt.engine.network import run_network
 
     return run_network
-
-
-def _data(task: str, tensors: dict[str, Any]) -> Any:
-    from adaptive_opt.tasks.images import ImageData
-    from adaptive_opt.tasks.rr_functions import RRFunction
-    from adaptive_opt.tasks.text import TextData
-
-    types: dict[str, Any] = {"rahimi_recht": RRFunction, "images": ImageData, "text": TextData}
-    return types[get_task(task).family].from_tensors(tensors)

@@ -11,16 +11,16 @@ from functools import partial, update_wrapper
 
 from kedro.pipeline import Node, Pipeline
 
-from adaptive_opt.study import TASKS, Task, arm_names, arms_on, get_arm
+from adaptive_opt.study import TASKS, Task, arms_on, get_arm
 
 from . import nodes
 
 PARAMETERS = {"params:tasks", "params:arms", "params:training"}
 
 
-def create_pipeline(arms: Iterable[str] | None = None) -> Pipeline:
-    """The grid, or some arms of it on every task that they can be trained on."""
-    chosen = arm_names() if arms is None else list(arms)
+def create_pipeline(arms: Iterable[str]) -> Pipeline:
+    """Some arms on every task that they can be trained on."""
+    chosen = list(arms)
     runs = [(task, arm) for task in TASKS for arm in arms_on(task, chosen)]
     return sum((_one(task, arm) for task, arm in runs), Pipeline([]))
 
@@ -29,7 +29,7 @@ def _one(task: Task, arm: str) -> Pipeline:
     function = partial(nodes.train, task.name, arm)
     node = Node(
         update_wrapper(function, nodes.train),
-        ["tensors", "folder", "params:tasks", "params:arms", "params:training"],
+        ["tensors", "folder", "best", "params:tasks", "params:arms", "params:training"],
         ["history", "weights", "summary"],
         name="train",
         tags=[task.name, task.half, arm, get_arm(arm).kind],
@@ -37,6 +37,6 @@ def _one(task: Task, arm: str) -> Pipeline:
     return Pipeline(
         [node],
         namespace=f"training.{task.name}.{arm}",
-        inputs={"tensors": task.dataset},
+        inputs={"tensors": task.dataset, "best": f"tuning.{task.name}.{arm}.best"},
         parameters=PARAMETERS,
     )

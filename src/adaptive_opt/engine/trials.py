@@ -1,0 +1,261 @@
+"""Trials of a search: configurations trained for a while, and what became of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from adaptive_opt.parameters import (
+    ImageTaskParameters,
+    TaskParameters,
+    TextTaskParameters,
+    TrainingParameters,
+)
+from adaptive_opt.tasks.images import ImageData
+from adaptive_opt.tasks.rahimi_recht import RahimiRecht
+from adaptive_opt.tasks.rr_functions import RRFunction
+from adaptive_opt.tasks.text import TextData
+
+from .contract import EnsembleResult, Plan
+from .device import resolve_device
+from .history import Recorder
+from .network import build_network_task
+from .optimizers import build_optimizer, takes_members
+from .rahimi_recht import small_kernels
+from .seeds import derive_seed, random_stream
+from .train import train_ensemble
+
+__all__ = ["FIRST_TRIAL_SEED", "Trial", "TrialPlan", "train_network_trial", "train_trials"]
+
+FIRST_TRIAL_SEED = 1_000_000
+"""Seeds of trials are counted from here, so that no run of the study shares one with them."""
+
+ROWS = 120
+"""Of a trial's history on Rahimi–Recht, about: fine enough to see when a target is reached."""
+
+
+@dataclass(frozen=True)
+class TrialPlan:
+    """How trials are trained.
+
+    Attributes:
+        epochs: length.
+        seeds: runs a trial.
+        horizon: epochs that the learning rate's schedule spans.
+    """
+
+    epochs: int
+    seeds: int
+    horizon: int
+
+    @property
+    def seed_numbers(self) -> list[int]:
+        """Of its runs; the same for every trial, so that trials differ by configuration only."""
+        return [FIRST_TRIAL_SEED + s for s in range(self.seeds)]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What a trial leaves.
+
+    Attributes:
+        history: ``seed``, ``iteration``, ``train_loss``, and ``valid_loss`` if looked at.
+        iterations: how far it got.
+        diverged_at: the first iteration at which one of its runs had diverged, or None.
+        seconds: its share of the time its program took.
+    """
+
+    history: pd.DataFrame
+    iterations: int
+    diverged_at: int | None
+    seconds: float
+
+
+def train_trials(
+    function: RRFunction,
+    *,
+    task: str,
+    arm: str,
+    optimizer: str,
+    configurations: Sequence[dict[str, Any]],
+    task_parameters: TaskParameters,
+    training: TrainingParameters,
+    plan: TrialPlan,
+) -> list[Trial]:
+    """Train several configurations on a Rahimi–Recht function, every seed of each.
+
+    All as one ensemble if the optimizer takes hyperparameters of shape ``[members]``, else
+    one configuration after the other.
+
+    Args:
+        function: what is learnt.
+        task, arm: names, from which seeds are derived.
+        optimizer: dotted import path.
+        configurations: hyperparameters, alike but for some numbers.
+        task_parameters, training: as for a run.
+        plan: length and seeds.
+    """
+    if len(configurations) > 1 and not takes_members(optimizer):
+        return [
+            trial
+            for c in configurations
+            for trial in train_trials(
+                function, task=task, arm=arm, optimizer=optimizer, configurations=[c],
+                task_parameters=task_parameters, training=training, plan=plan,
+            )
+        ]  # fmt: skip
+    device = resolve_device(training.device)
+    number, seeds = len(configurations), plan.seed_numbers * len(configurations)
+    shared = task_parameters.initialisation == "shared"
+    problem = RahimiRecht(
+        function,
+        loss=task_parameters.loss,
+        batch_size=task_parameters.batch_size,
+        weight_seeds=None if shared else [derive_seed(task, s, "weights") for s in seeds],
+        order_seeds=[derive_seed(task, s, "order") for s in seeds],
+        device=device,
+    )
+    params = problem.initial_parameters()
+    latest: list[Tensor] = []
+
+    def remember(batch: Tensor) -> None:
+        latest[:] = [batch]
+
+    with small_kernels(device), random_stream(device, task, *plan.seed_numbers):
+        begun = time.perf_counter()
+        optim = build_optimizer(
+            optimizer,
+            _per_member(configurations, plan.seeds),
+            params,
+            probe_seeds=[derive_seed(task, arm, s, "probe") for s in seeds],
+            hidden=problem.hidden,
+            diagonal_fn=lambda: problem.hessian_diagonal(params, latest[0]),
+        )
+        iterations = plan.epochs * problem.batches_per_epoch
+        result = train_ensemble(
+            problem,
+            params,
+            optim,
+            Plan(
+                epochs=plan.epochs,
+                schedule=training.schedule,
+                floor=training.schedule_floor,
+                schedule_epochs=plan.horizon,
+                log_every=max(1, iterations // ROWS),
+                statistics_every=10**9,
+                diverged_above=training.diverged_above,
+            ),
+            on_batch=remember,
+        )
+        seconds = (time.perf_counter() - begun) / number
+    return [
+        _trial(result, range(i * plan.seeds, (i + 1) * plan.seeds), iterations, seconds)
+        for i in range(number)
+    ]
+
+
+def _per_member(configurations: Sequence[dict[str, Any]], seeds: int) -> dict[str, Any]:
+    """One set of hyperparameters; where configurations differ, a tensor ``[members]``."""
+    first = configurations[0]
+    merged = {}
+    for name, value in first.items():
+        values = [c[name] for c in configurations]
+        same = all(v == value for v in values)
+        merged[name] = value if same else torch.tensor(values).repeat_interleave(seeds)
+    return merged
+
+
+def _trial(result: EnsembleResult, members: range, iterations: int, seconds: float) -> Trial:
+    frame = result.history[result.history["member"].isin(members)]
+    frame = frame[["member", "iteration", "train_loss"]].rename(columns={"member": "seed"})
+    diverged = [t for i in members if (t := result.diverged_at[i]) is not None]
+    return Trial(frame, iterations, min(diverged, default=None), seconds)
+
+
+def train_network_trial(
+    data: ImageData | TextData,
+    *,
+    task: str,
+    arm: str,
+    optimizer: str,
+    hyperparameters: dict[str, Any],
+    task_parameters: ImageTaskParameters | TextTaskParameters,
+    training: TrainingParameters,
+    plan: TrialPlan,
+    validates: bool,
+    report: Callable[[int, pd.DataFrame], bool],
+) -> Trial:
+    """Train one configuration on a network, its seeds together; test data are not looked at.
+
+    Args:
+        data: what is learnt.
+        task, arm: names, from which seeds are derived.
+        optimizer, hyperparameters: see :func:`.optimizers.build_optimizer`.
+        task_parameters, training: as for a run.
+        plan: length and seeds.
+        validates: whether validation data are looked at after every epoch.
+        report: told, after each epoch, its number from 1 and the history; says whether to stop.
+    """
+    seeds = plan.seed_numbers
+    problem = build_network_task(data, task, seeds, task_parameters, training)
+    params = problem.initial_parameters()
+    valid: list[pd.DataFrame] = []
+    reached = 0
+
+    def on_epoch(
+        number: int, recorder: Recorder, evaluate: Callable[[str], dict[str, Tensor]]
+    ) -> bool:
+        nonlocal reached
+        reached = number * problem.batches_per_epoch
+        if validates:
+            losses = evaluate("valid")["valid_loss"].double().cpu().numpy()
+            row = {"member": range(len(seeds)), "iteration": reached, "valid_loss": losses}
+            valid.append(pd.DataFrame(row))
+        return report(number, _with_validation(recorder.to_frame(), valid))
+
+    with random_stream(problem.device, task, *seeds):
+        begun = time.perf_counter()
+        optim = build_optimizer(
+            optimizer,
+            hyperparameters,
+            params,
+            probe_seeds=[derive_seed(task, arm, s, "probe") for s in seeds],
+            max_grad_norm=task_parameters.max_grad_norm,
+            hidden=problem.hidden,
+        )
+        result = train_ensemble(
+            problem,
+            params,
+            optim,
+            Plan(
+                epochs=plan.epochs,
+                schedule=training.schedule,
+                floor=training.schedule_floor,
+                schedule_epochs=plan.horizon,
+                log_every=task_parameters.log_every or training.log_every,
+                statistics_every=10**9,
+                curvature_share=training.curvature_share,
+                diverged_above=training.diverged_above,
+            ),
+            on_epoch=on_epoch,
+        )
+        seconds = time.perf_counter() - begun
+    history = _with_validation(result.history, valid)
+    diverged = [t for t in result.diverged_at if t is not None]
+    return Trial(history, reached, min(diverged, default=None), seconds)
+
+
+def _with_validation(frame: pd.DataFrame, valid: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    columns = [c for c in ("member", "iteration", "train_loss") if c in frame]
+    rows = pd.concat([frame[columns], *valid], ignore_index=True)
+    if not valid:
+        rows["valid_loss"] = np.nan
+    rows = rows.sort_values(["member", "iteration"], kind="stable")
+    return rows.rename(columns={"member": "seed"})

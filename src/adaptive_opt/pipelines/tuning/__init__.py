@@ -1,0 +1,5 @@
+"""Pipeline ``tuning``."""
+
+from .pipeline import create_pipeline, create_report
+
+__all__ = ["create_pipeline", "create_report"]

@@ -1,0 +1,49 @@
+"""Nodes of ``tuning``: parameters and data in, the best configuration out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def search(
+    task: str,
+    arm: str,
+    tensors: dict[str, Any],
+    storage: Any,
+    tasks: dict[str, Any],
+    arms: dict[str, Any],
+    training: dict[str, Any],
+    tuning: dict[str, Any],
+    scale: str,
+) -> tuple[Any, dict[str, Any]]:
+    """All trials, and the record of the best, which training takes.
+
+    A study whose budget is spent is read and not gone on with.
+    """
+    if tuning["source"] == "published":  # without a look at the database
+        from adaptive_opt.search.arm import as_published
+
+        return as_published(task, arm)
+    from adaptive_opt.search.arm import search_arm
+
+    parameters = {"tasks": tasks, "arms": arms, "training": training, "tuning": tuning}
+    return search_arm(task, arm, tensors, parameters, scale, storage)
+
+
+def draw(trials: Any, best: dict[str, Any]) -> tuple[Any, ...]:
+    """Optuna's figures of one study, for the browser."""
+    from adaptive_opt.plots.tuning import search_figures
+
+    return tuple(search_figures(trials, best))
+
+
+def compare(scale: str, *bests_and_trials: Any) -> tuple[Any, str, Any, Any]:
+    """Of all studies: their table, the report, and the best of n trials as Plotly and PNG."""
+    from adaptive_opt.evidence.tuning import report, search_table
+    from adaptive_opt.plots.figure import to_matplotlib, to_plotly
+    from adaptive_opt.plots.tuning import best_of_n_figure
+
+    half = len(bests_and_trials) // 2
+    table = search_table(bests_and_trials[:half])
+    figure = best_of_n_figure(bests_and_trials[half:])
+    return table, report(table, scale), to_plotly(figure), to_matplotlib(figure)

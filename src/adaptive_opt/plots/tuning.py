@@ -1,0 +1,113 @@
+"""The figures of a search: Optuna's, and how good the best of n trials is."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from adaptive_opt.evidence.tuning import best_of_n
+from adaptive_opt.search.spaces import Dimension, Space
+from adaptive_opt.study import get_arm, get_task
+
+from .colours import arm_colour, arm_dashed
+from .figure import Figure, Line, Panel
+
+__all__ = ["SEARCH_FIGURES", "best_of_n_figure", "search_figures"]
+
+SEARCH_FIGURES = ("history", "parallel_coordinates", "importances", "slice")
+
+
+def search_figures(trials: pd.DataFrame, best: dict[str, Any]) -> list[go.Figure]:
+    """Those of :data:`SEARCH_FIGURES`, in that order, of one study.
+
+    Args:
+        trials: the table of trials.
+        best: the record of the best.
+    """
+    label = f"{get_arm(best['arm']).label} on {get_task(best['task']).label}"
+    seen = trials[trials["outcome"] == "complete"] if len(trials) else trials
+    seen = seen[np.isfinite(seen["value"])] if len(seen) else seen
+    if best["source"] != "search" or len(seen) < 2:
+        reason = "configuration as given: nothing was searched"
+        if best["source"] == "search":
+            reason = f"{len(seen)} complete trial: too few to draw"
+        return [_empty(f"{label}: {name}", reason) for name in SEARCH_FIGURES]
+    import optuna
+
+    space = Space({n: Dimension(*d) for n, d in best["space"].items()})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        study = optuna.create_study()
+        for row in seen.to_dict("records"):
+            study.add_trial(
+                optuna.create_trial(
+                    params=space.encode({n: row[n] for n in space}),
+                    distributions=space.distributions(),
+                    value=row["value"],
+                )
+            )
+        draw = optuna.visualization
+        name = best["objective"].replace("_", " ")
+        figures = [
+            draw.plot_optimization_history(study, target_name=name),
+            draw.plot_parallel_coordinate(study, target_name=name),
+            _importances(study, name),
+            draw.plot_slice(study, target_name=name),
+        ]
+    for figure, kind in zip(figures, SEARCH_FIGURES, strict=True):
+        words = {"importances": "importances (PED-ANOVA)"}.get(kind, kind.replace("_", " "))
+        figure.update_layout(title=f"{label}: {words}", template="plotly_white")
+    return figures
+
+
+def _importances(study: Any, name: str) -> go.Figure:
+    import optuna
+
+    evaluator = optuna.importance.PedAnovaImportanceEvaluator()
+    try:
+        return optuna.visualization.plot_param_importances(
+            study, evaluator=evaluator, target_name=name
+        )
+    except (ValueError, RuntimeError) as error:  # all trials alike
+        return _empty("importances", str(error))
+
+
+def _empty(title: str, reason: str) -> go.Figure:
+    figure = go.Figure()
+    figure.update_layout(title=title, template="plotly_white")
+    return figure.add_annotation(text=reason, showarrow=False, font={"size": 14})
+
+
+def best_of_n_figure(tables: Sequence[pd.DataFrame]) -> Figure:
+    """Expected best of n random trials for every arm, a panel for each task.
+
+    Args:
+        tables: of trials, one for each (task, arm).
+    """
+    by_task: dict[str, list[Line]] = {}
+    for table in tables:
+        if not len(table):
+            continue
+        task, arm = str(table["task"].iloc[0]), str(table["arm"].iloc[0])
+        random = table[(table["drawn"] == "at random") & (table["outcome"] != "failed")]
+        curve = best_of_n(random["value"].fillna(np.inf).to_numpy())
+        curve = np.where(np.isfinite(curve), curve, np.nan)
+        line = Line(
+            np.arange(1, len(curve) + 1),
+            curve,
+            get_arm(arm).label,
+            arm_colour(arm),
+            dash=arm_dashed(arm),
+        )
+        by_task.setdefault(task, []).append(line)
+    panels = [
+        Panel(get_task(t).label, lines, "expected best", x_label="random trials", y_log=True)
+        for t, lines in by_task.items()
+    ]
+    note = "of the trials drawn at random; a curve begins where not all of n can have diverged"
+    return Figure("How good is the best of n random trials?", panels, note=note)

@@ -1,0 +1,213 @@
+"""A study that several workers share, and the budget that none of them exceeds.
+
+Optuna numbers the trials of a study without gaps, whoever asks for them. That number decides
+who may spend what is left: a trial goes ahead if what all trials before it have cost, or may
+cost yet, leaves room for it, and is withdrawn otherwise. No lock is needed, and any two
+workers come to the same view.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from .spaces import Space
+
+if TYPE_CHECKING:
+    import optuna
+    from optuna.samplers import BaseSampler
+    from optuna.trial import FrozenTrial, Trial
+
+__all__ = ["SharedStudy", "make_sampler"]
+
+logger = logging.getLogger(__name__)
+
+SLACK = 1e-9
+"""Of a budget: sums of costs are rounded."""
+
+
+class SharedStudy:
+    """One worker's view of a study.
+
+    Args:
+        study: of Optuna, on a storage with heartbeats.
+        space: what is searched.
+        budget: of the whole study, in gradient-equivalents.
+        cost: of one trial of full length.
+    """
+
+    def __init__(self, study: optuna.Study, space: Space, budget: float, cost: float) -> None:
+        self.study, self.space = study, space
+        self.budget, self.cost = budget, cost
+        self._storage: Any = study._storage
+
+    def claim(self, number: int) -> list[Trial]:
+        """At most so many trials that the budget has room for, to be trained by this worker.
+
+        Trials of workers that died come first. Empty: there is no room now; see
+        :meth:`others_run`.
+        """
+        self._fail_stale()
+        room = int((self.budget * (1 + SLACK) - self._committed()) / self.cost)
+        waiting = len(self._trials("WAITING"))
+        asked = [
+            self.study.ask(self.space.distributions()) for _ in range(min(number, room + waiting))
+        ]
+        mine = [trial for trial in asked if self._fits(trial)]
+        for trial in asked:
+            if trial not in mine:
+                trial.set_user_attr("outcome", "withdrawn")
+                self._tell(trial.number, None, "FAIL")
+        return mine
+
+    def others_run(self) -> bool:
+        """Whether another worker still has, or left, a trial that may make room."""
+        return bool(self._trials("RUNNING", "WAITING"))
+
+    def tell(self, trial: Trial, value: float | None, outcome: str, **known: Any) -> bool:
+        """Put a trial's result on record; False if it was given to another worker meanwhile.
+
+        Args:
+            trial: that was claimed.
+            value: of the objective; None for a failed trial.
+            outcome: ``complete``, ``pruned``, ``diverged`` or ``failed``.
+            **known: ``cost``, ``seconds``, ``epochs``, ``reason``.
+        """
+        import optuna
+
+        state = {"pruned": "PRUNED", "failed": "FAIL"}.get(outcome, "COMPLETE")
+        try:
+            trial.set_user_attr("result", {"outcome": outcome, **known})
+        except optuna.exceptions.UpdateFinishedTrialError:
+            logger.warning("trial %d was given to another worker meanwhile", trial.number)
+            return False
+        return self._tell(trial.number, value if state == "COMPLETE" else None, state)
+
+    def give_back(self, trials: Sequence[Trial]) -> None:
+        """Trials that this worker will not finish: to be tried again, by whoever comes."""
+        callback = self._storage.get_heartbeat_stale_trial_callback()
+        for trial in trials:
+            if self._tell(trial.number, None, "FAIL"):
+                callback(self.study, self.study._storage.get_trial(trial._trial_id))
+
+    @contextmanager
+    def heartbeat(self, trials: Sequence[Trial]) -> Iterator[None]:
+        """Signs of life while trials are trained."""
+        done = threading.Event()
+        interval = self._storage.get_heartbeat_interval()
+
+        def beat() -> None:
+            while True:
+                for trial in trials:
+                    try:
+                        self._storage.record_heartbeat(trial._trial_id)
+                    except Exception as error:  # the next one may come through
+                        logger.warning("no sign of life could be given: %s", error)
+                if done.wait(interval):
+                    return
+
+        thread = threading.Thread(target=beat, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
+
+    def trials(self) -> list[FrozenTrial]:
+        """All that were trained or are to be, by number; not those that were withdrawn."""
+        kept = [t for t in self._all() if t.user_attrs.get("outcome") != "withdrawn"]
+        return sorted(kept, key=lambda t: t.number)
+
+    def spent(self) -> float:
+        """Gradient-equivalents of all finished trials."""
+        return sum(_cost(t, 0.0) for t in self._all())
+
+    def _fits(self, trial: Trial) -> bool:
+        before = (t for t in self._all() if t.number < trial.number)
+        committed = sum(_cost(t, self.cost) for t in before)
+        return committed + self.cost <= self.budget * (1 + SLACK)
+
+    def _committed(self) -> float:
+        return sum(_cost(t, self.cost) for t in self._all())
+
+    def _all(self) -> list[FrozenTrial]:
+        return self.study.get_trials(deepcopy=False)
+
+    def _trials(self, *states: str) -> list[FrozenTrial]:
+        return [t for t in self._all() if t.state.name in states]
+
+    def _tell(self, number: int, value: float | None, state: str) -> bool:
+        import optuna
+
+        try:
+            self.study.tell(number, value, state=optuna.trial.TrialState[state])
+        except (optuna.exceptions.UpdateFinishedTrialError, ValueError):
+            logger.warning("trial %d was given to another worker meanwhile", number)
+            return False
+        return True
+
+    def _fail_stale(self) -> None:
+        import optuna
+
+        before = {t.number for t in self._trials("RUNNING")}
+        if not before:
+            return
+        optuna.storages.fail_stale_trials(self.study)
+        dead = before - {t.number for t in self._trials("RUNNING", "COMPLETE", "PRUNED")}
+        for number in sorted(dead):
+            logger.warning("the worker of trial %d is gone; the trial is tried again", number)
+
+
+def _cost(trial: FrozenTrial, full: float) -> float:
+    """What a trial has cost, or may cost yet."""
+    if trial.state.name in ("RUNNING", "WAITING"):
+        return full
+    result = trial.user_attrs.get("result", {})
+    if trial.state.name == "FAIL" and result.get("outcome") != "failed":
+        return 0.0  # withdrawn, or its worker died, perhaps while it wrote
+    return float(result["cost"])
+
+
+def make_sampler(kind: str, startup: int, seed_of: Callable[[int], int]) -> BaseSampler:
+    """A sampler whose draws for a trial depend on its number and on the trials before.
+
+    So a search that was broken off goes on as it would have, and two workers never draw alike.
+
+    Args:
+        kind: ``random``, ``tpe`` or ``gp``.
+        startup: trials that are drawn at random first.
+        seed_of: from a trial's number.
+    """
+    from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
+
+    def make(number: int) -> BaseSampler:
+        seed = seed_of(number) % 2**32
+        if kind == "random" or number < startup:
+            return RandomSampler(seed=seed)
+        if kind == "gp":
+            return GPSampler(seed=seed, n_startup_trials=startup)
+        return TPESampler(
+            seed=seed, multivariate=True, n_startup_trials=min(startup, 10), constant_liar=True
+        )
+
+    class ByNumber(BaseSampler):
+        inner: BaseSampler
+
+        def before_trial(self, study: Any, trial: Any) -> None:
+            self.inner = make(trial.number)
+            self.inner.before_trial(study, trial)
+
+        def infer_relative_search_space(self, study: Any, trial: Any) -> Any:
+            return self.inner.infer_relative_search_space(study, trial)
+
+        def sample_relative(self, study: Any, trial: Any, search_space: Any) -> Any:
+            return self.inner.sample_relative(study, trial, search_space)
+
+        def sample_independent(self, study: Any, trial: Any, name: str, distribution: Any) -> Any:
+            return self.inner.sample_independent(study, trial, name, distribution)
+
+    return ByNumber()

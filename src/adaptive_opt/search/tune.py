@@ -1,0 +1,294 @@
+"""The search for one (task, arm): from a space and a budget to the best configuration."""
+
+from __future__ import annotations
+
+import logging
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from adaptive_opt.engine.checkpoint import configuration_digest
+from adaptive_opt.engine.results import Progress
+from adaptive_opt.engine.seeds import derive_seed
+from adaptive_opt.errors import StudyError
+
+from .spaces import Space
+from .storage import Storage
+from .study import SharedStudy, make_sampler
+
+if TYPE_CHECKING:
+    import optuna
+    from optuna.storages import RDBStorage
+
+__all__ = ["Outcome", "Search", "search"]
+
+logger = logging.getLogger(__name__)
+
+FAILURES_IN_A_ROW = 3
+"""After so many trials that raised errors the search ends: the fault is not the trial's."""
+
+Configuration = dict[str, float]
+Report = Callable[[int, float], bool]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a trial.
+
+    Attributes:
+        value: of the objective.
+        outcome: ``complete``, ``pruned`` or ``diverged``.
+        cost: gradient-equivalents.
+        seconds: its share of the program's time.
+        epochs: how far it got.
+        reason: why it is not complete.
+    """
+
+    value: float
+    outcome: str
+    cost: float
+    seconds: float
+    epochs: int
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Search:
+    """What a study is of, and how it is made.
+
+    Attributes:
+        task, arm, scale: names.
+        space: what is searched.
+        train: trains configurations and says what became of each. It is given a way to report
+            a value after an epoch, which says whether to stop, if trials are pruned.
+        depends_on: everything that a trial's value depends on beside its configuration.
+        budget: in gradient-equivalents.
+        cost: of one trial of full length.
+        batch: configurations trained at a time.
+        sampler, startup: see :func:`.study.make_sampler`.
+        pruner: ``none`` or ``hyperband``.
+        epochs, min_epochs: length of a trial, and of the shortest that Hyperband allots.
+        seed: of the draws.
+        heartbeat_seconds, retries: see :class:`.storage.Storage`.
+    """
+
+    task: str
+    arm: str
+    scale: str
+    space: Space
+    train: Callable[[Sequence[Configuration], Report], list[Outcome]]
+    depends_on: Mapping[str, Any]
+    budget: float
+    cost: float
+    batch: int = 1
+    sampler: str = "tpe"
+    startup: int = 10
+    pruner: str = "none"
+    epochs: int = 1
+    min_epochs: int = 1
+    seed: int = 0
+    heartbeat_seconds: int = 10
+    retries: int = 2
+
+    @property
+    def name(self) -> str:
+        """Of the study: another space or objective makes another study."""
+        digest = configuration_digest(
+            {
+                **self.depends_on,
+                "space": self.space.describe(),
+                "search": [self.sampler, self.startup, self.pruner, self.epochs, self.min_epochs],
+                "seed": self.seed,
+            }
+        )
+        return f"{self.scale}.{self.task}.{self.arm}.{digest[:12]}"
+
+
+def search(wanted: Search, storage: Storage, widen: int = 0) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Search until the budget is spent, beside any other worker that does; then the best.
+
+    Args:
+        wanted: the study.
+        storage: where it is kept.
+        widen: how often the space is widened where the best lies at a bound.
+
+    Returns:
+        All trials, one row each, and a record of the best.
+
+    Raises:
+        StudyError: the budget is less than a trial, the database fails, no trial succeeds.
+    """
+    if wanted.budget < wanted.cost:
+        raise StudyError(
+            f"{wanted.task}, {wanted.arm}: a trial costs {wanted.cost:,.0f} gradient-equivalents "
+            f"and the budget is {wanted.budget:,.0f}; raise tuning.tasks.{wanted.task}.budget"
+        )
+    for left in range(widen, -1, -1):
+        with storage.explained():
+            trials, best = _search_once(wanted, storage)
+        if not best["edges"] or not left:
+            break
+        wider = wanted.space.widened(best["edges"])
+        logger.info("%s, %s: the best is at a bound; widened", wanted.task, wanted.arm)
+        wanted = replace(wanted, space=wider)
+    return trials, {**best, "widened": widen - left}
+
+
+def _search_once(wanted: Search, storage: Storage) -> tuple[pd.DataFrame, dict[str, Any]]:
+    shared = _open(wanted, storage.open(wanted.heartbeat_seconds, wanted.retries))
+    fresh = failed = 0
+    with Progress(f"{wanted.task} {wanted.arm} search", 100, "% of the budget") as progress:
+        shown = _percent(shared)
+        progress.skip(shown)
+        while True:
+            claimed = shared.claim(wanted.batch)
+            if not claimed:
+                if not shared.others_run():
+                    break
+                time.sleep(min(1.0, wanted.heartbeat_seconds / 4))
+                continue
+            succeeded = _train(wanted, shared, claimed)
+            fresh += len(claimed)
+            failed = 0 if succeeded else failed + 1
+            if failed >= FAILURES_IN_A_ROW:
+                raise StudyError(
+                    f"{wanted.task}, {wanted.arm}: {failed} trials in a row failed; see their "
+                    "reasons above"
+                )
+            now = _percent(shared)
+            progress.update(now - shown)
+            shown = now
+    trials = _table(shared, wanted)
+    best = _best(trials, wanted, shared)
+    logger.info(
+        "%s, %s: best %s %.4g of %d trials (%d now): %s",
+        wanted.task, wanted.arm, wanted.depends_on.get("objective", "value"), best["value"],
+        len(trials), fresh, ", ".join(f"{n} {v:.4g}" for n, v in best["values"].items()),
+    )  # fmt: skip
+    return trials, best
+
+
+def _open(wanted: Search, storage: RDBStorage) -> SharedStudy:
+    import optuna
+
+    pruner: optuna.pruners.BasePruner = optuna.pruners.NopPruner()
+    if wanted.pruner == "hyperband":
+        pruner = optuna.pruners.HyperbandPruner(
+            min_resource=wanted.min_epochs, max_resource=wanted.epochs, reduction_factor=2
+        )
+    sampler = make_sampler(
+        wanted.sampler,
+        wanted.startup,
+        lambda number: derive_seed("tuning", wanted.task, wanted.arm, wanted.seed, number),
+    )
+    study = optuna.create_study(
+        storage=storage,
+        study_name=wanted.name,
+        sampler=sampler,
+        pruner=pruner,
+        load_if_exists=True,
+    )
+    return SharedStudy(study, wanted.space, wanted.budget, wanted.cost)
+
+
+def _train(wanted: Search, shared: SharedStudy, claimed: Sequence[optuna.Trial]) -> bool:
+    """Train what was claimed and put it on record; whether it went without an error."""
+    configurations = [wanted.space.decode(t.params) for t in claimed]
+
+    def report(epoch: int, value: float) -> bool:
+        (trial,) = claimed
+        trial.report(value, epoch)
+        return bool(trial.should_prune())
+
+    try:
+        with shared.heartbeat(claimed), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            outcomes = wanted.train(configurations, report)
+    except StudyError:
+        shared.give_back(claimed)
+        raise
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}".split("\n")[0]
+        logger.warning("%s, %s: a trial failed: %s", wanted.task, wanted.arm, reason)
+        for trial in claimed:
+            shared.tell(trial, None, "failed", cost=wanted.cost, reason=reason)
+        return False
+    except BaseException:  # Ctrl-C: at once, not after the worker has been silent for long
+        shared.give_back(claimed)
+        raise
+    for trial, outcome in zip(claimed, outcomes, strict=True):
+        known = {k: v for k, v in vars(outcome).items() if k not in ("value", "outcome")}
+        shared.tell(trial, outcome.value, outcome.outcome, **known)
+    return True
+
+
+def _percent(shared: SharedStudy) -> int:
+    return min(100, round(100 * shared.spent() / shared.budget))
+
+
+def _table(shared: SharedStudy, wanted: Search) -> pd.DataFrame:
+    """One row a trial: what was tried, what came of it, what it cost."""
+    rows = []
+    for trial in shared.trials():
+        result = trial.user_attrs.get("result", {})
+        outcome = result.get("outcome", "failed")
+        lost = trial.state.name == "FAIL" and outcome != "failed"
+        first = trial.system_attrs.get("failed_trial")
+        drawn = trial.number if first is None else first
+        value = trial.value
+        if outcome == "pruned" and trial.intermediate_values:
+            value = trial.intermediate_values[max(trial.intermediate_values)]
+        rows.append(
+            {
+                "number": trial.number,
+                "outcome": "failed" if lost else outcome,
+                "reason": "its worker died" if lost else result.get("reason", ""),
+                "value": np.nan if value is None or lost else float(value),
+                **(wanted.space.decode(trial.params) if trial.params else {}),
+                "drawn": "at random"
+                if drawn < wanted.startup or wanted.sampler == "random"
+                else wanted.sampler,
+                "retry_of": first,
+                "epochs": 0 if lost else int(result.get("epochs", 0)),
+                "gradient_equivalents": 0.0 if lost else float(result.get("cost", 0.0)),
+                "seconds": 0.0 if lost else float(result.get("seconds", 0.0)),
+            }
+        )
+    frame = pd.DataFrame(rows)
+    frame["retry_of"] = frame["retry_of"].astype("Int64")
+    frame.insert(0, "task", wanted.task)
+    frame.insert(1, "arm", wanted.arm)
+    return frame
+
+
+def _best(trials: pd.DataFrame, wanted: Search, shared: SharedStudy) -> dict[str, Any]:
+    complete = trials[(trials["outcome"] == "complete") & np.isfinite(trials["value"])]
+    if complete.empty:
+        said = ", ".join(f"{n} {o}" for o, n in trials["outcome"].value_counts().items())
+        raise StudyError(
+            f"{wanted.task}, {wanted.arm}: no trial came to its end ({said}); lower the space "
+            f"of the learning rate, tuning.spaces…{wanted.task}, or raise the budget"
+        )
+    row = complete.loc[complete["value"].idxmin()]
+    values = {name: float(row[name]) for name in wanted.space}
+    counts = trials["outcome"].value_counts()
+    return {
+        "task": wanted.task,
+        "arm": wanted.arm,
+        "source": "search",
+        "values": values,
+        "value": float(row["value"]),
+        "trial": int(row["number"]),
+        "edges": wanted.space.edges(values),
+        "space": wanted.space.describe(),
+        "trials": {str(outcome): int(n) for outcome, n in counts.items()},
+        "budget": wanted.budget,
+        "spent": shared.spent(),
+        "seconds": float(trials["seconds"].sum()),
+        "study": wanted.name,
+    }
