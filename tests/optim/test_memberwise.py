@@ -88,8 +88,3 @@ def test_state_continues():
     run(other, copied, 5, 2)
     np.testing.assert_array_equal(flat(params), flat(copied))
     assert other.gradient_equivalents == 10
-
-
-def test_an_optimizer_that_needs_a_closure_is_refused():
-    with pytest.raises(TypeError, match="needs a closure"):
-        Memberwise(torch.optim.LBFGS, ensemble_parameters(2), members=2)

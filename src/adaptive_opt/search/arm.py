@@ -82,7 +82,8 @@ def search_arm(
         retries=tuning.retries,
     )
     trials, best = search(wanted, storage, tuning.widen)
-    return trials, {**best, "objective": problem.plan.objective}
+    length = {"trial_epochs": problem.plan.epochs, "trial_seeds": problem.plan.seeds}
+    return trials, {**best, "objective": problem.plan.objective, **length}
 
 
 def as_published(task: str, arm: str) -> tuple[pd.DataFrame, dict[str, Any]]:

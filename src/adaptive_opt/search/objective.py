@@ -16,8 +16,8 @@ def score(history: pd.DataFrame, objective: str, *, target: float, iterations: i
     ``train_loss``: the last one, ``valid_loss``: the lowest so far; the geometric mean over
     seeds, since losses range over decades. ``time_to_target``: the first iteration with a
     training loss at or below the target, as a share of the trial; a run that has not got
-    there scores 1 plus the decades it is short of it; the mean over seeds. A seed that
-    diverged makes the trial's score infinite.
+    there scores 1 plus the decades it is short of it; the mean over seeds. Infinite if a seed
+    has no finite loss; a run that is frozen where it diverged counts with the loss it had.
 
     Args:
         history: columns ``seed``, ``iteration``, ``train_loss`` and, for that objective,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,8 @@ __all__ = ["GRACE", "Storage"]
 
 GRACE = 6
 """A worker that has given no sign of life for so many heartbeats is taken for dead."""
+
+OPENING_ATTEMPTS = 10
 
 SQLITE_PATIENCE = 60.0
 """Seconds that a worker waits for another one's write."""
@@ -60,6 +63,8 @@ class Storage:
         try:
             with self.explained():
                 return _open(self._url, heartbeat_seconds, retries, os.getpid())
+        except StudyError:
+            raise
         except (sql.ArgumentError, sql.NoSuchModuleError, ValueError) as error:
             raise StudyError(
                 f"{self.name} is no database that studies can be kept in ({_first_line(error)}); "
@@ -127,6 +132,7 @@ def _remedy(error: BaseException) -> str:
         "does not exist": "no such database or user on the server; make it, or check the URL",
         "locked": "another process holds the file for too long; run again",
         "no such": "the file is no database of studies; move it away",
+        "has no column": "the file is no database of studies; move it away",
     }
     for sign, remedy in remedies.items():
         if sign in text.lower():
@@ -149,7 +155,7 @@ def _open(url: str, heartbeat_seconds: int, retries: int, process: int) -> RDBSt
     kind = parsed.get_backend_name()
     if kind == "sqlite":
         kwargs["connect_args"] = {"timeout": SQLITE_PATIENCE}
-        if parsed.database and parsed.database != ":memory:":
+        if parsed.database and not parsed.database.startswith((":memory:", "file:")):
             Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
     elif kind == "postgresql":
         if parsed.drivername == "postgresql":
@@ -157,13 +163,21 @@ def _open(url: str, heartbeat_seconds: int, retries: int, process: int) -> RDBSt
         kwargs["connect_args"] = {"connect_timeout": 10}
     else:
         raise sqlalchemy.exc.ArgumentError(f"{kind} is not supported")
-    storage = RDBStorage(
-        parsed.render_as_string(hide_password=False),
-        engine_kwargs=kwargs,
-        heartbeat_interval=heartbeat_seconds,
-        grace_period=GRACE * heartbeat_seconds,
-        heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(max_retry=retries),
-    )
+    for left in range(OPENING_ATTEMPTS, -1, -1):
+        try:
+            storage = RDBStorage(
+                parsed.render_as_string(hide_password=False),
+                engine_kwargs=kwargs,
+                heartbeat_interval=heartbeat_seconds,
+                grace_period=GRACE * heartbeat_seconds,
+                heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(max_retry=retries),
+            )
+            break
+        except sqlalchemy.exc.DBAPIError as error:
+            # Another worker made the tables at the same moment.
+            if not left or not any(sign in str(error) for sign in ("already exists", "duplicate")):
+                raise
+            time.sleep(0.5)
     if kind == "sqlite":
         _fewer_waits_for_the_disk(storage.engine)
     return storage

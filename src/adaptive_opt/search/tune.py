@@ -237,7 +237,7 @@ def _table(shared: SharedStudy, wanted: Search) -> pd.DataFrame:
     for trial in shared.trials():
         result = trial.user_attrs.get("result", {})
         outcome = result.get("outcome", "failed")
-        lost = trial.state.name == "FAIL" and outcome != "failed"
+        lost = trial.state.name == "FAIL" and result.get("outcome") != "failed"
         first = trial.system_attrs.get("failed_trial")
         drawn = trial.number if first is None else first
         value = trial.value

@@ -1,0 +1,407 @@
+"""A study is shared by its workers: nothing is lost, doubled, or spent beyond the budget."""
+
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from adaptive_opt.errors import StudyError
+from adaptive_opt.search.storage import Storage
+from adaptive_opt.search.tune import FAILURES_IN_A_ROW, Outcome, search
+from tests.conftest import PROJECT
+
+from .workers import SPACE, bowl, make_search
+
+
+def sqlite(tmp_path, name="studies.db"):
+    return Storage(f"sqlite:///{tmp_path}/{name}")
+
+
+def _postgresql_programs():
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    apt = shutil.which("apt-get")
+    if not found and apt and os.geteuid() == 0:
+        subprocess.run(
+            [apt, "install", "-y", "-qq", "--no-install-recommends", "postgresql"],
+            capture_output=True, check=False, timeout=300,
+            env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
+        )  # fmt: skip
+        found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    return found[-1].parent if found else None
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """A PostgreSQL server on loopback, with a password; its URL."""
+    try:
+        programs = _postgresql_programs()
+    except (subprocess.SubprocessError, OSError):
+        programs = None
+    if programs is None:
+        pytest.skip("PostgreSQL is not installed, and apt-get cannot install it here")
+    pytest.importorskip("psycopg", reason="psycopg is not installed: pip install '.[postgresql]'")
+    folder = tmp_path_factory.mktemp("postgresql")
+    as_user = []
+    if os.geteuid() == 0:  # the server refuses to run as root
+        if shutil.which("runuser") is None:
+            pytest.skip("PostgreSQL does not run as root, and there is no runuser here")
+        as_user = ["runuser", "-u", "postgres", "--"]
+        for parent in [folder, *folder.parents[:3]]:
+            if str(parent).startswith("/tmp/"):  # noqa: S108
+                parent.chmod(0o755)
+        shutil.chown(folder, "postgres")
+    secret = folder / "secret"
+    secret.write_text("s3cret-word")
+    secret.chmod(0o644)
+    data, port = folder / "data", 20000 + os.getpid() % 20000
+
+    def do(*command):
+        subprocess.run([*as_user, *map(str, command)], check=True, capture_output=True, cwd="/")
+
+    do(programs / "initdb", "-D", data, "-U", "tuner", "--auth=scram-sha-256",
+       f"--pwfile={secret}")  # fmt: skip
+    options = f"-p {port} -c listen_addresses=127.0.0.1 -c fsync=off -k {folder}"
+    do(programs / "pg_ctl", "-D", data, "-w", "-l", folder / "log", "-o", options, "start")
+    try:
+        yield f"postgresql://tuner:s3cret-word@127.0.0.1:{port}/postgres"
+    finally:
+        do(programs / "pg_ctl", "-D", data, "-m", "immediate", "stop")
+
+
+def _fresh(server, tmp_path):
+    """A database of its own on the server."""
+    import psycopg
+
+    name = f"d{abs(hash(str(tmp_path)))}"
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+    return server.rsplit("/", 1)[0] + f"/{name}"
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request, tmp_path):
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/shared.db"
+    return _fresh(request.getfixturevalue("server"), tmp_path)
+
+
+def start(url, folder, seconds, *extra):
+    command = [sys.executable, "-m", "tests.search.workers", url, str(folder), str(seconds)]
+    return subprocess.Popen([*command, *extra], cwd=PROJECT)
+
+
+def results(folder):
+    return [json.loads(f.read_text()) for f in sorted(folder.glob("result.*"))]
+
+
+def trained(folder):
+    return [line for f in folder.glob("trained.*") for line in f.read_text().split()]
+
+
+def test_two_workers_share_a_study(url, tmp_path):
+    workers = [start(url, tmp_path, 0.15) for _ in range(2)]
+    assert [w.wait(120) for w in workers] == [0, 0]
+    a, b = results(tmp_path)
+    assert a == b
+    assert a["trials"] == {"complete": 20}
+    assert a["spent"] == 200
+    x, y = (pd.read_parquet(f) for f in sorted(tmp_path.glob("trials.*")))
+    pd.testing.assert_frame_equal(x, y)
+    done = trained(tmp_path)
+    assert len(done) == len(set(done)) == 20  # no trial doubled, none drawn twice
+    assert {float(d) for d in done} == set(x["x"])
+    assert len(list(tmp_path.glob("trained.*"))) == 2  # both took part
+
+
+def test_the_trial_of_a_killed_worker_is_tried_again(url, tmp_path):
+    victim = start(url, tmp_path, 0.05, "hang")
+    while not (tmp_path / "hangs").exists():
+        time.sleep(0.01)
+    survivor = start(url, tmp_path, 0.05)
+    time.sleep(1.0)
+    victim.send_signal(signal.SIGKILL)
+    victim.wait()
+    assert survivor.wait(120) == 0
+    (best,) = results(tmp_path)
+    assert best["trials"] == {"complete": 20, "failed": 2}
+    assert best["spent"] == 200
+    table = pd.read_parquet(next(iter(tmp_path.glob("trials.*"))))
+    lost = table[table["outcome"] == "failed"]
+    assert set(lost["reason"]) == {"its worker died"}
+    again = table[table["retry_of"].notna()]
+    assert set(again["retry_of"]) == set(lost["number"])
+    hung = json.loads((tmp_path / "hangs").read_text())
+    assert sorted(hung) == sorted(lost["x"]) == sorted(again["x"])
+    assert len(trained(tmp_path)) == len(set(trained(tmp_path))) == 20
+
+
+def test_the_same_seed_gives_the_same_trials(tmp_path):
+    tables = [search(make_search(), sqlite(tmp_path, f"{i}.db"))[0] for i in range(2)]
+    pd.testing.assert_frame_equal(*tables)
+    other = search(make_search(seed=1), sqlite(tmp_path, "other.db"))[0]
+    assert not set(other["x"]) & set(tables[0]["x"])
+
+
+@pytest.mark.parametrize("sampler", ["random", "tpe", "gp"])
+def test_samplers_find_the_bowl(tmp_path, sampler):
+    wanted = make_search(sampler=sampler, budget=400.0)
+    trials, best = search(wanted, sqlite(tmp_path))
+    assert list(trials["drawn"][:8]) == ["at random"] * 8
+    assert set(trials["drawn"][8:]) == {"at random" if sampler == "random" else sampler}
+    assert best["value"] == trials["value"].min()
+    assert best["values"] == trials.loc[trials["value"].idxmin(), ["x", "y"]].to_dict()
+    assert best["value"] < (0.2 if sampler == "random" else 0.05)
+
+
+def test_running_again_goes_on_to_the_budget_and_no_further(tmp_path):
+    storage = sqlite(tmp_path)
+    calls = []
+
+    def train(configurations, report):
+        calls.append(len(configurations))
+        return bowl(configurations, report)
+
+    first, _ = search(make_search(train, budget=95.0), storage)
+    assert len(first) == sum(calls) == 9  # a tenth would cost more than is left
+    assert len(search(make_search(train, budget=95.0), storage)[0]) == 9
+    assert sum(calls) == 9
+    second, best = search(make_search(train), storage)
+    assert sum(calls) == len(second) == 20
+    assert best["spent"] == 200
+    pd.testing.assert_frame_equal(first, second[:9])
+    whole, _ = search(make_search(), sqlite(tmp_path, "whole.db"))
+    assert set(whole["x"][:8]) == set(second["x"][:8])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"space": type(SPACE)({**SPACE, "x": SPACE["y"]})},
+        {"depends_on": {"objective": "valid_loss"}},
+        {"depends_on": {"objective": "train_loss", "code": "other"}},
+        {"seed": 1},
+        {"sampler": "gp"},
+        {"task": "rr_cond15099"},
+        {"scale": "paper"},
+    ],
+)
+def test_another_space_or_objective_makes_another_study(tmp_path, change):
+    storage = sqlite(tmp_path)
+    search(make_search(), storage)
+    calls = []
+
+    def train(configurations, report):
+        calls.append(configurations)
+        return bowl(configurations, report)
+
+    search(make_search(train, **change), storage)
+    assert sum(map(len, calls)) == 20
+    assert make_search(**change).name != make_search().name == make_search(budget=1.0).name
+
+
+def test_failed_diverged_and_pruned_trials_stay_on_record(tmp_path):
+    def train(configurations, report):
+        outcomes = bowl(configurations, report)
+        (c,) = configurations
+        number = len(seen)
+        seen.append(c)
+        if number == 3:
+            raise RuntimeError("out of memory\nand more")
+        if number == 5:
+            return [Outcome(float("inf"), "diverged", 4.0, 0.0, 1, "at iteration 7")]
+        if number == 7:
+            report(1, 2.5)
+            return [Outcome(2.5, "pruned", 2.0, 0.0, 1, "Hyperband stopped it after epoch 1")]
+        return outcomes
+
+    seen = []
+    trials, best = search(make_search(train, batch=1), sqlite(tmp_path))
+    by = trials.set_index("number")
+    assert by.loc[3, ["outcome", "reason"]].tolist() == ["failed", "RuntimeError: out of memory"]
+    assert by.loc[5, ["outcome", "reason"]].tolist() == ["diverged", "at iteration 7"]
+    assert by.loc[7, "outcome"] == "pruned"
+    assert by.loc[7, "value"] == 2.5
+    assert by.loc[5, "value"] == np.inf
+    # What pruned and diverged trials did not use was used by others.
+    assert best["trials"] == {"complete": 18, "failed": 1, "diverged": 1, "pruned": 1}
+    assert best["spent"] == 18 * 10 + 10 + 4 + 2
+    assert search(make_search(train, batch=1), sqlite(tmp_path))[1] == best
+
+
+def test_a_fault_that_is_not_the_trials_ends_the_search(tmp_path):
+    calls = []
+
+    def train(configurations, report):
+        calls.append(configurations)
+        raise RuntimeError("no device")
+
+    with pytest.raises(StudyError, match="rr_cond29, ssdh: 3 trials in a row failed"):
+        search(make_search(train), sqlite(tmp_path))
+    assert len(calls) == FAILURES_IN_A_ROW
+
+
+def test_an_interrupted_search_loses_nothing(tmp_path):
+    calls = []
+
+    def train(configurations, report):
+        calls.append([c["x"] for c in configurations])
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return bowl(configurations, report)
+
+    storage = sqlite(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        search(make_search(train), storage)
+    begun = time.monotonic()
+    _, best = search(make_search(train), storage)
+    assert time.monotonic() - begun < 5  # does not wait for a sign of life
+    assert calls[3] == calls[2]
+    assert best["trials"] == {"complete": 20, "failed": 2}
+    assert best["spent"] == 200
+
+
+def test_nothing_but_diverged_trials_is_an_error(tmp_path):
+    def train(configurations, report):
+        del report
+        return [Outcome(float("inf"), "diverged", 10.0, 0.0, 0) for _ in configurations]
+
+    with pytest.raises(StudyError, match=r"no trial came to its end \(20 diverged\)"):
+        search(make_search(train), sqlite(tmp_path))
+
+
+def test_a_space_is_widened_where_the_best_is_at_its_bound(tmp_path):
+    space = type(SPACE)(SPACE, x=type(SPACE["x"])(0.2, 1.0))  # the best would be at 0.1
+
+    def steep(configurations, report):
+        del report
+        return [Outcome(c["x"], "complete", 10.0, 0.0, 1) for c in configurations]
+
+    storage = sqlite(tmp_path)
+    wanted = make_search(steep, space=space, budget=400.0)
+    _, best = search(wanted, storage)
+    assert best["edges"] == {"x": "low"}
+    assert best["widened"] == 0
+    _, wider = search(wanted, storage, widen=1)
+    assert wider["widened"] == 1
+    assert wider["value"] < 0.2
+    assert wider["space"]["x"][0] < 0.2
+
+
+def test_hyperband_stops_poor_trials_early(tmp_path):
+    def train(configurations, report):
+        ((_, x), _) = configurations[0].items()
+        for epoch in range(1, 9):
+            if report(epoch, x + 1 / epoch) and epoch < 8:
+                return [Outcome(x, "pruned", 10.0 * epoch / 8, 0.0, epoch, "stopped")]
+        return [Outcome(x, "complete", 10.0, 0.0, 8)]
+
+    wanted = make_search(train, batch=1, pruner="hyperband", epochs=8)
+    trials, best = search(wanted, sqlite(tmp_path))
+    pruned = trials[trials["outcome"] == "pruned"]
+    assert len(pruned) > 5
+    assert len(trials) > 20
+    assert set(pruned["epochs"]) <= {1, 2, 4}
+    assert 190 < best["spent"] <= 200
+    pd.testing.assert_frame_equal(trials, search(wanted, sqlite(tmp_path, "again.db"))[0])
+
+
+def test_a_budget_of_less_than_a_trial(tmp_path):
+    with pytest.raises(StudyError, match=r"a trial costs 10 gradient-equivalents and the budget"):
+        search(make_search(budget=9.0), sqlite(tmp_path))
+
+
+# Databases that are none.
+
+
+def damaged(tmp_path):
+    (tmp_path / "bad.db").write_bytes(b"not a database at all" * 100)
+    return f"sqlite:///{tmp_path}/bad.db"
+
+
+def torn(tmp_path):
+    """A real study file, half of it overwritten."""
+    search(make_search(), Storage(f"sqlite:///{tmp_path}/torn.db"))
+    with sqlite3.connect(tmp_path / "torn.db") as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    for side in ("torn.db-wal", "torn.db-shm"):
+        (tmp_path / side).unlink(missing_ok=True)
+    content = bytearray((tmp_path / "torn.db").read_bytes())
+    content[4096:] = b"\xff" * (len(content) - 4096)
+    (tmp_path / "copy.db").write_bytes(content)
+    return f"sqlite:///{tmp_path}/copy.db"
+
+
+def no_folder(tmp_path):
+    (tmp_path / "file").write_text("")
+    return f"sqlite:///{tmp_path}/file/studies.db"
+
+
+def another(tmp_path):
+    with sqlite3.connect(tmp_path / "other.db") as connection:
+        connection.execute("CREATE TABLE studies (something TEXT)")
+    return f"sqlite:///{tmp_path}/other.db"
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (damaged, "the file is damaged or no SQLite database; move it away"),
+        (torn, "damaged; move it away"),
+        (no_folder, "file"),
+        (another, "the file is no database of studies; move it away"),
+        (lambda _: "nonsense", "is no database that studies can be kept in"),
+        (lambda _: "mysql://u:p@localhost/d", "is not supported"),
+        (lambda _: "oracle9://u:p@localhost/d", "is no database that studies can be kept in"),
+        (lambda _: "postgresql://u:hidden@127.0.0.1:1/d", "no server answers there"),
+        (lambda _: "postgresql://u:hidden@no-such-host.invalid/d", "no host of that name"),
+    ],
+)
+def test_databases_that_are_none_are_said_in_a_sentence(tmp_path, make, message):
+    with pytest.raises(StudyError) as raised:
+        Storage(make(tmp_path)).check()
+    assert message in str(raised.value)
+    assert "\n" not in str(raised.value)
+    assert "hidden" not in str(raised.value)
+
+
+def test_a_read_only_database(tmp_path):
+    search(make_search(), Storage(f"sqlite:///{tmp_path}/kept.db"))
+    with sqlite3.connect(tmp_path / "kept.db") as connection:
+        connection.execute(f"VACUUM INTO '{tmp_path}/copy.db'")
+    with pytest.raises(StudyError, match="the studies cannot be written; make the file"):
+        Storage(f"sqlite:///file:{tmp_path}/copy.db?mode=ro&uri=true").check()
+
+
+def test_wrong_passwords_and_databases_of_a_server(server):
+    wrong = server.replace("s3cret-word", "guess-word")
+    with pytest.raises(StudyError, match="the server refused the user or the password") as raised:
+        Storage(wrong).check()
+    assert "guess" not in str(raised.value)
+    assert "s3cret" not in repr(Storage(server))
+    with pytest.raises(StudyError, match="no such database or user"):
+        Storage(server.rsplit("/", 1)[0] + "/nowhere").check()
+    Storage(server).check()
+
+
+def test_a_read_only_server(server, tmp_path):
+    import psycopg
+
+    url = _fresh(server, tmp_path)
+    Storage(url).check()
+    with psycopg.connect(server, autocommit=True) as connection:
+        name = url.rsplit("/", 1)[1]
+        connection.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+    from adaptive_opt.search import storage
+
+    storage._open.cache_clear()
+    with pytest.raises(StudyError, match="the studies cannot be written"):
+        Storage(url).check()
