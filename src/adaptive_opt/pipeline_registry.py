@@ -25,7 +25,7 @@ def register_pipelines() -> dict[str, Pipeline]:
         chosen = list(arms)
         searches = tuning.create_pipeline(chosen) + _search_report(chosen, name)
         runs = training.create_pipeline(chosen)
-        return sources + searches + runs + _analysis(chosen, name)
+        return Pipeline([sources, searches, runs, _analysis(chosen, name)])
 
     published, every = published_arms(), arm_names()
     return {

@@ -5,13 +5,13 @@ from pathlib import Path
 
 from kedro.config import OmegaConfigLoader
 
-from adaptive_opt.io.hooks import CheckpointHooks, ValidationHooks
+from adaptive_opt.io.hooks import CheckpointHooks, ParameterHooks, ValidationHooks
 
 # No usage statistics of Kedro's or MLflow's leave this machine.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 DISABLE_HOOKS_FOR_PLUGINS = ("kedro-telemetry",)
 
-HOOKS = (ValidationHooks(), CheckpointHooks())
+HOOKS = (ParameterHooks(), ValidationHooks(), CheckpointHooks())
 
 CONFIG_LOADER_CLASS = OmegaConfigLoader
 CONFIG_LOADER_ARGS = {

@@ -17,6 +17,7 @@ from adaptive_opt.io.datasets import TensorsDataset
 from adaptive_opt.study import TASKS, arm_names, arms_on, get_task, published_arms, tasks_of
 from tests.conftest import PROJECT
 
+SEARCH_FIGURES = ("history", "parallel_coordinates", "importances", "slice")
 KEDRO = [str(Path(sys.executable).with_name("kedro"))]
 
 
@@ -68,6 +69,105 @@ def test_every_run_leaves_history_weights_and_summary(smoke):
             summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
             assert summary["arm"] == arm
             assert summary["hyperparameters"]["lr"] > 0
+
+
+def test_every_search_leaves_trials_a_best_and_figures(smoke):
+    project = smoke[0]
+    for task in TASKS:
+        for arm in published_arms():
+            folder = project / "data" / "06_models" / "smoke" / task.name / arm
+            best = json.loads((folder / "best.json").read_text(encoding="utf-8"))
+            trials = pd.read_parquet(folder / "trials.parquet")
+            assert best["source"] == "search"
+            assert best["spent"] <= best["budget"]
+            assert best["value"] == trials.loc[trials["outcome"] == "complete", "value"].min()
+            run = project / "data" / "07_model_output" / "smoke" / task.name / arm
+            summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
+            assert best["values"].items() <= summary["hyperparameters"].items()
+            figures = project / "data" / "08_reporting" / "smoke" / task.name / arm
+            for name in SEARCH_FIGURES:
+                content = json.loads((figures / f"{name}.plotly.json").read_text("utf-8"))
+                assert content["data"] or "too few" in str(content["layout"]["annotations"])
+    folder = project / "data" / "08_reporting" / "smoke" / "search"
+    assert len(pd.read_csv(folder / "search.csv")) == 24
+    report = (folder / "report.md").read_text(encoding="utf-8")
+    for words in ("Transformer", "SSVP", "lowest validation loss", "gradient-equivalents"):
+        assert words in report
+    with Image.open(folder / "best_of_n.png") as picture:
+        assert len(picture.convert("L").getcolors(256)) > 20
+
+
+def test_a_finished_search_is_not_gone_on_with(smoke):
+    project = smoke[0]
+    file = project / "data/06_models/smoke/rr_cond29/ssdh/trials.parquet"
+    before = pd.read_parquet(file)
+    args = ["--env=smoke", "--pipelines=tuning", "--tags=ssdh"]
+    done = kedro(project, "run", *args)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(re.findall(r"\(0 now\)", done.stdout)) == 4
+    pd.testing.assert_frame_equal(before, pd.read_parquet(file))
+    more = kedro(project, "run", *args, "--params=tuning.tasks.rr_cond29.budget=6")
+    assert more.returncode == 0, more.stdout + more.stderr
+    assert re.search(r"rr_cond29, ssdh: best .* of 5 trials \(2 now\)", more.stdout)
+    after = pd.read_parquet(file)
+    pd.testing.assert_frame_equal(before, after[: len(before)])
+
+
+def test_published_configurations_are_taken_on_request(smoke):
+    """Into a scale of its own, so that nothing of the search is lost."""
+    args = ["--params=tuning.source=published", "--tags=sadh", "--pipelines=tuning"]
+    refused = kedro(
+        smoke[0], "run", "--env=smoke", "--params=tuning.source=published", "--tags=sadh",
+        "--pipelines=training",
+    )  # fmt: skip
+    assert refused.returncode == 1
+    assert "the configuration there is from a search; kedro run --pipelines=tuning" in (
+        refused.stderr
+    )
+    best = smoke[0] / "data/06_models/smoke/rr_cond29/sadh/best.json"
+    kept = best.read_bytes()
+    done = kedro(smoke[0], "run", "--env=smoke", *args)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert json.loads(best.read_text(encoding="utf-8"))["values"] == {}
+    again = kedro(smoke[0], "run", "--env=smoke", "--pipelines=tuning", "--tags=sadh")
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert best.read_bytes() == kept
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("nonsense", "is no database that studies can be kept in"),
+        ("postgresql://u:hidden-word@127.0.0.1:1/d", "no server answers there"),
+        ("sqlite:///pyproject.toml", "the file is damaged or no SQLite database"),
+    ],
+)
+def test_a_wrong_database_is_said_before_anything_is_trained(smoke, url, message):
+    env = {**os.environ, "COLUMNS": "500", "PYTHONPATH": "", "ADAPTIVE_OPT_TUNING_STORAGE": url}
+    command = [*KEDRO, "run", "--env=smoke", "--pipelines=tuning", "--tags=adam"]
+    done = subprocess.run(
+        command, cwd=smoke[0], env=env, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    assert "Completed node" not in done.stdout
+    assert "hidden-word" not in done.stdout + done.stderr
+
+
+def test_credentials_reach_neither_log_nor_mlflow(smoke):
+    project = smoke[0]
+    secret = project / "conf" / "local" / "credentials.yml"
+    secret.parent.mkdir(exist_ok=True)
+    secret.write_text("tuning_storage: {url: 'sqlite:///secret-word.db'}\n")
+    try:
+        done = kedro(project, "run", "--env=smoke", "--pipelines=tuning", "--tags=sophia")
+    finally:
+        secret.unlink()
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (project / "secret-word.db").exists()  # it is the one that was used
+    assert "secret-word" not in done.stdout + done.stderr
+    assert b"secret-word" not in (project / "mlflow.db").read_bytes()
 
 
 def test_tables_and_figures_exist_and_agree(smoke):
@@ -175,7 +275,7 @@ def test_finished_runs_are_left_until_something_relevant_changes(smoke):
 
     assert trained() == set()
     assert trained("--params=training.checkpoint_seconds=5,tasks.resnet18.target=0.7") == set()
-    assert trained("--params=arms.resnet18.ssdh.lr=0.01") == {("resnet18", "ssdh")}
+    assert trained("--params=arms.resnet18.ssdh.eps=1e-6") == {("resnet18", "ssdh")}
     assert trained() == {("resnet18", "ssdh")}
     everything = {("resnet18", arm) for arm in published_arms()}
     assert trained("--params=data.resnet18.seed=1") == everything
@@ -218,7 +318,7 @@ def test_a_killed_run_goes_on(smoke):
     before = pd.read_parquet(folder / "history.parquet").drop(columns="device_seconds")
     for file in folder.iterdir():
         file.unlink()
-    args = ["run", "--env=smoke", "--pipelines=training", "--tags=transformer"]
+    args = ["run", "--env=smoke", "--nodes=training.transformer.ssdh.train"]
     args.append("--params=training.checkpoint_seconds=0")
     command = [*KEDRO, *args]
     env = {**os.environ, "COLUMNS": "500", "PYTHONPATH": ""}
@@ -258,6 +358,31 @@ def test_mlflow_and_reports_stay_inside_the_project(smoke):
             "kedro run --env=smoke --nodes=training.rr_cond29.sgdm.train",
         ),
         (["--runner=ThreadRunner"], "ThreadRunner would mix the random numbers of runs"),
+        (
+            ["--params=tuning.tasks.rr_cond29.budget=0"],
+            "tuning.tasks.rr_cond29.budget: must be greater than or equal to 1, got 0",
+        ),
+        (
+            ["--params=tuning.tasks.rr_cond29.budget=1"],
+            "tuning.tasks.rr_cond29.budget: must be at least 1.2, the cost of one trial of",
+        ),
+        (
+            ["--params=tuning.spaces.corrected.rr_cond29.first-order.lr.low=5"],
+            "tuning.spaces.corrected.rr_cond29.first-order.lr: low (5) must be below high (1)",
+        ),
+        (
+            ["--params=tuning.spaces.corrected.rr_cond29.first-order.lr.low=0"],
+            "lr: low (0) must be above 0 on a log scale",
+        ),
+        (["--params=tuning.space=mine"], "tuning.space: no space 'mine' under tuning.spaces"),
+        (
+            ["--params=tuning.tasks.rr_cond29.objective=valid_loss"],
+            "tuning.tasks.rr_cond29.objective: Rahimi–Recht has no validation data",
+        ),
+        (
+            ["--pipelines=training", "--tags=nadam"],
+            "tuning.source: resnet18, nadam: not searched; kedro run --pipelines=tuning",
+        ),
         (["--tags=sshd"], "no task, arm, kind or half is called 'sshd'; did you mean 'ssdh'?"),
         (
             ["--params=tasks.rr_cond29.epoch=3"],
@@ -316,15 +441,19 @@ def test_runs_on_another_function_are_not_mixed_in(smoke):
     assert "rr_cond29, sgdm was trained with other parameters (data: " in done.stderr
 
 
-@pytest.mark.parametrize("pipeline", ["all"])
+@pytest.mark.parametrize("pipeline", ["all", "zoo"])
 def test_every_arm_is_trained_and_compared(smoke, pipeline):
-    done = kedro(smoke[0], "run", "--env=smoke", f"--pipelines={pipeline}")
+    if pipeline == "zoo":
+        pytest.importorskip("pytorch_optimizer", reason="not installed: pip install '.[zoo]'")
+    args = ["run", "--env=smoke", f"--pipelines={pipeline}", "--params=tuning.source=published"]
+    done = kedro(smoke[0], *args)
     assert done.returncode == 0, done.stdout + done.stderr
+    chosen = [*published_arms(), *arm_names("zoo")] if pipeline == "zoo" else arm_names()
     reports = smoke[0] / "data" / "08_reporting" / "smoke"
     arms = set(pd.read_csv(reports / f"{pipeline}_networks" / "time_to_target.csv")["arm"])
-    assert arms == set(arms_on(get_task("resnet18"), arm_names()))
+    assert arms == set(arms_on(get_task("resnet18"), chosen))
     folder = reports / f"{pipeline}_rahimi_recht"
-    assert set(pd.read_csv(folder / "time_to_target.csv")["arm"]) == set(arm_names())
+    assert set(pd.read_csv(folder / "time_to_target.csv")["arm"]) == set(chosen)
     with Image.open(folder / "median_loss.png") as picture:
         assert min(picture.size) > 300
 
@@ -334,7 +463,15 @@ def test_registry_list_is_quick(project):
         start = time.perf_counter()
         done = kedro(project, "registry", "list")
         assert done.returncode == 0, done.stderr
-        for name in ("data", "rr_synthesis", "training", "analysis", "ladder", "__default__"):
+        for name in (
+            "data",
+            "rr_synthesis",
+            "tuning",
+            "training",
+            "analysis",
+            "zoo",
+            "__default__",
+        ):
             assert f"- {name}" in done.stdout
         return time.perf_counter() - start
 

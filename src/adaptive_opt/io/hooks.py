@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,13 @@ from adaptive_opt.parameters import (
     with_values,
 )
 from adaptive_opt.parameters.data import ImageDataParameters, TextDataParameters
-from adaptive_opt.study import ARMS, HALVES, KINDS, TASKS, get_arm, get_task, tasks_of
+from adaptive_opt.study import ARMS, HALVES, KINDS, TASKS, arm_names, get_task, tasks_of
 
-__all__ = ["CheckpointHooks", "ValidationHooks", "known_tags"]
+__all__ = ["CheckpointHooks", "ParameterHooks", "ValidationHooks", "known_tags"]
+
+PARAMETERS_A_REQUEST = 100
+LONGEST = 6000
+"""Limits of MLflow's."""
 
 
 def known_tags() -> list[str]:
@@ -42,7 +47,7 @@ class ValidationHooks:
                 "ThreadRunner would mix the random numbers of runs; take ParallelRunner, or none"
             )
         parameters = catalog.load("parameters")
-        faults = find_faults(parameters)
+        faults = find_faults(parameters, _zoo_arms(pipeline))
         if not faults:
             faults = _deep_faults(
                 parameters, {n.split(".")[0] for n in pipeline.inputs() | pipeline.all_outputs()}
@@ -74,6 +79,35 @@ class CheckpointHooks:
         namespace, _, name = dataset_name.rpartition(".")
         if namespace.startswith("training.") and name == "summary" and self._catalog is not None:
             self._catalog.load(f"{namespace}.folder").checkpoint.unlink(missing_ok=True)
+
+
+class ParameterHooks:
+    """Every parameter of the run in MLflow, by its dotted name, in a few requests."""
+
+    @hook_impl(trylast=True)  # kedro-mlflow opens the run
+    def before_pipeline_run(self, catalog: Any) -> None:
+        """Log them, if a run is open."""
+        import mlflow
+        from mlflow.entities import Param
+
+        run = mlflow.active_run()
+        if run is None:
+            return
+        flat = [
+            Param(name, str(value)[:LONGEST]) for name, value in _flat(catalog.load("parameters"))
+        ]
+        client = mlflow.MlflowClient()
+        for start in range(0, len(flat), PARAMETERS_A_REQUEST):
+            part = flat[start : start + PARAMETERS_A_REQUEST]
+            client.log_batch(run.info.run_id, params=part)
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def _deep_faults(parameters: dict[str, Any], namespaces: set[str]) -> list[Fault]:
@@ -147,13 +181,6 @@ def _search_faults(parameters: dict[str, Any], pipeline: Any, catalog: Any) -> l
     outputs = pipeline.all_outputs()
     searched = [name.split(".")[1:3] for name in sorted(outputs) if _is_best(name)]
     taken = [name.split(".")[1:3] for name in sorted(pipeline.inputs()) if _is_best(name)]
-    arms = {arm for _, arm in searched + taken}
-    absent = sorted(a for a in arms if get_arm(a).kind == "zoo")
-    if absent and importlib.util.find_spec("pytorch_optimizer") is None:
-        raise StudyError(
-            f"the arms {', '.join(absent)} need the package pytorch_optimizer: "
-            "pip install 'adaptive_opt[zoo]'"
-        )
     source = parameters["tuning"]["source"]
     faults = _missing_searches(taken, source, catalog)
     if source == "search" and searched and not faults:
@@ -161,6 +188,18 @@ def _search_faults(parameters: dict[str, Any], pipeline: Any, catalog: Any) -> l
         if not faults:
             catalog.load("tuning_storage").check()
     return faults
+
+
+def _zoo_arms(pipeline: Any) -> list[str]:
+    """Arms of the zoo that this run is to search or train."""
+    names = pipeline.inputs() | pipeline.all_outputs()
+    found = sorted({n.split(".")[2] for n in names if _is_best(n)} & {*arm_names("zoo")})
+    if found and importlib.util.find_spec("pytorch_optimizer") is None:
+        raise StudyError(
+            f"the arms {', '.join(found)} need the package pytorch_optimizer: "
+            "pip install 'adaptive_opt[zoo]'"
+        )
+    return found
 
 
 def _is_best(name: str) -> bool:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import difflib
-import importlib.util
 import inspect
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -41,8 +41,13 @@ class Fault:
     message: str
 
 
-def find_faults(parameters: dict[str, Any]) -> list[Fault]:
-    """Everything wrong with the parameters, as far as they alone can tell."""
+def find_faults(parameters: dict[str, Any], zoo: Collection[str] = ()) -> list[Fault]:
+    """Everything wrong with the parameters, as far as they alone can tell.
+
+    Args:
+        parameters: all of them.
+        zoo: arms of that kind to look at too; their package takes seconds to import.
+    """
     faults = _model_faults(StudyParameters, parameters, ())
     every = [t.name for t in TASKS]
     rahimi_recht = [t.name for t in tasks_of("rahimi_recht")]
@@ -64,21 +69,21 @@ def find_faults(parameters: dict[str, Any]) -> list[Fault]:
                 model = models[get_task(name).family]
                 faults += _model_faults(model, present[name], (section, name))
     for task in TASKS:
-        faults += _task_faults(task.name, parameters)
-    return faults + _tuning_faults(parameters)
+        faults += _task_faults(task.name, parameters, zoo)
+    return faults + _tuning_faults(parameters, zoo)
 
 
-def _tuning_faults(parameters: dict[str, Any]) -> list[Fault]:
+def _tuning_faults(parameters: dict[str, Any], zoo: Collection[str]) -> list[Fault]:
     given = parameters.get("tuning")
     faults = _model_faults(TuningParameters, given, ("tuning",)) if given is not None else []
     arms = parameters.get("arms")
     if given is None or faults or not isinstance(arms, dict):
         return faults
-    found = tuning_faults(TuningParameters(**given), arms)
+    found = tuning_faults(TuningParameters(**given), arms, zoo)
     return [Fault(("tuning", *path), message) for path, message in dict(found).items()]
 
 
-def _task_faults(task: str, parameters: dict[str, Any]) -> list[Fault]:
+def _task_faults(task: str, parameters: dict[str, Any], zoo: Collection[str]) -> list[Fault]:
     section = parameters.get("arms")
     arms = section.get(task) if isinstance(section, dict) else None
     if not isinstance(arms, dict):
@@ -91,10 +96,10 @@ def _task_faults(task: str, parameters: dict[str, Any]) -> list[Fault]:
             faults.append(Fault(path, f"unknown arm {_nearest(str(name), known)}"))
         elif isinstance(given, dict):
             schema = arm_schema(get_arm(name))
-            if schema is None:
-                faults += _foreign_faults(get_arm(name), given, path)
-            else:
+            if schema is not None:
                 faults += _model_faults(schema, given, path)
+            elif get_arm(name).kind != "zoo" or name in zoo:
+                faults += _foreign_faults(get_arm(name), given, path)
     for arm in ARMS:
         if arm.published and arm.name not in arms:
             faults.append(Fault(("arms", task, arm.name), "is missing"))
@@ -107,8 +112,6 @@ def _foreign_faults(arm: Arm, given: dict[str, Any], path: tuple[str, ...]) -> l
 
     from adaptive_opt.engine.optimizers import build_optimizer, load_optimizer_class
 
-    if arm.kind == "zoo" and importlib.util.find_spec("pytorch_optimizer") is None:
-        return []  # said where such an arm is to be run
     kwargs = {**given, **arm.options}
     dotted = kwargs.pop("optimizer", arm.optimizer)
     if not isinstance(dotted, str):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from pydantic import ValidationError
@@ -17,12 +17,15 @@ __all__ = ["tuning_faults"]
 Found = Iterator[tuple[tuple[str, ...], str]]
 
 
-def tuning_faults(tuning: TuningParameters, arms: dict[str, Any]) -> Found:
+def tuning_faults(
+    tuning: TuningParameters, arms: dict[str, Any], zoo: Collection[str] = ()
+) -> Found:
     """Paths below ``tuning`` and what is wrong there.
 
     Args:
         tuning: the parameters, whose types are right.
         arms: the section ``arms``.
+        zoo: arms of that kind whose optimizers may be looked at.
     """
     tasks = [t.name for t in TASKS]
     for name in tasks:
@@ -43,7 +46,7 @@ def tuning_faults(tuning: TuningParameters, arms: dict[str, Any]) -> Found:
                 yield path, f"unknown task; valid: {', '.join(tasks)}"
                 continue
             for name, space in by_arm.items():
-                for inner, message in _space_faults(task, name, space, arms):
+                for inner, message in _space_faults(task, name, space, arms, zoo):
                     yield (*path, name, *inner), message
 
 
@@ -60,7 +63,9 @@ def _task_faults(task: str, tuning: TuningParameters) -> Found:
         yield (*path, "batch"), "trials of a network train one at a time; take 1"
 
 
-def _space_faults(task: str, name: str, space: Space, arms: dict[str, Any]) -> Found:
+def _space_faults(
+    task: str, name: str, space: Space, arms: dict[str, Any], zoo: Collection[str]
+) -> Found:
     if not space:
         yield (), "is empty; give it a hyperparameter, or leave it out"
         return
@@ -69,7 +74,8 @@ def _space_faults(task: str, name: str, space: Space, arms: dict[str, Any]) -> F
     elif name in {a.name for a in ARMS}:
         members = [name]
         given = arms.get(task, {}).get(name) or {}
-        accepted = accepted_names(get_arm(name), given)
+        unseen = get_arm(name).kind == "zoo" and name not in zoo
+        accepted = None if unseen else accepted_names(get_arm(name), given)
         for key in space:
             if accepted is not None and key not in accepted:
                 yield (key,), f"{name} takes no such hyperparameter; valid: {', '.join(accepted)}"

@@ -19,7 +19,7 @@ def create_pipeline(arms: Iterable[str]) -> Pipeline:
     """The search for some arms on every task that they can be trained on."""
     chosen = list(arms)
     runs = [(task, arm) for task in TASKS for arm in arms_on(task, chosen)]
-    return sum((_one(task, arm) for task, arm in runs), Pipeline([]))
+    return Pipeline([_one(task, arm) for task, arm in runs])
 
 
 def _one(task: Task, arm: str) -> Pipeline:
