@@ -18,7 +18,7 @@ help:  ## what can be made
 
 run: .venv/.installed  ## the study on embedded data, in minutes
 	$(BIN)/kedro run
-	@echo "Reports: data/08_reporting/base/rahimi_recht/report.md, data/08_reporting/base/networks/report.md"
+	@echo "Reports: report.md in data/08_reporting/base/search, …/rahimi_recht and …/networks"
 	@echo "Figures: beside them"
 
 test: .venv/.installed  ## all tests
@@ -38,6 +38,7 @@ benchmark: .venv/.installed  ## how fast ensembles and steps are, against others
 	$(BIN)/python benchmarks/rr_study.py --study
 	$(BIN)/python benchmarks/step_overhead.py
 	$(BIN)/python benchmarks/network_ensembles.py
+	$(BIN)/python benchmarks/tuning.py
 
 clean:  ## remove the environment and everything that was made
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .viz mlflow.db build

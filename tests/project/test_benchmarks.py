@@ -108,3 +108,25 @@ def test_network_ensembles_compares_seeds_together_and_apart(tmp_path):
     check_ratios(found)
     assert found["ssdh"]["ratio"] == found["ssdh"]["apart"] / found["ssdh"]["together"]
     assert "\n  transformer   ssdh " in printed
+
+
+def test_tuning_compares_trials_together_and_one_by_one(tmp_path):
+    toy = ("--parts=ways", "--trials=3", "--epochs=1", "--rounds=1", "--device=cpu")
+    figures, printed = benchmark("tuning", tmp_path / "f.json", *toy)
+    ways = figures["ways"]
+    check_ratios({"ways": ways})
+    assert ways["ratio"] == ways["one by one"] / ways["together"]
+    assert "3 trials of ssdh: together" in printed
+
+
+def test_tuning_says_what_has_to_be_searched_first():
+    done = subprocess.run(
+        [sys.executable, "benchmarks/tuning.py", "--parts=configurations", "--scale=nowhere"],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "data/06_models/nowhere/rr_cond29/sophia/best.json does not exist" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -76,6 +76,24 @@ def test_the_performance_page_quotes_the_benchmark():
     assert study["seconds"] < 240
 
 
+def test_what_was_found_is_at_least_as_good_as_what_was_published():
+    figures = json.loads((PROJECT / "benchmarks/results/tuning_cpu.json").read_text("utf-8"))
+    assert builder().worse_than_published() == []
+    assert {task: len(arms) for task, arms in figures["configurations"].items()} == {
+        "rr_cond29": 4,
+        "rr_cond15099": 4,
+    }
+    assert all(
+        row[which]["seeds"] == 16
+        for arms in figures["configurations"].values()
+        for row in arms.values()
+        for which in ("found", "published")
+    )
+    assert figures["ways"]["trials"] == 64
+    assert figures["ways"]["epochs"] == 150
+    assert figures["ways"]["ratio"] >= 20
+
+
 @pytest.mark.parametrize("scale", ["base", "paper"])
 def test_every_arm_learns_on_every_network(scale):
     table = pd.read_csv(DOCS / "results" / scale / "networks" / "outcomes.csv")
