@@ -81,6 +81,9 @@ def test_ladder_arms_take_their_parents_configuration():
     assert arm["hyperparameters"] == {**parent["hyperparameters"], "curvature": "permuted"}
 
 
+SPACES = "tuning.spaces.corrected.rr_cond29"
+LR = {"lr": {"low": 0.1, "high": 1.0}}
+BEYOND = {"low": 0.5, "high": 1.5, "scale": "linear"}
 FAULTS = [
     ("rr_synthesis.rr_cond29.condition", 0.5, "rr_synthesis", "than or equal to 1"),
     ("rr_synthesis.rr_cond29.x_dim", 1, "rr_synthesis", "must be at least 2"),
@@ -125,14 +128,14 @@ FAULTS = [
     ("tuning.tasks.resnet18.min_epochs", 99, "tuning", "must be at most epochs"),
     ("tuning.space", 'corected', "tuning", "no space"),
     ("tuning.sorce", 'search', "tuning", "did you mean 'source'"),
-    ("tuning.spaces.corrected.rr_cond29.first-order.lr.low", 2.0, "tuning", "must be below high"),
-    ("tuning.spaces.corrected.rr_cond29.first-order.lr.low", 0.0, "tuning", "above 0 on a log scale"),
-    ("tuning.spaces.corrected.rr_cond29.first-order.lr.scale", 'ln', "tuning", "linear, log or log_complement"),
-    ("tuning.spaces.corrected.rr_cond29.first-order", {}, "tuning", "is empty"),
-    ("tuning.spaces.corrected.rr_cond29.second-order.beta2", {"low": 0.5, "high": 1.5, "scale": "linear"}, "tuning", "less than 1, got 1.5"),
-    ("tuning.spaces.corrected.rr_cond29.adamw", {"rho": {"low": 0.1, "high": 1.0}}, "tuning", "takes no such hyperparameter"),
-    ("tuning.spaces.corrected.rr_cond29.third-order", {"lr": {"low": 0.1, "high": 1.0}}, "tuning", "neither an arm nor a kind"),
-    ("tuning.spaces.corrected.rr_cond30", {"first-order": {"lr": {"low": 0.1, "high": 1.0}}}, "tuning", "unknown task"),
+    (f"{SPACES}.first-order.lr.low", 2.0, "tuning", "must be below high"),
+    (f"{SPACES}.first-order.lr.low", 0.0, "tuning", "above 0 on a log scale"),
+    (f"{SPACES}.first-order.lr.scale", 'ln', "tuning", "log or log_complement"),
+    (f"{SPACES}.first-order", {}, "tuning", "is empty"),
+    (f"{SPACES}.second-order.beta2", BEYOND, "tuning", "less than 1, got 1.5"),
+    (f"{SPACES}.adamw", {"rho": LR["lr"]}, "tuning", "takes no such hyperparameter"),
+    (f"{SPACES}.third-order", LR, "tuning", "neither an arm nor a kind"),
+    ("tuning.spaces.corrected.rr_cond30", {"first-order": LR}, "tuning", "unknown task"),
 ]  # fmt: skip
 
 

@@ -99,18 +99,23 @@ def test_every_search_leaves_trials_a_best_and_figures(smoke):
 
 def test_a_finished_search_is_not_gone_on_with(smoke):
     project = smoke[0]
-    file = project / "data/06_models/smoke/rr_cond29/ssdh/trials.parquet"
-    before = pd.read_parquet(file)
-    args = ["--env=smoke", "--pipelines=tuning", "--tags=ssdh"]
-    done = kedro(project, "run", *args)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert len(re.findall(r"\(0 now\)", done.stdout)) == 4
-    pd.testing.assert_frame_equal(before, pd.read_parquet(file))
-    more = kedro(project, "run", *args, "--params=tuning.tasks.rr_cond29.budget=6")
-    assert more.returncode == 0, more.stdout + more.stderr
-    assert re.search(r"rr_cond29, ssdh: best .* of 5 trials \(2 now\)", more.stdout)
-    after = pd.read_parquet(file)
-    pd.testing.assert_frame_equal(before, after[: len(before)])
+    file = project / "data/06_models/smoke/rr_cond29/sgd/trials.parquet"
+    args = ["run", "--env=smoke", "--nodes=tuning.rr_cond29.sgd.search"]
+
+    def searched(*params):
+        done = kedro(project, *args, *params)
+        assert done.returncode == 0, done.stdout + done.stderr
+        (found,) = re.findall(r"rr_cond29, sgd: best .* of (\d+) trials \((\d+) now\)", done.stdout)
+        return tuple(map(int, found)), pd.read_parquet(file)
+
+    counts, first = searched()
+    assert counts == (4, 4)
+    counts, again = searched()
+    assert counts == (4, 0)
+    pd.testing.assert_frame_equal(first, again)
+    counts, more = searched("--params=tuning.tasks.rr_cond29.budget=6")
+    assert counts == (6, 2)
+    pd.testing.assert_frame_equal(first, more[:4])
 
 
 def test_published_configurations_are_taken_on_request(smoke):
@@ -155,13 +160,16 @@ def test_a_wrong_database_is_said_before_anything_is_trained(smoke, url, message
     assert "hidden-word" not in done.stdout + done.stderr
 
 
-def test_credentials_reach_neither_log_nor_mlflow(smoke):
-    project = smoke[0]
+def test_credentials_reach_neither_log_nor_mlflow(project):
+    """Those of conf/local, which Kedro reads where no --env is given."""
     secret = project / "conf" / "local" / "credentials.yml"
     secret.parent.mkdir(exist_ok=True)
     secret.write_text("tuning_storage: {url: 'sqlite:///secret-word.db'}\n")
+    made = kedro(project, "run", "--pipelines=rr_synthesis", "--tags=rr_cond29")
+    assert made.returncode == 0, made.stdout + made.stderr
+    small = ",".join(f"tuning.tasks.rr_cond29.{k}=2" for k in ("budget", "epochs", "startup"))
     try:
-        done = kedro(project, "run", "--env=smoke", "--pipelines=tuning", "--tags=sophia")
+        done = kedro(project, "run", "--nodes=tuning.rr_cond29.sgdm.search", f"--params={small}")
     finally:
         secret.unlink()
     assert done.returncode == 0, done.stdout + done.stderr
@@ -235,10 +243,10 @@ def test_a_part_of_the_grid_runs_by_itself_and_repeats_exactly(smoke):
     file = project / "data/07_model_output/smoke/rr_cond29/ssdh_permuted/weights.safetensors"
     other = project / "data/07_model_output/smoke/rr_cond29/ssdh/weights.safetensors"
     before = other.read_bytes()
-    args = ["--env=smoke", "--pipelines=training", "--tags=ssdh_permuted,ssdh"]
+    args = ["--env=smoke", "--pipelines=tuning,training", "--tags=ssdh_permuted,ssdh"]
     done = kedro(project, "run", *args)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "Completed 8 out of 8" in done.stdout
+    assert "Completed 24 out of 24" in done.stdout
     assert file.is_file()
     assert other.read_bytes() == before
 
@@ -351,7 +359,7 @@ def test_mlflow_and_reports_stay_inside_the_project(smoke):
     ("args", "message"),
     [
         (["--pipelines=analyse"], "no pipeline is called 'analyse'; did you mean 'analysis'?"),
-        (["--env=paper", "--pipelines=analysis"], "paper/resnet18/data.safetensors"),
+        (["--env=paper", "--pipelines=analysis"], "resnet18, sgdm: not searched; kedro run"),
         (
             ["--pipelines=analysis", "--tags=rahimi_recht", "--params=tasks.rr_cond29.loss=mse"],
             "rr_cond29, sgdm was trained with other parameters (loss: rmse, now mse); run "
@@ -402,8 +410,7 @@ def test_mlflow_and_reports_stay_inside_the_project(smoke):
         (["--params=training.precision=fp8"], "training.precision: must be fp32, tf32 or bf16"),
         (
             [
-                "--pipelines=training",
-                "--tags=transformer",
+                "--nodes=training.transformer.sgdm.train",
                 "--params=tasks.transformer.streams=99999",
             ],
             "too few for one batch of 99999 streams of 32 tokens",

@@ -37,10 +37,13 @@ class SharedStudy:
         space: what is searched.
         budget: of the whole study, in gradient-equivalents.
         cost: of one trial of full length.
+        startup: trials that are drawn at random.
     """
 
-    def __init__(self, study: optuna.Study, space: Space, budget: float, cost: float) -> None:
-        self.study, self.space = study, space
+    def __init__(
+        self, study: optuna.Study, space: Space, budget: float, cost: float, startup: int = 0
+    ) -> None:
+        self.study, self.space, self.startup = study, space, startup
         self.budget, self.cost = budget, cost
         self._storage: Any = study._storage
 
@@ -51,16 +54,23 @@ class SharedStudy:
         :meth:`others_run`.
         """
         self._fail_stale()
-        room = int((self.budget * (1 + SLACK) - self._committed()) / self.cost)
-        waiting = len(self._trials("WAITING"))
-        asked = [
-            self.study.ask(self.space.distributions()) for _ in range(min(number, room + waiting))
-        ]
-        mine = [trial for trial in asked if self._fits(trial)]
+        trials = self._all()
+        committed = sum(_cost(t, self.cost) for t in trials)
+        room = int((self.budget * (1 + SLACK) - committed) / self.cost)
+        waiting = sum(t.state.name == "WAITING" for t in trials)
+        wanted = min(number, room + waiting)
+        # In the random start no trial depends on another.
+        independent = not waiting and len(trials) + wanted <= self.startup
+        asked = [self._ask(independent=independent) for _ in range(wanted)]
+        trials = self._all()
+        mine = []
         for trial in asked:
-            if trial not in mine:
+            before = sum(_cost(t, self.cost) for t in trials if t.number < trial.number)
+            if before + self.cost <= self.budget * (1 + SLACK):
+                mine.append(trial)
+            else:
                 trial.set_user_attr("outcome", "withdrawn")
-                self._tell(trial.number, None, "FAIL")
+                self._finish(trial, None, "FAIL")
         return mine
 
     def others_run(self) -> bool:
@@ -84,13 +94,13 @@ class SharedStudy:
         except optuna.exceptions.UpdateFinishedTrialError:
             logger.warning("trial %d was given to another worker meanwhile", trial.number)
             return False
-        return self._tell(trial.number, value if state == "COMPLETE" else None, state)
+        return self._finish(trial, value if state == "COMPLETE" else None, state)
 
     def give_back(self, trials: Sequence[Trial]) -> None:
         """Trials that this worker will not finish: to be tried again, by whoever comes."""
         callback = self._storage.get_heartbeat_stale_trial_callback()
         for trial in trials:
-            if self._tell(trial.number, None, "FAIL"):
+            if self._finish(trial, None, "FAIL"):
                 callback(self.study, self.study._storage.get_trial(trial._trial_id))
 
     @contextmanager
@@ -126,13 +136,22 @@ class SharedStudy:
         """Gradient-equivalents of all finished trials."""
         return sum(_cost(t, 0.0) for t in self._all())
 
-    def _fits(self, trial: Trial) -> bool:
-        before = (t for t in self._all() if t.number < trial.number)
-        committed = sum(_cost(t, self.cost) for t in before)
-        return committed + self.cost <= self.budget * (1 + SLACK)
+    def _ask(self, *, independent: bool) -> Trial:
+        """A new trial, its configuration drawn.
 
-    def _committed(self) -> float:
-        return sum(_cost(t, self.cost) for t in self._all())
+        If it is ``independent`` of the others, without the look at all of them that Optuna
+        takes each time: half of the time of a large batch.
+        """
+        distributions = self.space.distributions()
+        if not independent:
+            return self.study.ask(distributions)
+        import optuna
+
+        trial = optuna.trial.Trial(self.study, self._storage.create_new_trial(self.study._study_id))
+        for name, d in self.space.items():
+            coordinate, (low, high) = self.space.coordinate(name, d), d.bounds
+            trial.suggest_float(coordinate, low, high, log=d.scale != "linear")
+        return trial
 
     def _all(self) -> list[FrozenTrial]:
         return self.study.get_trials(deepcopy=False)
@@ -140,15 +159,21 @@ class SharedStudy:
     def _trials(self, *states: str) -> list[FrozenTrial]:
         return [t for t in self._all() if t.state.name in states]
 
-    def _tell(self, number: int, value: float | None, state: str) -> bool:
+    def _finish(self, trial: Trial, value: float | None, state: str) -> bool:
+        """As ``study.tell`` without its looks at the trial before and after."""
         import optuna
 
         try:
-            self.study.tell(number, value, state=optuna.trial.TrialState[state])
-        except (optuna.exceptions.UpdateFinishedTrialError, ValueError):
-            logger.warning("trial %d was given to another worker meanwhile", number)
+            return bool(
+                self._storage.set_trial_state_values(
+                    trial._trial_id,
+                    optuna.trial.TrialState[state],
+                    None if value is None else [value],
+                )
+            )
+        except optuna.exceptions.UpdateFinishedTrialError:
+            logger.warning("trial %d was given to another worker meanwhile", trial.number)
             return False
-        return True
 
     def _fail_stale(self) -> None:
         import optuna

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -193,7 +194,8 @@ def _open(wanted: Search, storage: RDBStorage) -> SharedStudy:
         pruner=pruner,
         load_if_exists=True,
     )
-    return SharedStudy(study, wanted.space, wanted.budget, wanted.cost)
+    startup = sys.maxsize if wanted.sampler == "random" else wanted.startup
+    return SharedStudy(study, wanted.space, wanted.budget, wanted.cost, startup)
 
 
 def _train(wanted: Search, shared: SharedStudy, claimed: Sequence[optuna.Trial]) -> bool:

@@ -7,7 +7,7 @@ of the grid can be run by itself: ``kedro run --pipelines=training --tags=ladder
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import partial, update_wrapper
+from functools import cache, partial, update_wrapper
 
 from kedro.pipeline import Node, Pipeline
 
@@ -25,6 +25,7 @@ def create_pipeline(arms: Iterable[str]) -> Pipeline:
     return Pipeline([_one(task, arm) for task, arm in runs])
 
 
+@cache  # in several of the registered pipelines
 def _one(task: Task, arm: str) -> Pipeline:
     function = partial(nodes.train, task.name, arm)
     node = Node(

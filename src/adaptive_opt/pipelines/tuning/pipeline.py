@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import partial, update_wrapper
+from functools import cache, partial, update_wrapper
 
 from kedro.pipeline import Node, Pipeline
 
@@ -22,6 +22,7 @@ def create_pipeline(arms: Iterable[str]) -> Pipeline:
     return Pipeline([_one(task, arm) for task, arm in runs])
 
 
+@cache  # in several of the registered pipelines
 def _one(task: Task, arm: str) -> Pipeline:
     parameters = [f"params:{name}" for name in PARAMETERS]
     search = update_wrapper(partial(nodes.search, task.name, arm), nodes.search)
