@@ -221,7 +221,7 @@ def test_data_are_summarised(smoke):
     rows = pd.read_csv(folder / "resnet18" / "data.csv").set_index(["split", "quantity"])["value"]
     assert sum(int(rows[split, "images"]) for split in ("train", "valid", "test")) == 1797
     rows = pd.read_csv(folder / "transformer" / "data.csv").set_index(["split", "quantity"])
-    assert int(rows.loc[("all", "words in the vocabulary"), "value"]) == 2000
+    assert int(rows.loc[("all", "words in the vocabulary"), "value"]) == 200
 
 
 def test_function_reports(smoke):

@@ -269,6 +269,17 @@ def test_an_interrupted_search_loses_nothing(tmp_path):
     assert best["spent"] == 200
 
 
+def test_a_worker_that_died_before_its_first_sign_of_life_is_not_waited_for(tmp_path):
+    import optuna
+
+    storage, wanted = sqlite(tmp_path), make_search()
+    study = optuna.create_study(study_name=wanted.name, storage=storage.open(1, 2))
+    study.ask(SPACE.distributions())  # and nothing more is heard of it
+    trials, best = search(wanted, storage)
+    assert best["trials"] == {"complete": 20, "failed": 1}
+    assert trials["retry_of"].dropna().tolist() == [0]
+
+
 def test_nothing_but_diverged_trials_is_an_error(tmp_path):
     def train(configurations, report):
         del report

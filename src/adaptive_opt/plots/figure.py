@@ -15,6 +15,7 @@ import matplotlib as mpl
 import matplotlib.figure as mpl_figure
 import numpy as np
 import plotly.graph_objects as go
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 from plotly.subplots import make_subplots
 
@@ -106,6 +107,8 @@ def _draw_panel(ax: Any, panel: Panel) -> None:
         ax.axhline(panel.level, color="#888888", linewidth=0.8, linestyle=":")
     ax.set(title=panel.title, xlabel=panel.x_label, ylabel=panel.y_label)
     ax.grid(True, which="major", color="#e6e6e6", linewidth=0.6)
+    if all(float(v).is_integer() for line in panel.lines for v in np.asarray(line.x, np.float64)):
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.autoscale_view()  # else the limits, and with them the transform, are not up to date
     transform = ax.transData + ax.transAxes.inverted()
     heights = [transform.transform((x, y))[1] for _, x, y in ends]

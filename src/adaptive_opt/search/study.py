@@ -46,6 +46,7 @@ class SharedStudy:
         self.study, self.space, self.startup = study, space, startup
         self.budget, self.cost = budget, cost
         self._storage: Any = study._storage
+        self._seen: set[int] = set()
 
     def claim(self, number: int) -> list[Trial]:
         """At most so many trials that the budget has room for, to be trained by this worker.
@@ -75,7 +76,14 @@ class SharedStudy:
 
     def others_run(self) -> bool:
         """Whether another worker still has, or left, a trial that may make room."""
-        return bool(self._trials("RUNNING", "WAITING"))
+        others = self._trials("RUNNING", "WAITING")
+        for trial in others:
+            # One whose worker died before its first sign of life would never go stale: it is
+            # given one.
+            if trial.state.name == "RUNNING" and trial.number not in self._seen:
+                self._seen.add(trial.number)
+                self._storage.record_heartbeat(trial._trial_id)
+        return bool(others)
 
     def tell(self, trial: Trial, value: float | None, outcome: str, **known: Any) -> bool:
         """Put a trial's result on record; False if it was given to another worker meanwhile.
