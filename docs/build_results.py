@@ -253,8 +253,8 @@ def page() -> str:
     easy, hard = (t.name for t in tasks_of("rahimi_recht"))
     return f"""# Results
 
-Written by `docs/build_results.py` from `docs/results/`; two cores of a Xeon at 2.2 GHz, torch 2.14.1,
-CPU. First the Rahimi–Recht functions: 16 seeds an arm, 24,000 iterations, root mean squared error; in the first
+Written by `docs/build_results.py` from `docs/results/`; two cores of a Xeon at 2.2 GHz (what depends on the search: of an AMD EPYC),
+torch 2.14.1, CPU. First the Rahimi–Recht functions: 16 seeds an arm, 24,000 iterations, root mean squared error; in the first
 two sections with the published hyperparameters, then with those that the search found. What is claimed is claimed for these
 two small, noise-free functions and for these hyperparameters.
 
@@ -313,7 +313,7 @@ target, median over all seeds, and how many get there:
 {tuned_words()}
 
     kedro run --env=paper --pipelines=rr_synthesis
-    kedro run --env=paper --pipelines=tuning --tags=rahimi_recht
+    kedro run --env=paper --pipelines=tuning --tags=rahimi_recht   # every arm; here two minutes each
     python benchmarks/tuning.py --parts configurations --scale paper
 
 {ways_words()}

@@ -107,3 +107,12 @@ def test_the_batch_order_continues():
     other.load_state_dict(problem.state_dict())
     for a, b in zip(problem.epoch(), other.epoch(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_members_with_the_same_seed_have_the_same_batches():
+    seeds = [3, 5, 3, 5, 3]
+    shared, alone = task(seeds), [task([seed]) for seed in seeds]
+    for _ in range(2):
+        batches = zip(shared.epoch(), *(t.epoch() for t in alone), strict=True)
+        for together, *apart in batches:
+            torch.testing.assert_close(together, torch.cat(apart), rtol=0, atol=0)

@@ -26,7 +26,7 @@ from .results import Progress, label_history, summarise
 from .seeds import derive_seed, random_stream
 from .train import train_ensemble
 
-__all__ = ["run_rahimi_recht"]
+__all__ = ["build_rahimi_recht_task", "run_rahimi_recht"]
 
 logger = logging.getLogger(__name__)
 
@@ -59,15 +59,7 @@ def run_rahimi_recht(
     """
     seeds = list(range(task_parameters.seeds)) if seeds is None else list(seeds)
     device = resolve_device(training.device)
-    shared = task_parameters.initialisation == "shared"
-    problem = RahimiRecht(
-        function,
-        loss=task_parameters.loss,
-        batch_size=task_parameters.batch_size,
-        weight_seeds=None if shared else [derive_seed(task, s, "weights") for s in seeds],
-        order_seeds=[derive_seed(task, s, "order") for s in seeds],
-        device=device,
-    )
+    problem = build_rahimi_recht_task(function, task, seeds, task_parameters, device)
     params = problem.initial_parameters()
     latest: deque[Tensor] = deque(maxlen=1)
     optim = build_optimizer(
@@ -123,6 +115,25 @@ def run_rahimi_recht(
         summary["microseconds_per_run_iteration"],
     )  # fmt: skip
     return history, {f"W{i}": w for i, w in enumerate(result.weights, start=1)}, summary
+
+
+def build_rahimi_recht_task(
+    function: RRFunction,
+    task: str,
+    seeds: Sequence[int],
+    settings: TaskParameters,
+    device: torch.device,
+) -> RahimiRecht:
+    """The task of some seeds, as the parameters want it."""
+    shared = settings.initialisation == "shared"
+    return RahimiRecht(
+        function,
+        loss=settings.loss,
+        batch_size=settings.batch_size,
+        weight_seeds=None if shared else [derive_seed(task, s, "weights") for s in seeds],
+        order_seeds=[derive_seed(task, s, "order") for s in seeds],
+        device=device,
+    )
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,6 @@ from adaptive_opt.parameters import (
     TrainingParameters,
 )
 from adaptive_opt.tasks.images import ImageData
-from adaptive_opt.tasks.rahimi_recht import RahimiRecht
 from adaptive_opt.tasks.rr_functions import RRFunction
 from adaptive_opt.tasks.text import TextData
 
@@ -28,7 +28,7 @@ from .device import resolve_device
 from .history import Recorder
 from .network import build_network_task
 from .optimizers import build_optimizer, takes_members
-from .rahimi_recht import small_kernels
+from .rahimi_recht import build_rahimi_recht_task, small_kernels
 from .seeds import derive_seed, random_stream
 from .train import train_ensemble
 
@@ -59,6 +59,21 @@ class TrialPlan:
     def seed_numbers(self) -> list[int]:
         """Of its runs; the same for every trial, so that trials differ by configuration only."""
         return [FIRST_TRIAL_SEED + s for s in range(self.seeds)]
+
+    def for_loop(
+        self, training: TrainingParameters, log_every: int, curvature_share: float = 1.0
+    ) -> Plan:
+        """For the training loop: losses are noted, nothing else is looked at."""
+        return Plan(
+            epochs=self.epochs,
+            schedule=training.schedule,
+            floor=training.schedule_floor,
+            schedule_epochs=self.horizon,
+            log_every=log_every,
+            statistics_every=sys.maxsize,
+            curvature_share=curvature_share,
+            diverged_above=training.diverged_above,
+        )
 
 
 @dataclass(frozen=True)
@@ -113,15 +128,7 @@ def train_trials(
         ]  # fmt: skip
     device = resolve_device(training.device)
     number, seeds = len(configurations), plan.seed_numbers * len(configurations)
-    shared = task_parameters.initialisation == "shared"
-    problem = RahimiRecht(
-        function,
-        loss=task_parameters.loss,
-        batch_size=task_parameters.batch_size,
-        weight_seeds=None if shared else [derive_seed(task, s, "weights") for s in seeds],
-        order_seeds=[derive_seed(task, s, "order") for s in seeds],
-        device=device,
-    )
+    problem = build_rahimi_recht_task(function, task, seeds, task_parameters, device)
     params = problem.initial_parameters()
     latest: list[Tensor] = []
 
@@ -143,15 +150,7 @@ def train_trials(
             problem,
             params,
             optim,
-            Plan(
-                epochs=plan.epochs,
-                schedule=training.schedule,
-                floor=training.schedule_floor,
-                schedule_epochs=plan.horizon,
-                log_every=max(1, iterations // ROWS),
-                statistics_every=10**9,
-                diverged_above=training.diverged_above,
-            ),
+            plan.for_loop(training, log_every=max(1, iterations // ROWS)),
             on_batch=remember,
         )
         seconds = (time.perf_counter() - begun) / number
@@ -234,15 +233,10 @@ def train_network_trial(
             problem,
             params,
             optim,
-            Plan(
-                epochs=plan.epochs,
-                schedule=training.schedule,
-                floor=training.schedule_floor,
-                schedule_epochs=plan.horizon,
+            plan.for_loop(
+                training,
                 log_every=task_parameters.log_every or training.log_every,
-                statistics_every=10**9,
                 curvature_share=training.curvature_share,
-                diverged_above=training.diverged_above,
             ),
             on_epoch=on_epoch,
         )

@@ -175,7 +175,9 @@ def _open(url: str, heartbeat_seconds: int, retries: int, process: int) -> RDBSt
             break
         except sqlalchemy.exc.DBAPIError as error:
             # Another worker made the tables at the same moment.
-            if not left or not any(sign in str(error) for sign in ("already exists", "duplicate")):
+            if not left or not any(
+                sign in str(error) for sign in ("already exists", "duplicate", "UNIQUE")
+            ):
                 raise
             time.sleep(0.5)
     if kind == "sqlite":

@@ -113,19 +113,20 @@ class SharedStudy:
 
     @contextmanager
     def heartbeat(self, trials: Sequence[Trial]) -> Iterator[None]:
-        """Signs of life while trials are trained."""
+        """Signs of life while trials are trained; none for those that take less than one's time.
+
+        A worker that dies before the first is found out by :meth:`others_run`.
+        """
         done = threading.Event()
         interval = self._storage.get_heartbeat_interval()
 
         def beat() -> None:
-            while True:
+            while not done.wait(interval):
                 for trial in trials:
                     try:
                         self._storage.record_heartbeat(trial._trial_id)
                     except Exception as error:  # the next one may come through
                         logger.warning("no sign of life could be given: %s", error)
-                if done.wait(interval):
-                    return
 
         thread = threading.Thread(target=beat, daemon=True)
         thread.start()

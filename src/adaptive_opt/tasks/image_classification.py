@@ -18,7 +18,7 @@ EVALUATION_BATCH = 1000
 
 SAFE_WIDTH = 16
 """Channels of a strided 1×1 convolution below which oneDNN, on CPUs and with channels last,
-writes its weights' gradient past the end of a buffer (oneDNN issue 6035, as of 3.12)."""
+writes its weights' gradient past the end of a buffer (oneDNN #6035, as of 3.12)."""
 
 
 class ImageClassification(NetworkTask):

@@ -55,12 +55,16 @@ class RahimiRecht:
         self.batch_size = min(batch_size, samples)
         self.batches_per_epoch = -(-samples // self.batch_size)
         self._weight_seeds = weight_seeds
-        self._orders = [torch.Generator().manual_seed(s) for s in order_seeds]
+        # Members that share a seed (trials of a search) share their batches.
+        distinct = list(dict.fromkeys(order_seeds))
+        self._orders = [torch.Generator().manual_seed(s) for s in distinct]
+        order_of = torch.tensor([distinct.index(s) for s in order_seeds], device=device)
+        self._order_of = order_of if len(distinct) < self.members else None
         self._target = function.target.to(device, dtype)
         self._gram = function.gram.to(device, dtype)
         # Short last batch: filled up with rows of zeros, which add nothing to a Gram matrix.
         padded = self.batches_per_epoch * self.batch_size
-        index = torch.full((self.members, padded), samples)
+        index = torch.full((len(distinct), padded), samples)
         self._index, self._rows = index.view(-1), [row[:samples] for row in index]
         self._samples = samples
         x = function.inputs.to(device, dtype)
@@ -90,10 +94,14 @@ class RahimiRecht:
         for row, stream in zip(self._rows, self._orders, strict=True):
             torch.randperm(self._samples, generator=stream, out=row)
         x = self._inputs.index_select(0, self._index.to(self.device))
-        x = x.view(self.members * self.batches_per_epoch, self.batch_size, -1)
-        gram = torch.bmm(x.mT, x).view(self.members, self.batches_per_epoch, *self._gram.shape)
+        x = x.view(len(self._orders) * self.batches_per_epoch, self.batch_size, -1)
+        gram = torch.bmm(x.mT, x).view(-1, self.batches_per_epoch, *self._gram.shape)
         gram *= self._scale
-        yield from gram.transpose(0, 1).contiguous()
+        batches = gram.transpose(0, 1).contiguous()
+        if self._order_of is None:
+            yield from batches
+        else:
+            yield from (batch.index_select(0, self._order_of) for batch in batches)
 
     def loss(self, weights: Sequence[Tensor], gram: Tensor) -> Tensor:
         """Loss of every member on its batch, ``[members]``, differentiable twice."""
