@@ -57,7 +57,7 @@ def run_case(name, folder, every):
             training=settings,
             checkpoint=checkpoint,
         )
-    return train(**{"ensemble": "apart", **case}, sizes={"epochs": 100}, checkpoint=checkpoint)
+    return train(**{"ensemble": "apart", **case}, sizes={"epochs": 40}, checkpoint=checkpoint)
 
 
 def start(name, folder, every):

@@ -119,12 +119,10 @@ def test_a_finished_search_is_not_gone_on_with(smoke):
 
 
 def test_published_configurations_are_taken_on_request(smoke):
-    """Into a scale of its own, so that nothing of the search is lost."""
-    args = ["--params=tuning.source=published", "--tags=sadh", "--pipelines=tuning"]
-    refused = kedro(
-        smoke[0], "run", "--env=smoke", "--params=tuning.source=published", "--tags=sadh",
-        "--pipelines=training",
-    )  # fmt: skip
+    """And what was searched is found again afterwards."""
+    args = ["--params=tuning.source=published", "--nodes=tuning.rr_cond29.sadh.search"]
+    train = "--nodes=training.rr_cond29.sadh.train"
+    refused = kedro(smoke[0], "run", "--env=smoke", "--params=tuning.source=published", train)
     assert refused.returncode == 1
     assert "the configuration there is from a search; kedro run --pipelines=tuning" in (
         refused.stderr
@@ -134,7 +132,7 @@ def test_published_configurations_are_taken_on_request(smoke):
     done = kedro(smoke[0], "run", "--env=smoke", *args)
     assert done.returncode == 0, done.stdout + done.stderr
     assert json.loads(best.read_text(encoding="utf-8"))["values"] == {}
-    again = kedro(smoke[0], "run", "--env=smoke", "--pipelines=tuning", "--tags=sadh")
+    again = kedro(smoke[0], "run", "--env=smoke", args[1])
     assert again.returncode == 0, again.stdout + again.stderr
     assert best.read_bytes() == kept
 
@@ -142,7 +140,6 @@ def test_published_configurations_are_taken_on_request(smoke):
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("nonsense", "is no database that studies can be kept in"),
         ("postgresql://u:hidden-word@127.0.0.1:1/d", "no server answers there"),
         ("sqlite:///pyproject.toml", "the file is damaged or no SQLite database"),
     ],
@@ -367,25 +364,12 @@ def test_mlflow_and_reports_stay_inside_the_project(smoke):
         ),
         (["--runner=ThreadRunner"], "ThreadRunner would mix the random numbers of runs"),
         (
-            ["--params=tuning.tasks.rr_cond29.budget=0"],
-            "tuning.tasks.rr_cond29.budget: must be greater than or equal to 1, got 0",
-        ),
-        (
             ["--params=tuning.tasks.rr_cond29.budget=1"],
             "tuning.tasks.rr_cond29.budget: must be at least 1.2, the cost of one trial of",
         ),
         (
             ["--params=tuning.spaces.corrected.rr_cond29.first-order.lr.low=5"],
             "tuning.spaces.corrected.rr_cond29.first-order.lr: low (5) must be below high (1)",
-        ),
-        (
-            ["--params=tuning.spaces.corrected.rr_cond29.first-order.lr.low=0"],
-            "lr: low (0) must be above 0 on a log scale",
-        ),
-        (["--params=tuning.space=mine"], "tuning.space: no space 'mine' under tuning.spaces"),
-        (
-            ["--params=tuning.tasks.rr_cond29.objective=valid_loss"],
-            "tuning.tasks.rr_cond29.objective: Rahimi–Recht has no validation data",
         ),
         (
             ["--pipelines=training", "--tags=nadam"],
