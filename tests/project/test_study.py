@@ -100,7 +100,7 @@ def test_every_search_leaves_trials_a_best_and_figures(smoke):
 def test_a_finished_search_is_not_gone_on_with(smoke):
     project = smoke[0]
     file = project / "data/06_models/smoke/rr_cond29/sgd/trials.parquet"
-    args = ["run", "--env=smoke", "--nodes=tuning.rr_cond29.sgd.search"]
+    args = ["run", "--env=smoke", "--pipelines=tuning", "--nodes=tuning.rr_cond29.sgd.search"]
 
     def searched(*params):
         done = kedro(project, *args, *params)
