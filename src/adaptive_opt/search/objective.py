@@ -5,9 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-__all__ = ["OBJECTIVES", "score"]
-
-OBJECTIVES = ("time_to_target", "train_loss", "valid_loss")
+__all__ = ["score"]
 
 
 def score(history: pd.DataFrame, objective: str, *, target: float, iterations: int) -> float:
@@ -22,7 +20,7 @@ def score(history: pd.DataFrame, objective: str, *, target: float, iterations: i
     Args:
         history: columns ``seed``, ``iteration``, ``train_loss`` and, for that objective,
             ``valid_loss``; in the order of iterations.
-        objective: one of :data:`OBJECTIVES`.
+        objective: ``time_to_target``, ``train_loss`` or ``valid_loss``.
         target: training loss.
         iterations: length of a whole trial.
 
