@@ -3,6 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 export DO_NOT_TRACK := 1
 export MLFLOW_DISABLE_TELEMETRY := true
+# Modules are compiled at their first import rather than all at installation; kept from writing
+# what it compiled, Python would do it again for every command, at seconds each.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help run test lint viz benchmark clean
 
