@@ -225,15 +225,40 @@ class TrainingParameters(Strict):
     resume: bool = True
 
 
+class VerdictParameters(Strict):
+    """``analysis.verdict``: how arms are compared.
+
+    Attributes:
+        shares: of the way, in decades, from the loss at the start to the deepest target;
+            rising to 1.
+        reached_by: share of the best baseline's seeds that come down to the deepest target.
+        margin: two arms are equivalent whose times differ by no more than this share.
+        confidence: of the intervals; tests are at one minus it.
+    """
+
+    shares: Annotated[list[Share], Field(min_length=1)] = [0.25, 0.5, 0.75, 1.0]
+    reached_by: Share = 0.75
+    margin: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    confidence: Annotated[float, Field(ge=0.5, lt=1)] = 0.95
+
+    @model_validator(mode="after")
+    def _rises_to_one(self) -> VerdictParameters:
+        if sorted(set(self.shares)) != self.shares or self.shares[-1] != 1:
+            raise ValueError(f"shares must rise to 1, got {self.shares}")
+        return self
+
+
 class AnalysisParameters(Strict):
     """``analysis``: how histories become tables.
 
     Attributes:
         settled_within: the loss has stopped moving where it first comes within this factor
             of its final level.
+        verdict: how arms are compared.
     """
 
     settled_within: Annotated[float, Field(gt=1)] = 10.0
+    verdict: VerdictParameters = VerdictParameters()
 
 
 class StudyParameters(Strict):

@@ -1,0 +1,78 @@
+"""The answer in three sentences, each number of which is read from the verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from adaptive_opt.study import get_arm
+
+from .schema import ArmVerdict, TaskVerdict
+
+__all__ = ["CLOCK_WORDS", "answer", "ratio_words"]
+
+CLOCK_WORDS = {
+    "iteration": "iterations",
+    "gradient_equivalents": "gradient-equivalents",
+    "device_seconds": "seconds",
+}
+
+
+def answer(tasks: Sequence[TaskVerdict]) -> list[str]:
+    """Three sentences: in iterations, in what they cost, and what the gain is made of."""
+    return [_on_iterations(tasks), _on_costs(tasks), _on_ladders(tasks)]
+
+
+def ratio_words(result: ArmVerdict) -> str:
+    """As in ``0.45 (0.40–0.52)``: the ratio of times and its interval."""
+    low, high = ("–∞" if v is None else f"{v:.2g}" for v in (result.low, result.high))
+    return f"{result.ratio:.2g} ({low}–{high})"
+
+
+def _headlines(task: TaskVerdict, clock: str) -> list[ArmVerdict]:
+    found = [r for r in task.arms if r.headline and r.clock == clock]
+    return [r for r in found if get_arm(r.arm).kind == "second-order"]
+
+
+def _on_iterations(tasks: Sequence[TaskVerdict]) -> str:
+    faster, parts = 0, []
+    for task in tasks:
+        results = _headlines(task, "iteration")
+        if not results:
+            continue
+        won = [r for r in results if r.verdict == "faster"]
+        faster += bool(won)
+        best = min(won or results, key=lambda r: r.ratio)
+        parts.append(
+            f"{task.label}: {best.label} {best.verdict}, "
+            f"{ratio_words(best)} times the iterations of {get_arm(best.versus).label}"
+        )
+    return (
+        f"In iterations to the loss that the tuned first-order baselines come down to, some "
+        f"second-order method is faster on {faster} of {len(parts)} tasks ({'; '.join(parts)})."
+    )
+
+
+def _on_costs(tasks: Sequence[TaskVerdict]) -> str:
+    parts = []
+    for clock in ("gradient_equivalents", "device_seconds"):
+        results = {t.label: _headlines(t, clock) for t in tasks}
+        results = {label: rows for label, rows in results.items() if rows}
+        won = [n for n, rows in results.items() if any(r.verdict == "faster" for r in rows)]
+        lost = [n for n, rows in results.items() if all(r.verdict == "slower" for r in rows)]
+        text = f"in {CLOCK_WORDS[clock]} one is on {len(won)} of {len(results)}"
+        if lost:
+            text += f" and all are slower on {len(lost)}"
+        parts.append(text)
+    return f"Counting what curvature costs, {', and '.join(parts)}."
+
+
+def _on_ladders(tasks: Sequence[TaskVerdict]) -> str:
+    said = [
+        f"on {task.label}, {text[0].lower()}{text[1:-1]}"
+        for task in tasks
+        for text in task.made_of.values()
+    ]
+    if not said:
+        return "What a gain is made of was not asked: no placebo arm is in this comparison."
+    text = "; ".join(said) + "."
+    return "Taken apart by placebos: " + text

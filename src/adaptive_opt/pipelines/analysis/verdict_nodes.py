@@ -1,0 +1,94 @@
+"""Nodes of the verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial, update_wrapper
+from typing import Any
+
+from adaptive_opt.parameters import AnalysisParameters, task_parameters
+
+
+def bind(function: Callable[..., Any], *values: Any) -> Any:
+    """A node's function with what is known of it when the pipeline is made."""
+    return update_wrapper(partial(function, *values), function)
+
+
+def _settings(analysis: dict[str, Any]) -> dict[str, Any]:
+    return AnalysisParameters(**analysis).verdict.model_dump()
+
+
+def fix_targets(tasks: dict[str, Any], analysis: dict[str, Any], *baselines: Any) -> dict[str, Any]:
+    """Targets of every task; nothing but the first-order arms' histories comes in."""
+    from adaptive_opt.evidence.verdict import fix_targets
+
+    fixed = {name: task_parameters(name, tasks).target_loss for name in tasks}
+    return fix_targets(baselines, fixed, _settings(analysis))
+
+
+def measure_times(targets: dict[str, Any], *histories: Any) -> Any:
+    """When every run reaches every target, on three clocks."""
+    from adaptive_opt.evidence.targets import times_to_targets
+
+    levels = {
+        task: {metric: found["levels"] for metric, found in metrics.items()}
+        for task, metrics in targets.items()
+    }
+    return times_to_targets(histories, levels)
+
+
+def decide(
+    command: str,
+    times: Any,
+    targets: dict[str, Any],
+    analysis: dict[str, Any],
+    scale: str,
+    *summaries: dict[str, Any],
+) -> tuple[dict[str, Any], Any, Any]:
+    """The record of the verdict, its comparisons as a table, and the performance profiles."""
+    from importlib.metadata import version
+
+    from adaptive_opt.evidence.verdict import build_verdict, comparison_table, profile_table
+
+    packages = ("adaptive_opt", "kedro", "optuna", "numpy", "scipy", "statsmodels", "torch")
+    provenance = {
+        "versions": {name: version(name) for name in packages},
+        "commands": [f"{command} --env={scale}" if scale != "base" else command],
+        "seeds": {f"{s['task']}.{s['arm']}": s["seeds"] for s in summaries},
+    }
+    settings = _settings(analysis)
+    verdict = build_verdict(times, targets, summaries, settings, scale, provenance)
+    table, profiles = comparison_table(verdict), profile_table(times, targets)
+    return verdict.model_dump(mode="json"), table, profiles
+
+
+def draw(document: dict[str, Any], profiles: Any) -> tuple[Any, ...]:
+    """The figures of the verdict, each for the browser and as PNG."""
+    from adaptive_opt.evidence.schema import Verdict
+    from adaptive_opt.plots import figure, intervals
+    from adaptive_opt.plots import verdict as plots
+
+    verdict = Verdict(**document)
+    note = "grey: counts as no difference; interval: 95 %, of restricted times, paired by seed"
+    charts = [
+        (f"Time to the baselines' best loss, {words}", plots.ratio_panels(verdict, clock))
+        for clock, words in plots.CLOCK_WORDS.items()
+    ]
+    charts.append(
+        ("Each rung of the information ladder against the next", plots.ladder_panels(verdict))
+    )
+    drawn: list[Any] = []
+    for title, panels in charts:
+        drawn += [intervals.to_plotly(title, panels), intervals.to_matplotlib(title, panels, note)]
+    staircase = plots.profile_figure(profiles)
+    return (*drawn, figure.to_plotly(staircase), figure.to_matplotlib(staircase))
+
+
+def report(names: Sequence[str], document: dict[str, Any], *figures: Any) -> tuple[str, str]:
+    """The page, and the same in Markdown."""
+    from adaptive_opt.evidence.schema import Verdict
+    from adaptive_opt.evidence.summary import summary
+    from adaptive_opt.plots.page import report_page
+
+    verdict = Verdict(**document)
+    return report_page(verdict, dict(zip(names, figures, strict=True))), summary(verdict)

@@ -1,0 +1,141 @@
+"""Ratios with their intervals on a logarithmic axis, a row for each: a forest plot."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import matplotlib as mpl
+import matplotlib.figure as mpl_figure
+import plotly.graph_objects as go
+from matplotlib.ticker import FuncFormatter, NullFormatter
+from plotly.subplots import make_subplots
+
+__all__ = ["VERDICT_COLOURS", "Interval", "IntervalPanel", "to_matplotlib", "to_plotly"]
+
+VERDICT_COLOURS = {
+    "faster": "#009E73",
+    "slower": "#D55E00",
+    "equivalent": "#0072B2",
+    "undecided": "#777777",
+}
+"""Of Okabe & Ito; the word stands beside each row as well."""
+
+WIDEST = 100.0
+"""Ratios beyond this factor are drawn at the edge, with an arrow."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A ratio, its interval (infinite where there is no bound) and the verdict on it."""
+
+    label: str
+    ratio: float
+    low: float
+    high: float
+    verdict: str
+
+
+@dataclass(frozen=True)
+class IntervalPanel:
+    """Rows from the top, and the margin within which a ratio counts as 1."""
+
+    title: str
+    rows: Sequence[Interval]
+    margin: float
+    x_label: str = "ratio of times"
+
+
+def _limits(panels: Sequence[IntervalPanel]) -> tuple[float, float]:
+    """Of the axis: symmetric about 1, as wide as the ratios, at most :data:`WIDEST`."""
+    edges = [abs(math.log(r.ratio)) for p in panels for r in p.rows]
+    for panel in panels:
+        for row in panel.rows:
+            edges += [abs(math.log(e)) for e in (row.low, row.high) if 0 < e < math.inf]
+    reach = min(math.exp(1.1 * max([*edges, math.log(2)])), WIDEST)
+    return 1 / reach, reach
+
+
+def to_matplotlib(title: str, panels: Sequence[IntervalPanel], note: str = "") -> mpl_figure.Figure:
+    """For a PNG file, two panels a row."""
+    columns = min(2, max(1, len(panels)))
+    rows = max(1, -(-len(panels) // columns))
+    tallest = max([len(p.rows) for p in panels] or [1])
+    size = (7.2 * columns, (1.3 + 0.28 * tallest) * rows + 0.6)
+    low, high = _limits(panels)
+    with mpl.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}):
+        drawn = mpl_figure.Figure(figsize=size, dpi=130, layout="constrained")
+        axes = drawn.subplots(rows, columns, squeeze=False).flatten()
+        for ax in axes[len(panels) :]:
+            ax.set_axis_off()
+        for ax, panel in zip(axes, panels, strict=False):
+            ax.axvspan(1 / (1 + panel.margin), 1 + panel.margin, color="#eeeeee", linewidth=0)
+            ax.axvline(1, color="#888888", linewidth=0.8)
+            for i, row in enumerate(panel.rows):
+                colour = VERDICT_COLOURS[row.verdict]
+                ends = [min(max(e, low), high) for e in (row.low, row.high)]
+                ax.plot(ends, [i, i], color=colour, linewidth=1.8)
+                at = min(max(row.ratio, low), high)
+                shape = "o" if low <= row.ratio <= high else "<" if row.ratio < low else ">"
+                ax.plot([at], [i], shape, color=colour, markersize=6)
+                ax.annotate(
+                    row.verdict, (1.02, i), xycoords=("axes fraction", "data"),
+                    color=colour, va="center", fontsize=9, annotation_clip=False,
+                )  # fmt: skip
+            ax.set(xscale="log", xlim=(low, high), ylim=(len(panel.rows) - 0.4, -0.6))
+            ax.set_yticks(range(len(panel.rows)), [r.label for r in panel.rows])
+            ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
+            ax.xaxis.set_minor_formatter(NullFormatter())
+            ax.set_title(panel.title, fontsize=11)
+            ax.set_xlabel(panel.x_label)
+        drawn.suptitle(title, fontsize=13)
+        if note:
+            drawn.supxlabel(note, fontsize=8, color="#555555")
+    return drawn
+
+
+def to_plotly(title: str, panels: Sequence[IntervalPanel]) -> go.Figure:
+    """For a browser, two panels a row."""
+    columns = min(2, max(1, len(panels)))
+    rows = max(1, -(-len(panels) // columns))
+    low, high = _limits(panels)
+    drawn = make_subplots(
+        rows, columns, subplot_titles=[p.title for p in panels], horizontal_spacing=0.22
+    )
+    for i, panel in enumerate(panels):
+        at = {"row": i // columns + 1, "col": i % columns + 1}
+        for word, colour in VERDICT_COLOURS.items():
+            own = [r for r in panel.rows if r.verdict == word]
+            if not own:
+                continue
+            ends = [(min(max(r.low, low), high), min(max(r.high, low), high)) for r in own]
+            drawn.add_trace(
+                go.Scatter(
+                    x=[r.ratio for r in own],
+                    y=[r.label for r in own],
+                    error_x={
+                        "array": [max(0.0, e[1] - r.ratio) for r, e in zip(own, ends, strict=True)],
+                        "arrayminus": [
+                            max(0.0, r.ratio - e[0]) for r, e in zip(own, ends, strict=True)
+                        ],
+                    },
+                    mode="markers",
+                    marker={"color": colour, "size": 9},
+                    name=word,
+                    legendgroup=word,
+                    showlegend=word not in {t.name for t in drawn.data},
+                ),
+                **at,
+            )
+        drawn.add_vline(1, line={"color": "#888888", "width": 1}, **at)
+        drawn.update_xaxes(
+            type="log", range=[math.log10(low), math.log10(high)], title=panel.x_label, **at
+        )
+        order = [r.label for r in panel.rows]
+        drawn.update_yaxes(categoryorder="array", categoryarray=order[::-1], **at)
+    tallest = max([len(p.rows) for p in panels] or [1])
+    drawn.update_layout(
+        title=title, template="plotly_white", height=(140 + 26 * tallest) * rows + 60
+    )
+    return drawn
