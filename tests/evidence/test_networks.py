@@ -5,6 +5,7 @@ import math
 import pandas as pd
 import pytest
 
+from adaptive_opt.evidence.milestones import image_table, text_table
 from adaptive_opt.evidence.networks import cost_table, outcome_table, report
 from adaptive_opt.evidence.tables import time_to_target_table
 from adaptive_opt.plots.networks import loss_figure, optimizer_figure, valid_loss_figure
@@ -78,6 +79,8 @@ def test_the_report_says_it_all():
         time_to_target_table(histories, {"resnet18": 0.55}),
         outcome_table(histories),
         cost_table(histories),
+        image_table(histories, 0.999),
+        text_table(histories, {}),
         scale="base",
     )
     assert "# Networks, scale `base`" in text
