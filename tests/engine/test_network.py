@@ -123,11 +123,12 @@ def test_what_is_noted(task):
     assert one["lr"].iloc[-1] == pytest.approx(0.005)
 
 
-def test_the_training_loss_is_the_mean_since_the_last_row():
+@pytest.mark.parametrize("what", ["loss", "accuracy"])
+def test_training_loss_and_accuracy_are_means_since_the_last_row(what):
     every, _, _ = train("resnet18", "adam", sizes={"epochs": 2, "log_every": 1})
     third, _, _ = train("resnet18", "adam", sizes={"epochs": 2, "log_every": 3}, statistics_every=3)
-    batches = losses(every, "batch_loss")
-    means = losses(third)
+    batches = losses(every, f"batch_{what}")
+    means = losses(third, f"train_{what}")
     np.testing.assert_allclose(means.loc[3], batches.loc[1:3].mean(), rtol=1e-5)
     np.testing.assert_allclose(means.loc[6], batches.loc[4:6].mean(), rtol=1e-5)
 

@@ -5,7 +5,8 @@ import math
 import pandas as pd
 import pytest
 
-from adaptive_opt.evidence.networks import cost_table, outcome_table, report
+from adaptive_opt.evidence.milestones import image_table, text_table
+from adaptive_opt.evidence.networks import cost_markdown, cost_table, outcome_table, report
 from adaptive_opt.evidence.tables import time_to_target_table
 from adaptive_opt.plots.networks import loss_figure, optimizer_figure, valid_loss_figure
 
@@ -78,6 +79,8 @@ def test_the_report_says_it_all():
         time_to_target_table(histories, {"resnet18": 0.55}),
         outcome_table(histories),
         cost_table(histories),
+        image_table(histories, 0.999),
+        text_table(histories, {}),
         scale="base",
     )
     assert "# Networks, scale `base`" in text
@@ -104,3 +107,25 @@ def test_only_arms_that_clip_are_in_the_figure_of_clipping():
     assert [line.label for line in panel.lines] == ["SSDH"]
     assert list(panel.lines[0].y) == pytest.approx([0.9, 0.4])
     assert len(valid_loss_figure([RESNET, DIVERGED]).panels[0].lines) == 2
+
+
+def test_seeds_that_end_at_different_iterations():
+    """The shorter one counts with its own last epoch and its own cost."""
+    short = RESNET[(RESNET["seed"] == 0) | (RESNET["iteration"] <= 10)]
+    row = outcome_table([short]).iloc[0]
+    assert (row["seeds"], row["iterations"], row["diverged"]) == (2, 20, 0)
+    assert row["train_loss"] == pytest.approx((0.5 + (3.0 + 0.8) / 2) / 2)
+    assert row["valid_loss"] == pytest.approx((0.6 + 0.9) / 2)
+    assert row["test_accuracy"] == pytest.approx(0.80)
+    cost = cost_table([short]).iloc[0]
+    assert cost["gradient_equivalents"] == pytest.approx(1.2 * 15)
+
+
+def test_an_arm_whose_every_run_diverged():
+    nothing = DIVERGED[DIVERGED["seed"] == 1]
+    row = outcome_table([nothing]).iloc[0]
+    assert (row["diverged"], math.isnan(row["train_loss"])) == (1, True)
+    costs = cost_table([RESNET, nothing]).set_index("arm")
+    assert costs.loc["ssdh", "relative_seconds"] == 1
+    assert math.isnan(costs.loc["adam", "relative_seconds"])
+    assert "| Adam | 20 | – | – | – |" in cost_markdown(costs.reset_index())

@@ -8,6 +8,7 @@ import pytest
 
 from adaptive_opt.evidence.passage import first_passage, losses_by_seed, settling_iteration
 from adaptive_opt.evidence.rahimi_recht import (
+    best_seed,
     convergence_table,
     decade_table,
     report,
@@ -120,3 +121,58 @@ def test_report_states_medians_and_nevers():
     assert "SSDH 15 (2 of 2). Never: Adam." in text
     assert "| Adam | never | never | – | 2 of 2 |" in text
     assert "| SSDH | 15 | 15 | 10 – 20 | 0 of 2 |" in text
+
+
+def test_the_best_of_equals_is_the_lowest_seed_in_any_order():
+    tied = history({5: [9.0, 1.0], 3: [9.0, 1.0], 4: [9.0, 2.0]}).iloc[::-1]
+    assert best_seed(tied) == 3
+    assert convergence_table([tied], 2)["best_seed"].tolist() == [3]
+
+
+def test_one_seed():
+    row = convergence_table([history({7: [9.0, 1.0, 1.0]})], 2).iloc[0]
+    assert (row["best_seed"], row["convergence_pct"], row["median_convergence_pct"]) == (7, 50, 50)
+
+
+def test_a_diverged_run_is_never_the_best():
+    """Whatever it came down to before."""
+    assert best_seed(history({0: [9.0, 1e-9, NAN], 1: [9.0, 9.0, 8.0]})) == 1
+    assert best_seed(history({0: [9.0, 1e-9, math.inf], 1: [9.0, 9.0, 8.0]})) == 1
+    nothing = [history({0: [9.0, NAN], 1: [9.0, NAN]})]
+    assert best_seed(nothing[0]) is None
+    row = convergence_table(nothing, 10).iloc[0]
+    assert row[["best_seed", "final_loss", "iteration", "convergence_pct"]].isna().all()
+    text = report(
+        time_to_target_table(nothing, {"rr_cond29": 1.0}),
+        convergence_table(nothing, 10),
+        decade_table(nothing),
+        scale="made up",
+        settled_within=10,
+    )
+    assert "| SSDH | never | – | – | – |" in text
+    assert "nan" not in text
+
+
+def test_seeds_that_end_at_different_iterations():
+    """The shorter one has not diverged: its own last loss counts, and its own length."""
+    uneven = [history({0: [100.0, 50.0, 1.0, 1.0, 1.0], 1: [100.0, 0.5, 0.5]})]
+    row = convergence_table(uneven, 10).iloc[0]
+    assert (row["best_seed"], row["final_loss"], row["iteration"]) == (1, 0.5, 10)
+    assert row["convergence_pct"] == 50
+    assert row["median_convergence_pct"] == 50  # both at half of their run
+    decades = decade_table(uneven).iloc[0]
+    assert (decades["1e-1..1e0"], decades["1e0..1e1"], decades["diverged"]) == (1, 1, 0)
+    passed = time_to_target_table(uneven, {"rr_cond29": 0.9}).iloc[0]
+    assert (passed["seeds"], passed["never"], passed["median_of_reached"]) == (2, 1, 10)
+
+
+def test_arms_of_different_length():
+    table = convergence_table(
+        [history({0: [9.0, 1.0, 1.0]}), history({0: [9.0, 9.0, 9.0, 1.0, 1.0]}, arm="adam")], 2
+    )
+    assert table["convergence_pct"].tolist() == [50, 75]
+
+
+def test_an_infinite_loss_is_in_no_decade():
+    row = decade_table([history({0: [1.0, math.inf], 1: [1.0, 0.5]})]).iloc[0]
+    assert (row["1e-1..1e0"], row["diverged"]) == (1, 1)

@@ -88,3 +88,32 @@ def test_state_continues():
     run(other, copied, 5, 2)
     np.testing.assert_array_equal(flat(params), flat(copied))
     assert other.gradient_equivalents == 10
+
+
+@pytest.mark.parametrize("clip", [None, 0.5])
+def test_the_second_moment_is_told_by_those_that_keep_one(clip):
+    class Unknown(torch.optim.Adam):
+        """By another name, so that it gets one instance for each member."""
+
+    for cls in (torch.optim.AdamW, Unknown):
+        params = ensemble_parameters(3)
+        optimizer = Memberwise(cls, params, members=3, max_grad_norm=clip, lr=0.01)
+        assert optimizer.statistics() == {}
+        run(optimizer, params, 5, 3)
+        norms = optimizer.statistics()["second_moment_norm"]
+        for i in range(3):
+            alone = parameters(flat_start(seed=i))
+            single = cls(alone, lr=0.01)
+            for _ in range(5):
+                single.zero_grad()
+                loss(alone).backward()
+                if clip:
+                    torch.nn.utils.clip_grad_norm_(alone, clip)
+                single.step()
+            v = np.concatenate([single.state[p]["exp_avg_sq"].reshape(-1) for p in alone])
+            assert float(norms[i]) == pytest.approx(np.linalg.norm(v), rel=1e-5)
+    for cls in (torch.optim.SGD, Heavy):
+        params = ensemble_parameters(3)
+        optimizer = Memberwise(cls, params, members=3, lr=0.01)
+        run(optimizer, params, 2, 3)
+        assert optimizer.statistics() == {}

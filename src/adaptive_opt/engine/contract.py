@@ -47,7 +47,7 @@ class Task(Protocol):
 
     measures_train_loss: bool
     """Whether ``train_loss`` is quick; else the history has the mean over the batches since
-    its last row."""
+    its last row, likewise of ``batch_metrics``."""
 
     def train_loss(self, weights: Sequence[Tensor]) -> Tensor:
         """Loss over the training data, ``[members]``."""

@@ -126,9 +126,9 @@ class _Loop:
         self._last_good = [p.detach().clone() for p in self._kept]
         self._unflushed = 0
         # Of the batches since the last row; on the device, so that adding does not wait.
-        self._loss_sum = torch.zeros(task.members, device=task.device)
-        self._loss_count = 0
-        self._mean_loss = self._loss_sum
+        self._sums: dict[str, Tensor] = {}
+        self._summed = 0
+        self._means: dict[str, Tensor] = {}
 
     def iterate(self, t: int, batch: Any) -> None:
         """One update, with whatever is due to be noted around it."""
@@ -147,8 +147,9 @@ class _Loop:
         else:
             self.optimizer.step()
         if not self.task.measures_train_loss:
-            self._loss_sum += loss
-            self._loss_count += 1
+            for name, value in {"loss": loss, **self.task.batch_metrics}.items():
+                self._sums[name] = self._sums[name] + value if self._summed else value
+            self._summed += 1
         if self._frozen:
             self._restore(self._frozen)
         if logged:
@@ -208,7 +209,7 @@ class _Loop:
         metrics = {f"batch_{name}": value for name, value in self.task.batch_metrics.items()}
         self.recorder.add(t, batch_loss=loss, **metrics)
         if t % self.plan.log_every == 0:  # other rows would cut the mean short
-            self._note_mean_loss(t)
+            self._note_means(t)
         if inside:
             # Tensor by tensor: one of all would be as large as the model.
             norms = [
@@ -220,14 +221,12 @@ class _Loop:
             self.recorder.add(t, gradient_norm=norm, **self.optimizer.statistics())
         self.clock.start()
 
-    def _note_mean_loss(self, t: int) -> None:
-        """Mean over the batches since the last time, which may have been the very last batch."""
-        if self.task.measures_train_loss:
-            return
-        if self._loss_count:
-            self._mean_loss = self._loss_sum / self._loss_count
-            self._loss_sum, self._loss_count = torch.zeros_like(self._loss_sum), 0
-        self.recorder.add(t, train_loss=self._mean_loss)
+    def _note_means(self, t: int) -> None:
+        """Means over the batches since the last time, which may have been the very last batch."""
+        if self._summed:
+            self._means = {f"train_{name}": s / self._summed for name, s in self._sums.items()}
+            self._summed = 0
+        self.recorder.add(t, **self._means)
 
     def _flush(self) -> None:
         """Move the rows to the host, look for divergence, remember where all was well."""
@@ -271,7 +270,7 @@ class _Loop:
         """The last row, at the end of training."""
         self.optimizer.finish()
         self._note(t, snapshot=_due(t, self.plan.snapshot_every))
-        self._note_mean_loss(t)
+        self._note_means(t)
         self.seconds = self.clock.stop()
         if self.plan.evaluate_every:
             seen = _due(t, self.plan.evaluate_every)  # validation data, just now
@@ -295,9 +294,9 @@ class _Loop:
             "recorder": self.recorder.state_dict(),
             "random": torch.get_rng_state(),
             "random_cuda": torch.cuda.get_rng_state(self.task.device) if cuda else None,
-            "loss_sum": self._loss_sum.cpu(),
-            "mean_loss": self._mean_loss.cpu(),
-            "counts": {"loss": self._loss_count, "unflushed": self._unflushed},
+            "sums": {name: s.cpu() for name, s in self._sums.items()},
+            "means": {name: m.cpu() for name, m in self._means.items()},
+            "counts": {"summed": self._summed, "unflushed": self._unflushed},
             "first_loss": None if self._first_loss is None else self._first_loss.tolist(),
             "frozen": self._frozen,
             "diverged_at": self.diverged_at,
@@ -318,9 +317,10 @@ class _Loop:
         if state["random_cuda"] is not None and self.task.device.type == "cuda":
             torch.cuda.set_rng_state(state["random_cuda"], self.task.device)
         self.clock = DeviceClock(self.task.device, state["seconds"])
-        self._loss_sum = state["loss_sum"].to(self.task.device)
-        self._mean_loss = state["mean_loss"].to(self.task.device)
-        self._loss_count = state["counts"]["loss"]
+        device = self.task.device
+        self._sums = {name: s.to(device) for name, s in state["sums"].items()}
+        self._means = {name: m.to(device) for name, m in state["means"].items()}
+        self._summed = state["counts"]["summed"]
         self._unflushed = state["counts"]["unflushed"]
         if state["first_loss"] is not None:
             self._first_loss = np.asarray(state["first_loss"], dtype=np.float32)

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .passage import losses_by_seed
+from .milestones import image_markdown, text_markdown
+from .passage import last_rows, losses_by_seed
 from .tables import (
     ARM_LABELS,
     TASK_LABELS,
@@ -31,6 +32,8 @@ QUANTITIES = {
 }
 """Columns of the outcome table: of which column of the history, and which value in time."""
 
+COST_DIGITS = {"gradient_equivalents": ",.0f", "device_seconds": ".1f", "relative_seconds": ".2f"}
+
 
 def outcome_table(histories: Histories) -> pd.DataFrame:
     """What the runs came to, as mean and standard deviation over seeds.
@@ -44,17 +47,15 @@ def outcome_table(histories: Histories) -> pd.DataFrame:
     rows = []
     for history in histories:
         task, arm = identify(history)
-        last = history[history["iteration"] == history["iteration"].max()]
+        last = last_rows(history)
         row: dict[str, Any] = {"task": task, "arm": arm, "seeds": len(last)}
-        row["iterations"] = int(last["iteration"].iloc[0])
+        row["iterations"] = int(last["iteration"].max())
         row["diverged"] = int(last["train_loss"].isna().sum())
-        before = history.loc[history["epoch"] < history["epoch"].max() - 1, "iteration"].max()
-        finished = last.loc[last["train_loss"].notna(), "seed"]
+        finished = last.index[last["train_loss"].notna()]
         for name, (column, which) in QUANTITIES.items():
             if column in history:
-                wide = losses_by_seed(history, column)
-                if which == "last epoch":
-                    wide = wide[~(wide.index <= before)]  # all, where there is but one epoch
+                chosen = _last_epoch(history) if which == "last epoch" else history
+                wide = losses_by_seed(chosen, column)
                 values = _in_time(wide if which == "first" else wide[finished], which)
                 row[name], row[f"{name}_std"] = values.mean(), values.std()
         rows.append(row)
@@ -65,7 +66,17 @@ def _in_time(wide: pd.DataFrame, which: str) -> pd.Series:
     """One value for each seed, of iterations × seeds."""
     if which in ("min", "last epoch"):
         return wide.min() if which == "min" else wide.mean()
-    return wide.iloc[0] if which == "first" else wide.iloc[-1]
+    if wide.empty:
+        return pd.Series(dtype=float)
+    return wide.iloc[0] if which == "first" else wide.ffill().iloc[-1]
+
+
+def _last_epoch(history: pd.DataFrame) -> pd.DataFrame:
+    """Rows after the end of the last epoch but one of each seed; all where there is but one."""
+    epochs = history.groupby("seed")["epoch"].transform("max")
+    earlier = history[history["epoch"] < epochs - 1]
+    before = history["seed"].map(earlier.groupby("seed")["iteration"].max()).fillna(-1)
+    return history[history["iteration"] > before]
 
 
 def cost_table(histories: Histories) -> pd.DataFrame:
@@ -80,8 +91,8 @@ def cost_table(histories: Histories) -> pd.DataFrame:
     rows = []
     for history in histories:
         task, arm = identify(history)
-        last = history[history["iteration"] == history["iteration"].max()]
-        iterations = int(last["iteration"].iloc[0])
+        last = last_rows(history)
+        iterations = int(last["iteration"].max())
         last = last[last["train_loss"].notna()]
         rows.append(
             {
@@ -99,7 +110,13 @@ def cost_table(histories: Histories) -> pd.DataFrame:
 
 
 def report(
-    time_to_target: pd.DataFrame, outcomes: pd.DataFrame, costs: pd.DataFrame, *, scale: str
+    time_to_target: pd.DataFrame,
+    outcomes: pd.DataFrame,
+    costs: pd.DataFrame,
+    images: pd.DataFrame,
+    texts: pd.DataFrame,
+    *,
+    scale: str,
 ) -> str:
     """The tables in Markdown, each led by a sentence that says what it holds."""
     parts = [f"# Networks, scale `{scale}`"]
@@ -111,10 +128,29 @@ def report(
             passage_markdown(passage),
             "Mean over seeds ± standard deviation; test data were looked at once, at the end:",
             outcome_markdown(outcomes[outcomes["task"] == task]),
+            *_published(images[images["task"] == task], texts[texts["task"] == task]),
             "What a run costs; seeds trained together share the seconds of their program:",
             cost_markdown(costs[costs["task"] == task]),
         ]
     return "\n\n".join(parts) + "\n"
+
+
+def _published(images: pd.DataFrame, texts: pd.DataFrame) -> list[str]:
+    """The published table of one task, with what it holds."""
+    if len(images):
+        return [
+            "When the mean validation accuracy is first within one standard deviation of its final "
+            "value, and the mean training accuracy over an epoch first at a level, in % of the "
+            "run and in device seconds:",
+            image_markdown(images),
+        ]
+    if len(texts):
+        return [
+            "When the mean training loss is first at or below the target, in % of the run and in "
+            "device seconds, and what the runs came to:",
+            text_markdown(texts),
+        ]
+    return []
 
 
 def outcome_markdown(rows: pd.DataFrame) -> str:
@@ -140,9 +176,10 @@ def cost_markdown(rows: pd.DataFrame) -> str:
         [
             ARM_LABELS[r["arm"]],
             f"{r['iterations']:,}",
-            f"{r['gradient_equivalents']:,.0f}",
-            f"{r['device_seconds']:.1f}",
-            f"{r['relative_seconds']:.2f}",
+            *(
+                format(r[name], digits) if np.isfinite(r[name]) else "–"
+                for name, digits in COST_DIGITS.items()
+            ),
         ]
         for r in records(rows)
     ]

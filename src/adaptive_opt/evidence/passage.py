@@ -5,12 +5,83 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-__all__ = ["first_passage", "losses_by_seed", "settling_iteration"]
+__all__ = [
+    "batches_per_epoch",
+    "epoch_means",
+    "first_passage",
+    "last_rows",
+    "losses_by_seed",
+    "runs",
+    "settling_iteration",
+]
 
 
 def losses_by_seed(history: pd.DataFrame, column: str = "train_loss") -> pd.DataFrame:
-    """Iterations as rows, seeds as columns; missing where a run had diverged."""
+    """Iterations as rows, seeds as columns; missing where a run had diverged or ended."""
     return history.pivot(index="iteration", columns="seed", values=column).sort_index()
+
+
+def runs(history: pd.DataFrame, column: str = "train_loss") -> dict[int, pd.Series]:
+    """Each seed's values by iteration, as long as its own run was; seeds in order.
+
+    Infinite values count as missing, as those of a diverged run are.
+    """
+    clean = history[column].replace([np.inf, -np.inf], np.nan)
+    frame = history.assign(**{column: clean}).sort_values("iteration")
+    groups = frame.groupby("seed", sort=True)
+    return {int(str(seed)): g.set_index("iteration")[column] for seed, g in groups}
+
+
+def last_rows(history: pd.DataFrame) -> pd.DataFrame:
+    """The last row of each seed, by seed; its loss is missing where the run had diverged."""
+    rows = history.sort_values("iteration").groupby("seed", sort=True).tail(1)
+    rows = rows.set_index("seed").sort_index()
+    return rows.assign(train_loss=rows["train_loss"].replace([np.inf, -np.inf], np.nan))
+
+
+def batches_per_epoch(history: pd.DataFrame) -> float:
+    """Iterations of an epoch, from a history that has a row at the end of one; else its length.
+
+    Example:
+        >>> batches_per_epoch(pd.DataFrame({"iteration": [0, 5, 7, 14], "epoch": [0, 0, 1, 2]}))
+        7.0
+    """
+    later = history[history["epoch"] > 0]
+    if later.empty:
+        return float(max(1, history["iteration"].max()))
+    return float((later["iteration"] / later["epoch"]).min())
+
+
+def epoch_means(history: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Mean of a batch quantity over the iterations of the last epoch, running.
+
+    A row of the history holds the mean over the batches since the row before (engine.train);
+    with n(t) the number of batches behind row t and L the batches of an epoch
+
+        S(t) = Σ_{s ≤ t} x(s) (n(s) − n(s⁻)),   mean(t) = (S(t) − S(t − L)) / L,
+
+    S linear between rows. At the start, where there is less than an epoch, the mean is over
+    what there is.
+
+    Args:
+        history: of one (task, arm).
+        column: ``train_loss`` or ``train_accuracy``.
+
+    Returns:
+        Iterations × seeds; missing from where a run diverged.
+    """
+    length = batches_per_epoch(history)
+    smoothed = {}
+    for seed, values in runs(history, column).items():
+        end = values.index.max()
+        seen = values.dropna()
+        count = np.minimum(seen.index.to_numpy(dtype=np.float64) + 1, max(end, 1))
+        total = np.cumsum(seen.to_numpy(dtype=np.float64) * np.diff(count, prepend=0.0))
+        n, s = np.append(0.0, count), np.append(0.0, total)
+        window = np.minimum(count, length)
+        means = (total - np.interp(count - window, n, s)) / np.where(window > 0, window, 1)
+        smoothed[seed] = pd.Series(means, index=seen.index)
+    return pd.DataFrame(smoothed).sort_index()
 
 
 def first_passage(losses: pd.DataFrame, target: float) -> pd.Series:
@@ -33,14 +104,15 @@ def settling_iteration(losses: pd.Series, within: float) -> float:
     """Iteration at which a run's loss stops moving.
 
     The first at which the loss is within a factor ``within`` of its final level, the median
-    over the last hundredth of the logged iterations. A run with a missing end never settles.
+    over the last hundredth of the logged iterations. A run whose last loss is missing, having
+    diverged, never settles.
 
     Example:
         >>> settling_iteration(pd.Series([8.0, 1.9, 1.0, 1.0], index=[0, 10, 20, 30]), 2.0)
         10.0
     """
     tail = losses.iloc[-max(1, len(losses) // 100) :]
-    if tail.isna().any():
+    if not len(tail) or tail.isna().iloc[-1]:
         return float("nan")
     below = losses <= within * tail.median()
     return float(losses.index[int(below.to_numpy().argmax())])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from .passage import losses_by_seed, settling_iteration
+from .passage import last_rows, runs, settling_iteration
 from .tables import (
     ARM_LABELS,
     TASK_LABELS,
@@ -22,9 +22,10 @@ from .tables import (
 __all__ = ["best_seed", "convergence_table", "decade_table", "report"]
 
 
-def best_seed(losses: pd.DataFrame) -> int:
-    """The seed with the lowest final loss; a diverged one counts as infinite."""
-    return int(losses.columns[int(losses.iloc[-1].fillna(np.inf).to_numpy().argmin())])
+def best_seed(history: pd.DataFrame) -> int | None:
+    """The seed with the lowest final loss, of equals the lowest seed; None if all diverged."""
+    finals = last_rows(history)["train_loss"].dropna()
+    return int(finals.index[int(finals.to_numpy().argmin())]) if len(finals) else None
 
 
 def convergence_table(histories: Histories, settled_within: float) -> pd.DataFrame:
@@ -36,27 +37,29 @@ def convergence_table(histories: Histories, settled_within: float) -> pd.DataFra
 
     Returns:
         A row for each (task, arm): the best run's seed, its final loss, the iteration and
-        its share of the run in %, and the median share over the seeds.
+        its share of that run in %, and the median share over the seeds that did not diverge;
+        missing where all did.
     """
     rows = []
     for history in histories:
         task, arm = identify(history)
-        losses = losses_by_seed(history)
-        length = losses.index[-1]
-        settled = losses.apply(settling_iteration, within=settled_within)
-        best = best_seed(losses)
+        losses = runs(history)
+        settled = pd.Series({k: settling_iteration(v, settled_within) for k, v in losses.items()})
+        share = 100 * settled / pd.Series({k: max(v.index[-1], 1) for k, v in losses.items()})
+        best = best_seed(history)
+        nothing = float("nan")
         rows.append(
             {
                 "task": task,
                 "arm": arm,
                 "best_seed": best,
-                "final_loss": losses[best].iloc[-1],
-                "iteration": settled[best],
-                "convergence_pct": 100 * settled[best] / length,
-                "median_convergence_pct": 100 * settled.median() / length,
+                "final_loss": nothing if best is None else losses[best].iloc[-1],
+                "iteration": nothing if best is None else settled[best],
+                "convergence_pct": nothing if best is None else share[best],
+                "median_convergence_pct": share.median(),
             }
         )
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows).astype({"best_seed": "Int64"})
 
 
 def decade_table(histories: Histories) -> pd.DataFrame:
@@ -66,7 +69,7 @@ def decade_table(histories: Histories) -> pd.DataFrame:
         A row for each (task, arm); a column ``1e-4..1e-3`` for each decade that any run of
         any task ends in, a zero loss counted in the lowest, and ``diverged``.
     """
-    finals = {identify(h): losses_by_seed(h).iloc[-1] for h in histories}
+    finals = {identify(h): last_rows(h)["train_loss"] for h in histories}
     floor = float(np.finfo(np.float32).tiny)
     decades = {
         key: np.floor(np.log10(f.dropna().clip(lower=floor))).astype(int)
@@ -115,7 +118,7 @@ def _convergence_markdown(rows: pd.DataFrame) -> str:
             ARM_LABELS[r["arm"]],
             count(r["iteration"]),
             percent(r["convergence_pct"]),
-            f"{r['final_loss']:.2g}",
+            f"{r['final_loss']:.2g}" if np.isfinite(r["final_loss"]) else "–",
             percent(r["median_convergence_pct"]),
         ]
         for r in records(rows)

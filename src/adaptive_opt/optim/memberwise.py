@@ -214,9 +214,22 @@ class Memberwise:
             for optimizer in self.optimizers:
                 getattr(optimizer, mode)()
 
+    @torch.no_grad()
     def statistics(self) -> dict[str, Tensor]:
-        """Nothing is known of a foreign optimizer's insides."""
-        return {}
+        """``second_moment_norm``: the norm of v, ``[members]``, of Adam's many relatives.
+
+        They are known by what they call it, ``exp_avg_sq``; of the insides of other foreign
+        optimizers nothing is known.
+        """
+        norms = []
+        for optimizer in self.optimizers:
+            seen = [s.get("exp_avg_sq") for s in optimizer.state.values()]
+            if not seen or not all(isinstance(v, Tensor) for v in seen):
+                return {}  # of a part of the parameters it could not be compared
+            rows = 1 if self._views else self.members
+            each = [torch.linalg.vector_norm(v.reshape(rows, -1), dim=1) for v in seen]
+            norms.append(torch.linalg.vector_norm(torch.stack(each), dim=0))
+        return {"second_moment_norm": torch.cat(norms)}
 
     def state_dict(self) -> dict[str, Any]:
         """State of every instance."""

@@ -254,10 +254,13 @@ class AnalysisParameters(Strict):
     Attributes:
         settled_within: the loss has stopped moving where it first comes within this factor
             of its final level.
+        train_accuracy_level: the training accuracy, a share, whose first passage is told of
+            networks that classify.
         verdict: how arms are compared.
     """
 
     settled_within: Annotated[float, Field(gt=1)] = 10.0
+    train_accuracy_level: Share = 0.999
     verdict: VerdictParameters = VerdictParameters()
 
 

@@ -1,54 +1,86 @@
-"""A colour for each arm, the same in every figure.
+"""A colour and a dash for each arm, the same in every figure.
 
-The published six take the colours of Okabe & Ito, which stay apart under the common kinds
-of colour blindness; a placebo takes its parent's and is drawn dashed.
+The published six take colours of Okabe & Ito and solid lines; they stay apart under every kind
+of colour blindness (``tests/plots/test_colours.py``). Any other arm is drawn dashed, in a shade
+of the published arm that it is made from, or in a purple of the zoo.
+
+Source: Okabe & Ito, *Color Universal Design* (2008).
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from adaptive_opt.study import get_arm
 
-__all__ = ["arm_colour", "arm_dashed"]
+__all__ = ["DASHES", "Style", "arm_style"]
 
-_COLOURS = {
-    "sgdm": "#000000",
-    "adam": "#0072B2",
-    "sophia": "#E69F00",
-    "sadh": "#56B4E9",
-    "ssdh": "#009E73",
-    "ssvp": "#D55E00",
+DASHES: dict[str, tuple[float, ...]] = {
+    "solid": (),
+    "dash": (6, 2),
+    "dot": (1.5, 1.5),
+    "dash-dot": (6, 2, 1.5, 2),
+    "long": (12, 3),
+    "dash-dot-dot": (6, 2, 1.5, 2, 1.5, 2),
 }
+"""Lengths of strokes and gaps, in widths of the line."""
+
+
+class Style(NamedTuple):
+    """How an arm's lines are drawn: a hex colour and one of :data:`DASHES`."""
+
+    colour: str
+    dash: str = "solid"
+
+
+_SHADES = {
+    "sgdm": ("#000000", "#777777"),
+    "adam": ("#0072B2", "#004A75"),
+    "sophia": ("#E69F00", "#A87400"),
+    "sadh": ("#56B4E9", "#206C96"),
+    "ssdh": ("#009E73", "#00593F"),
+    "ssvp": ("#D55E00", "#8F3F00"),
+    "zoo": ("#CC79A7", "#882255"),
+}
+"""Of each published arm its own colour, and another shade for some of those made from it."""
+
 _LADDER = {
-    "exact": "#332288",
-    "permuted": "#CC79A7",
-    "per_tensor": "#AA4499",
-    "per_model": "#882255",
-    "squared_gradient": "#999933",
-    "constant": "#888888",
+    "exact": (0, "dash"),
+    "permuted": (0, "dot"),
+    "per_tensor": (0, "dash-dot"),
+    "per_model": (1, "dash"),
+    "squared_gradient": (1, "dot"),
+    "constant": (1, "dash-dot"),
 }
 _OTHER = {
-    "sgd": "#666666",
-    "adamw": "#44AA99",
-    "amsgrad": "#117733",
-    "nadam": "#6699CC",
-    "custom": "#CC6677",
-    "ssvp_cumulative": "#AA7744",
-    "adahessian": "#882255",
-    "muon": "#AA4499",
-    "soap": "#332288",
-    "schedule_free": "#999933",
-    "prodigy": "#DDAA33",
+    "ssvp_cumulative": ("ssvp", 0, "dash"),
+    "sgd": ("sgdm", 0, "dash"),
+    "custom": ("sgdm", 1, "dash-dot-dot"),
+    "adamw": ("adam", 0, "long"),
+    "amsgrad": ("adam", 0, "dash-dot-dot"),
+    "nadam": ("adam", 1, "dash-dot-dot"),
+    "adahessian": ("zoo", 0, "long"),
+    "muon": ("zoo", 0, "dash-dot-dot"),
+    "soap": ("zoo", 1, "long"),
+    "schedule_free": ("zoo", 1, "dash-dot-dot"),
+    "prodigy": ("zoo", 0, "dash"),
 }
 
 
-def arm_colour(arm: str) -> str:
-    """Hex colour of an arm; grey for one that has none yet."""
-    named = {**_COLOURS, **_OTHER}
-    if arm in named:
-        return named[arm]
-    return _LADDER.get(arm.removeprefix(f"{get_arm(arm).tuned_as}_"), "#555555")
+def arm_style(arm: str) -> Style:
+    """Colour and dash of an arm; dotted grey for one that has none yet.
 
-
-def arm_dashed(arm: str) -> bool:
-    """Whether an arm is drawn dashed."""
-    return get_arm(arm).kind == "ladder"
+    Example:
+        >>> arm_style("ssdh"), arm_style("ssdh_permuted")
+        (Style(colour='#009E73', dash='solid'), Style(colour='#009E73', dash='dot'))
+    """
+    if arm in _OTHER:
+        family, shade, dash = _OTHER[arm]
+        return Style(_SHADES[family][shade], dash)
+    if arm in _SHADES:
+        return Style(_SHADES[arm][0])
+    parent = get_arm(arm).tuned_as
+    rung = _LADDER.get(arm.removeprefix(f"{parent}_"))
+    if parent not in _SHADES or rung is None:
+        return Style("#777777", "dot")
+    return Style(_SHADES[parent][rung[0]], rung[1])

@@ -11,7 +11,7 @@ from adaptive_opt.evidence.passage import losses_by_seed
 from adaptive_opt.evidence.tables import identify
 from adaptive_opt.study import TASKS, get_arm
 
-from .colours import arm_colour, arm_dashed
+from .colours import arm_style
 from .figure import Line, Panel
 
 __all__ = ["Histories", "arm_line", "band_line", "median_line", "panels"]
@@ -47,17 +47,18 @@ def panels(
 
 
 def arm_line(history: pd.DataFrame, x: Any, y: Any, **band: Any) -> Line:
-    """A line in the colour of the history's arm."""
+    """A line in the colour and the dash of the history's arm."""
     arm = identify(history)[1]
-    return Line(x, y, get_arm(arm).label, arm_colour(arm), dash=arm_dashed(arm), **band)
+    return Line(x, y, get_arm(arm).label, *arm_style(arm), **band)
 
 
 def median_line(history: pd.DataFrame, column: str) -> Line:
-    """Median over seeds of a column that is measured now and then."""
+    """Median over seeds of a column, with a band from the first to the third quartile."""
     if column not in history:
         return arm_line(history, [], [])
     wide = losses_by_seed(history, column).dropna(how="all")
-    return arm_line(history, wide.index, wide.median(axis=1))
+    low, median, high = (wide.quantile(q, axis=1) for q in (0.25, 0.5, 0.75))
+    return arm_line(history, wide.index, median, low=low, high=high)
 
 
 def band_line(history: pd.DataFrame, column: str, clock: str = "iteration") -> Line:

@@ -19,7 +19,9 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 from plotly.subplots import make_subplots
 
-__all__ = ["Figure", "Line", "Panel", "to_matplotlib", "to_plotly"]
+from .colours import DASHES
+
+__all__ = ["Counts", "Figure", "Line", "Panel", "to_matplotlib", "to_plotly"]
 
 MAX_POINTS = 600
 
@@ -32,7 +34,7 @@ class Line:
         x, y: the curve; missing values break it.
         label: written at its end and in the legend; empty: neither.
         colour: hex.
-        dash: drawn dashed.
+        dash: one of :data:`.colours.DASHES`.
         marker: points instead of a line.
         low, high: the band's edges.
     """
@@ -41,15 +43,32 @@ class Line:
     y: ArrayLike
     label: str
     colour: str
-    dash: bool = False
+    dash: str = "solid"
     marker: bool = False
     low: ArrayLike | None = None
     high: ArrayLike | None = None
 
 
 @dataclass(frozen=True)
+class Counts:
+    """A table of numbers drawn as discs with the number in them; nothing where it is 0.
+
+    Attributes:
+        rows: label of each row, from the top.
+        colours: hex, of each row.
+        columns: label of each column.
+        numbers: ``[rows, columns]``, whole.
+    """
+
+    rows: Sequence[str]
+    colours: Sequence[str]
+    columns: Sequence[str]
+    numbers: ArrayLike
+
+
+@dataclass(frozen=True)
 class Panel:
-    """One pair of axes."""
+    """One pair of axes, with lines or, where there are ``counts``, those."""
 
     title: str
     lines: Sequence[Line]
@@ -57,29 +76,62 @@ class Panel:
     x_label: str = "iteration"
     y_log: bool = True
     level: float | None = None
+    counts: Counts | None = None
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing to be seen."""
+        shown = [v for line in self.lines for v in np.asarray(line.y, dtype=np.float64)]
+        return self.counts is None and not np.isfinite(shown).any()
 
 
 @dataclass(frozen=True)
 class Figure:
-    """Panels in a grid, row by row."""
+    """Panels in a grid, row by row.
+
+    Attributes:
+        title: above all panels.
+        panels: what is drawn; none: a figure that says so.
+        columns: of the grid.
+        note: what lines and bands are.
+        size: of a panel, width and height in inches; higher where many labels need it.
+        missing: what is said instead of a panel that has no data.
+    """
 
     title: str
     panels: Sequence[Panel]
     columns: int = 2
     note: str = ""
     size: tuple[float, float] = field(default=(6.4, 4.2))
+    missing: str = "none of these arms has data on this"
+
+    @property
+    def height(self) -> float:
+        """Of a panel, in inches: every label gets a line of its own."""
+        named = [sum(bool(line.label) for line in p.lines) for p in self.panels]
+        named += [len(p.counts.rows) for p in self.panels if p.counts is not None]
+        return max(self.size[1], 1.2 + 0.2 * max(named, default=0))
 
 
 def to_matplotlib(figure: Figure) -> mpl_figure.Figure:
     """The figure for a PNG file, lines labelled at their ends."""
     columns = max(1, min(figure.columns, len(figure.panels)))
     rows = max(1, -(-len(figure.panels) // columns))
-    size = (figure.size[0] * columns, figure.size[1] * rows)
+    size = (figure.size[0] * columns, figure.height * rows)
     with mpl.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}):
         drawn = mpl_figure.Figure(figsize=size, dpi=130, layout="constrained")
         axes = drawn.subplots(rows, columns, squeeze=False).flatten()
         for ax, panel in zip(axes, figure.panels, strict=False):
-            _draw_panel(ax, panel)
+            if panel.counts is not None:
+                _draw_counts(ax, panel, panel.counts)
+            elif panel.empty:
+                ax.set(title=panel.title, xticks=[], yticks=[])
+            else:
+                _draw_panel(ax, panel, gap=0.17 / (figure.height - 1.0))
+            if panel.empty:
+                _say(ax, figure.missing)
+        if not figure.panels:
+            _say(axes[0], figure.missing)
         for ax in axes[len(figure.panels) :]:
             ax.set_axis_off()
         drawn.suptitle(figure.title, fontsize=13)
@@ -88,12 +140,53 @@ def to_matplotlib(figure: Figure) -> mpl_figure.Figure:
     return drawn
 
 
-def _draw_panel(ax: Any, panel: Panel) -> None:
+def _say(ax: Any, words: str) -> None:
+    ax.text(0.5, 0.5, words, transform=ax.transAxes, ha="center", va="center", color="#555555")
+
+
+def _draw_counts(ax: Any, panel: Panel, counts: Counts) -> None:
+    for row, column, number, size in _discs(counts):
+        colour = counts.colours[row]
+        ax.scatter([column], [row], s=520 * size, color=colour, linewidth=0)
+        ax.annotate(
+            str(number), (column, row), ha="center", va="center", fontsize=8, color=_on(colour)
+        )
+    ax.set_xticks(range(len(counts.columns)), counts.columns)
+    ax.set_yticks(range(len(counts.rows)), counts.rows)
+    ax.set(title=panel.title, xlabel=panel.x_label, ylabel=panel.y_label)
+    ax.set_xlim(-0.6, max(len(counts.columns), 1) - 0.4)
+    ax.set_ylim(len(counts.rows) - 0.4, -0.6)
+    ax.tick_params(axis="x", labelrotation=35, labelsize=8)
+    ax.grid(True, color="#e6e6e6", linewidth=0.6)
+    ax.set_axisbelow(True)
+
+
+def _discs(counts: Counts) -> list[tuple[int, int, int, float]]:
+    """Row, column, number and area of each disc, the area as a share of the largest's.
+
+    A disc of one is still large enough for its number.
+    """
+    numbers = np.asarray(counts.numbers, dtype=np.int64)
+    largest = max(1, numbers.max(initial=0))
+    seen = zip(*np.nonzero(numbers), strict=True)
+    return [
+        (int(r), int(c), int(n := numbers[r, c]), 0.3 + 0.7 * float(n) / float(largest))
+        for r, c in seen
+    ]
+
+
+def _on(colour: str) -> str:
+    """Black or white, whichever can be read on a colour."""
+    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return "#000000" if 0.299 * red + 0.587 * green + 0.114 * blue > 140 else "#ffffff"
+
+
+def _draw_panel(ax: Any, panel: Panel, gap: float) -> None:
     ends = []
     for line in panel.lines:
         x, y = _thin(line.x), _thin(line.y)
         style = {"linestyle": "none", "marker": "o", "markersize": 4} if line.marker else {}
-        dash = "--" if line.dash else "-"
+        dash: Any = (0, DASHES[line.dash]) if DASHES[line.dash] else "-"
         ax.plot(x, y, **{"linestyle": dash, "linewidth": 1.4, "color": line.colour, **style})
         if line.low is not None and line.high is not None:
             ax.fill_between(
@@ -112,7 +205,7 @@ def _draw_panel(ax: Any, panel: Panel) -> None:
     ax.autoscale_view()  # else the limits, and with them the transform, are not up to date
     transform = ax.transData + ax.transAxes.inverted()
     heights = [transform.transform((x, y))[1] for _, x, y in ends]
-    for (line, _, _), height in zip(ends, _spread(heights, 0.055), strict=True):
+    for (line, _, _), height in zip(ends, _spread(heights, gap), strict=True):
         ax.annotate(
             line.label,
             xy=(1.01, height),
@@ -132,6 +225,17 @@ def to_plotly(figure: Figure) -> go.Figure:
     named: set[str] = set()
     for i, panel in enumerate(figure.panels):
         at = {"row": i // columns + 1, "col": i % columns + 1}
+        if panel.counts is not None:
+            drawn.add_trace(_count_trace(panel.counts), **at)
+            order = {"categoryorder": "array", **at}
+            names = list(panel.counts.columns), list(panel.counts.rows)
+            drawn.update_xaxes(title=panel.x_label, categoryarray=names[0], **order)
+            drawn.update_yaxes(autorange="reversed", categoryarray=names[1], **order)
+            continue
+        if panel.empty:
+            where = {"xref": "x domain", "yref": "y domain", "x": 0.5, "y": 0.5, **at}
+            drawn.add_annotation(text=figure.missing, showarrow=False, **where)
+            continue
         for line in panel.lines:
             for trace in _traces(line, first=line.label not in named):
                 drawn.add_trace(trace, **at)
@@ -145,10 +249,25 @@ def to_plotly(figure: Figure) -> go.Figure:
             exponentformat="power",
             **at,
         )
-    drawn.update_layout(
-        title=figure.title, template="plotly_white", height=420 * rows, width=620 * columns
-    )
+    if not figure.panels:
+        drawn.add_annotation(text=figure.missing, showarrow=False, font={"size": 14})
+    width, height = 97 * figure.size[0] * columns, 100 * figure.height * rows
+    drawn.update_layout(title=figure.title, template="plotly_white", height=height, width=width)
     return drawn
+
+
+def _count_trace(counts: Counts) -> go.Scatter:
+    discs = _discs(counts)
+    colours = [counts.colours[row] for row, *_ in discs]
+    return go.Scatter(
+        x=[counts.columns[c] for _, c, _, _ in discs],
+        y=[counts.rows[r] for r, *_ in discs],
+        text=[str(n) for _, _, n, _ in discs],
+        mode="markers+text",
+        marker={"size": [30 * size**0.5 for *_, size in discs], "color": colours, "opacity": 1},
+        textfont={"color": [_on(c) for c in colours]},
+        showlegend=False,
+    )
 
 
 def _traces(line: Line, *, first: bool) -> list[go.Scatter]:
@@ -160,7 +279,8 @@ def _traces(line: Line, *, first: bool) -> list[go.Scatter]:
         fill = "rgba({},{},{},0.15)".format(*(int(line.colour[i : i + 2], 16) for i in (1, 3, 5)))
         traces.append(go.Scatter(y=_thin(line.low), **edge))
         traces.append(go.Scatter(y=_thin(line.high), fill="tonexty", fillcolor=fill, **edge))
-    style = {"color": line.colour, "width": 1.6, "dash": "dash" if line.dash else "solid"}
+    strokes = ",".join(f"{1.6 * length:g}px" for length in DASHES[line.dash])
+    style = {"color": line.colour, "width": 1.6, "dash": strokes or "solid"}
     traces.append(
         go.Scatter(
             x=x,

@@ -8,17 +8,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from adaptive_opt.evidence.passage import losses_by_seed
-from adaptive_opt.evidence.rahimi_recht import best_seed
+from adaptive_opt.evidence.passage import last_rows, losses_by_seed, runs
+from adaptive_opt.evidence.rahimi_recht import best_seed, decade_table
 from adaptive_opt.evidence.tables import identify
-from adaptive_opt.study import get_arm, get_task
+from adaptive_opt.study import TASKS, get_arm, get_task
 
+from .colours import arm_style
 from .curves import Histories, arm_line, median_line, panels
-from .figure import Figure, Line, Panel
+from .figure import Counts, Figure, Line, Panel
 
 __all__ = [
     "clipped_fraction_figure",
+    "decades_figure",
     "function_figure",
+    "hessian_figure",
     "loss_figure",
     "median_loss_figure",
     "spectral_norm_figure",
@@ -30,8 +33,11 @@ def loss_figure(histories: Histories, targets: Mapping[str, float]) -> Figure:
     """Training loss of each arm's best run, one panel a task, as published."""
 
     def line(history: pd.DataFrame) -> Line:
-        losses = losses_by_seed(history)
-        return arm_line(history, losses.index, losses[best_seed(losses)])
+        best = best_seed(history)
+        if best is None:
+            return arm_line(history, [], [])
+        losses = runs(history)[best]
+        return arm_line(history, losses.index, losses)
 
     return Figure(
         "Training loss of the best run",
@@ -60,7 +66,7 @@ def spectral_norm_figure(histories: Histories) -> Figure:
     return Figure(
         "Largest absolute eigenvalue of the exact Hessian",
         panels(histories, lambda h: median_line(h, "hessian_spectral_norm"), "spectral norm"),
-        note="median over seeds; Hessian of the loss over all samples, float64",
+        note="median and middle half of the seeds; Hessian of the loss over all samples, float64",
     )
 
 
@@ -70,7 +76,70 @@ def clipped_fraction_figure(histories: Histories) -> Figure:
     drawn = panels(
         clipped, lambda h: median_line(h, "clipped_fraction"), "clipped fraction", log=False
     )
-    return Figure("Share of elements with |m / denom(D)| > ρ", drawn, note="median over seeds")
+    note = "line: median over seeds; band: from the first to the third quartile"
+    return Figure("Share of elements with |m / denom(D)| > ρ", drawn, note=note)
+
+
+HESSIAN_PANELS = {
+    "hessian_spectral_norm": ("largest |eigenvalue|", True),
+    "hessian_smallest_eigenvalue": ("smallest |eigenvalue| but zero", True),
+    "hessian_eigenvalue_norm": ("norm of the eigenvalues", True),
+    "hessian_diagonal_norm": ("norm of the diagonal", True),
+    "hessian_positive_eigenvalue_share": ("share of positive eigenvalues", False),
+    "hessian_positive_diagonal_share": ("share of positive diagonal entries", False),
+    "hessian_gradient_norm": ("norm of the gradient", True),
+    "estimate_norm": ("norm of the estimate", True),
+    "positive_estimate_share": ("share of positive estimates", False),
+    "curvature_norm": ("norm of the smoothed curvature", True),
+    "second_moment_norm": ("norm of Adam's second moment", True),
+    "clipped_fraction": ("clipped fraction", False),
+}
+"""Columns of the published Hessian analysis: what they are called, and whether on a log axis."""
+
+
+def hessian_figure(histories: Histories, task: str) -> Figure:
+    """All columns of the Hessian analysis on one task, a panel each.
+
+    The first seven are of the exact Hessian and gradient over all samples, in float64; the
+    others of what the optimizers hold.
+    """
+    chosen = [h for h in histories if identify(h)[0] == task]
+    drawn = []
+    for column, (label, log) in HESSIAN_PANELS.items():
+        having = [h for h in chosen if column in h and h[column].notna().any()]
+        lines = [median_line(h, column) for h in having]
+        drawn.append(Panel(label, lines, "", y_log=log))
+    return Figure(
+        f"The Hessian along training. {get_task(task).label}",
+        drawn,
+        columns=3,
+        size=(5.4, 3.4),
+        note="line: median over seeds; band: from the first to the third quartile; "
+        "arms that do not have a quantity are left out",
+    )
+
+
+def decades_figure(histories: Histories) -> Figure:
+    """How many runs of each arm end in each decade of the loss, a panel for each task."""
+    table = decade_table(histories)
+    decades = [c for c in table if c not in ("task", "arm", "diverged")]
+    drawn = []
+    for task in TASKS:
+        rows = table[table["task"] == task.name]
+        if rows.empty:
+            continue
+        arms = list(rows["arm"])
+        seen = [d for d in decades if rows[d].any()]
+        span = decades[decades.index(seen[0]) : decades.index(seen[-1]) + 1] if seen else []
+        columns = [*span, *(["diverged"] if rows["diverged"].any() else [])]
+        counts = Counts(
+            [get_arm(a).label for a in arms],
+            [arm_style(a).colour for a in arms],
+            [str(c).replace("..", " – ") for c in columns],
+            rows[columns].to_numpy(),
+        )
+        drawn.append(Panel(task.label, [], "", x_label="final training loss", counts=counts))
+    return Figure("Runs by the decade of their final loss", drawn, note="number of runs")
 
 
 def spread_figure(histories: Histories, task: str) -> Figure:
@@ -80,13 +149,14 @@ def spread_figure(histories: Histories, task: str) -> Figure:
         name, arm = identify(history)
         if name != task or get_arm(arm).kind == "first-order":
             continue
-        losses = losses_by_seed(history)
-        order = losses.iloc[-1].fillna(np.inf).sort_values().index
+        losses = runs(history)
+        finals = last_rows(history)["train_loss"].fillna(np.inf)
+        order = finals.sort_values(kind="stable").index
         picked = {"best": order[0], "median": order[len(order) // 2], "worst": order[-1]}
-        colours = {"best": "#009E73", "median": "#0072B2", "worst": "#D55E00"}
+        dashes = {"best": "solid", "median": "dash", "worst": "dot"}
         lines = [
-            Line(losses.index, losses[seed], which, colours[which])
-            for which, seed in picked.items()
+            Line(losses[s].index, losses[s], which, arm_style(arm).colour, dash=dashes[which])
+            for which, s in picked.items()
         ]
         drawn.append(Panel(get_arm(arm).label, lines, "training loss"))
     label = get_task(task).label

@@ -14,7 +14,7 @@ from adaptive_opt.evidence.tuning import best_of_n
 from adaptive_opt.search.spaces import Dimension, Space
 from adaptive_opt.study import get_arm, get_task
 
-from .colours import arm_colour, arm_dashed
+from .colours import arm_style
 from .figure import Figure, Line, Panel
 
 __all__ = ["SEARCH_FIGURES", "best_of_n_figure", "search_figures"]
@@ -103,8 +103,7 @@ def best_of_n_figure(tables: Sequence[pd.DataFrame]) -> Figure:
             np.arange(1, len(curve) + 1),
             curve,
             get_arm(arm).label,
-            arm_colour(arm),
-            dash=arm_dashed(arm),
+            *arm_style(arm),
         )
         by_task.setdefault(task, []).append(line)
     panels = [

@@ -93,18 +93,20 @@ def draw_rahimi_recht(
     del checked
     from adaptive_opt.plots import rahimi_recht as plots
 
-    if name in tasks:
-        return _both(plots.spread_figure(histories, name))
+    kind, _, task = name.partition(".")
+    if task:
+        return _both(getattr(plots, f"{kind}_figure")(histories, task))
     if name in ("loss", "median_loss"):
         return _both(getattr(plots, f"{name}_figure")(histories, _targets(tasks)))
     return _both(getattr(plots, f"{name}_figure")(histories))
 
 
 def tabulate_networks(
-    checked: dict[str, Any], tasks: dict[str, Any], *histories: Any
+    checked: dict[str, Any], tasks: dict[str, Any], analysis: dict[str, Any], *histories: Any
 ) -> tuple[Any, ...]:
-    """Time to target, outcomes and costs."""
+    """Time to target, outcomes and costs, and the published tables of images and texts."""
     del checked
+    from adaptive_opt.evidence import milestones
     from adaptive_opt.evidence import networks as evidence
     from adaptive_opt.evidence.tables import time_to_target_table
 
@@ -112,14 +114,17 @@ def tabulate_networks(
         time_to_target_table(histories, _targets(tasks)),
         evidence.outcome_table(histories),
         evidence.cost_table(histories),
+        milestones.image_table(histories, AnalysisParameters(**analysis).train_accuracy_level),
+        milestones.text_table(histories, _targets(tasks)),
     )
 
 
-def report_networks(time_to_target: Any, outcomes: Any, costs: Any, scale: str) -> str:
+def report_networks(*tables_scale: Any) -> str:
     """The tables in words and Markdown."""
     from adaptive_opt.evidence.networks import report
 
-    return report(time_to_target, outcomes, costs, scale=scale)
+    *tables, scale = tables_scale
+    return report(*tables, scale=scale)
 
 
 def draw_networks(
@@ -131,8 +136,8 @@ def draw_networks(
 
     if name in plots.CLOCKS:
         return _both(plots.loss_figure(histories, _targets(tasks), name))
-    if name == "valid_loss":
-        return _both(plots.valid_loss_figure(histories))
+    if name in plots.FIGURES:
+        return _both(plots.FIGURES[name](histories))
     return _both(plots.optimizer_figure(histories, name))
 
 

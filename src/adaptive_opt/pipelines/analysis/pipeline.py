@@ -13,7 +13,12 @@ from adaptive_opt.study import Task, arms_on, tasks_of
 from . import nodes
 
 RUN_PARAMETERS = ("tasks", "arms", "training", "scale")
-RR_FIGURES = ("loss", "median_loss", "spectral_norm", "clipped_fraction")
+RR_FIGURES = ("loss", "median_loss", "spectral_norm", "clipped_fraction", "decades")
+RR_TASK_FIGURES = ("spread", "hessian")
+NETWORK_FIGURES = (
+    *("training", "valid_loss", "valid_accuracy", "valid_perplexity"),
+    *("clipped_fraction", "denominator_norm"),
+)
 CLOCKS = ("iteration", "gradient_equivalents", "device_seconds")
 
 
@@ -25,7 +30,8 @@ def create_pipeline(study: str, arms: Iterable[str]) -> Pipeline:
         arms: what to compare.
     """
     tasks = tasks_of("rahimi_recht")
-    figures = {f: f for f in RR_FIGURES} | {f"spread_{t.name}": t.name for t in tasks}
+    figures = {f: f for f in RR_FIGURES}
+    figures |= {f"{f}_{t.name}": f"{f}.{t.name}" for f in RR_TASK_FIGURES for t in tasks}
     return _study(
         study,
         tasks,
@@ -41,13 +47,13 @@ def create_pipeline(study: str, arms: Iterable[str]) -> Pipeline:
 def create_network_pipeline(study: str, arms: Iterable[str]) -> Pipeline:
     """The same on every task with a network."""
     figures = {f"loss_by_{clock}": clock for clock in CLOCKS}
-    figures |= {f: f for f in ("valid_loss", "clipped_fraction", "denominator_norm")}
+    figures |= {f: f for f in NETWORK_FIGURES}
     return _study(
         study,
         tasks_of("images", "text"),
         list(arms),
-        tables=["time_to_target", "outcomes", "costs"],
-        tabulate=(nodes.tabulate_networks, ["params:tasks"]),
+        tables=["time_to_target", "outcomes", "costs", "images", "texts"],
+        tabulate=(nodes.tabulate_networks, ["params:tasks", "params:analysis"]),
         report=(nodes.report_networks, ["params:scale"]),
         draw=nodes.draw_networks,
         figures=figures,
