@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from kedro.pipeline import Pipeline
 
 from adaptive_opt.pipelines import analysis, data, rr_synthesis, training, tuning
-from adaptive_opt.study import arm_names, published_arms
+from adaptive_opt.study import EVERY_TASK, TASKS, Task, arm_names, published_arms
+
+REPORTED = (
+    *(f"analysis.rahimi_recht.{name}_figure" for name in ("median_loss", "decades")),
+    *(f"analysis.networks.{name}_figure" for name in ("loss_by_iteration", "valid_loss")),
+    "tuning.search.best_of_n_figure",
+)
+"""Figures of other parts that the report of the default study shows."""
 
 
 def register_pipelines() -> dict[str, Pipeline]:
@@ -15,39 +22,48 @@ def register_pipelines() -> dict[str, Pipeline]:
 
     Returns:
         ``data``, ``rr_synthesis``, ``tuning`` and ``training`` (the whole grid), ``analysis``
-        (of the six published arms); ``__default__``: all of these for the published arms;
-        ``ladder``: likewise for every placebo arm beside the arms they are made from; ``all``:
-        for every arm; ``zoo``: for the published arms and those of pytorch_optimizer.
+        (of the default study); ``__default__``: all of these for the published arms and the
+        placebos of SSDH, with the verdict and the report; ``ladder``: likewise for SSDH and
+        SADH with all their placebos, also by the mean squared error; ``all``: for every arm;
+        ``zoo``: for the published arms and those of pytorch_optimizer.
     """
     sources = data.create_pipeline() + rr_synthesis.create_pipeline()
 
-    def study(arms: Iterable[str], name: str = "") -> Pipeline:
+    def study(arms: Iterable[str], name: str, tasks: Sequence[Task] = TASKS) -> Pipeline:
         chosen = list(arms)
-        searches = tuning.create_pipeline(chosen) + _search_report(chosen, name)
-        runs = training.create_pipeline(chosen)
-        return Pipeline([sources, searches, runs, _analysis(chosen, name)])
+        searches = tuning.create_pipeline(chosen, tasks)
+        searches += tuning.create_report(f"{name}_search", chosen, tasks)
+        verdict = analysis.create_verdict_pipeline(
+            f"{name}_verdict", chosen, tasks, command=f"kedro run --pipelines={name}"
+        )
+        runs = training.create_pipeline(chosen, tasks)
+        return Pipeline([sources, searches, runs, _tables(chosen, f"{name}_"), verdict])
 
     published, every = published_arms(), arm_names()
+    default = [*published, *(arm for arm in arm_names("ladder") if arm.startswith("ssdh_"))]
+    ladder = ["sgdm", "adam", "ssdh", "sadh", *arm_names("ladder")]
+    concluded = (
+        tuning.create_report("search", default)
+        + _tables(published)
+        + analysis.create_verdict_pipeline("verdict", default, figures=REPORTED)
+    )
+    made = tuning.create_pipeline(default) + training.create_pipeline(default)
     return {
         "data": data.create_pipeline(),
         "rr_synthesis": rr_synthesis.create_pipeline(),
-        "tuning": tuning.create_pipeline(every),
-        "training": training.create_pipeline(every),
-        "analysis": _search_report(published) + _analysis(published),
-        "ladder": study(["ssdh", "sadh", *arm_names("ladder")], "ladder"),
+        "tuning": tuning.create_pipeline(every, EVERY_TASK),
+        "training": training.create_pipeline(every, EVERY_TASK),
+        "analysis": concluded,
+        "ladder": study(ladder, "ladder", EVERY_TASK),
         "all": study(every, "all"),
         "zoo": study([*published, *arm_names("zoo")], "zoo"),
-        "__default__": study(published),
+        "__default__": sources + made + concluded,
     }
 
 
-def _search_report(arms: Iterable[str], name: str = "") -> Pipeline:
-    return tuning.create_report(f"{name}_search" if name else "search", arms)
-
-
-def _analysis(arms: Iterable[str], name: str = "") -> Pipeline:
-    """Of both halves of the study, each under a name of its own."""
-    arms, prefix = list(arms), f"{name}_" if name else ""
+def _tables(arms: Iterable[str], prefix: str = "") -> Pipeline:
+    """Tables and figures of both halves of the study, each under a name of its own."""
+    arms = list(arms)
     return analysis.create_pipeline(
         f"{prefix}rahimi_recht", arms
     ) + analysis.create_network_pipeline(f"{prefix}networks", arms)

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["ARMS", "FAMILIES", "HALVES", "KINDS", "TASKS", "Arm", "Task"]
+__all__ = ["ARMS", "EVERY_TASK", "FAMILIES", "HALVES", "KINDS", "TASKS", "VARIANTS", "Arm", "Task"]
 __all__ += ["arm_names", "arms_on", "get_arm", "get_task", "published_arms", "tasks_of"]
 
 KINDS = ("first-order", "second-order", "ladder", "zoo")
@@ -32,11 +32,13 @@ class Task:
         name: key in the parameters, tag and folder.
         label: for figures and tables.
         family: one of :data:`FAMILIES`: what it needs to be trained.
+        learns: the task whose function or data it shares; None: its own.
     """
 
     name: str
     label: str
     family: str
+    learns: str | None = None
 
     @property
     def half(self) -> str:
@@ -47,8 +49,8 @@ class Task:
     def dataset(self) -> str:
         """What it learns, by its name in the catalog."""
         if self.family == "rahimi_recht":
-            return f"rr_synthesis.{self.name}.function"
-        return f"data.{self.name}.tensors"
+            return f"rr_synthesis.{self.learns or self.name}.function"
+        return f"data.{self.learns or self.name}.tensors"
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,15 @@ TASKS = (
     Task("resnet18", "ResNet-18", "images"),
     Task("transformer", "Transformer", "text"),
 )
+"""What the default study is about."""
+
+VARIANTS = (
+    Task("rr_cond29_mse", "Rahimi–Recht, condition 29, MSE", "rahimi_recht", "rr_cond29"),
+    Task("rr_cond15099_mse", "Rahimi–Recht, condition 15,099, MSE", "rahimi_recht", "rr_cond15099"),
+)
+"""The same functions by the mean squared error, whose curvature stays bounded at a minimum."""
+
+EVERY_TASK = (*TASKS, *VARIANTS)
 
 ARMS = (
     Arm("sgdm", "SGDM", "first-order", _own("SGDM"), published=True),
@@ -174,11 +185,11 @@ def get_arm(name: str) -> Arm:
 
 def get_task(name: str) -> Task:
     """The row of a task."""
-    return next(task for task in TASKS if task.name == name)
+    return next(task for task in EVERY_TASK if task.name == name)
 
 
 def tasks_of(*families: str) -> list[Task]:
-    """The tasks of some families, in the order of the grid."""
+    """The tasks of some families, variants left out, in the order of the grid."""
     return [task for task in TASKS if task.family in families]
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from adaptive_opt.study import get_arm
 
-from .schema import ArmVerdict, TaskVerdict
+from .schema import ArmVerdict, Result, TaskVerdict
 
 __all__ = ["CLOCK_WORDS", "answer", "ratio_words"]
 
@@ -22,7 +22,7 @@ def answer(tasks: Sequence[TaskVerdict]) -> list[str]:
     return [_on_iterations(tasks), _on_costs(tasks), _on_ladders(tasks)]
 
 
-def ratio_words(result: ArmVerdict) -> str:
+def ratio_words(result: Result) -> str:
     """As in ``0.45 (0.40–0.52)``: the ratio of times and its interval."""
     low, high = ("–∞" if v is None else f"{v:.2g}" for v in (result.low, result.high))
     return f"{result.ratio:.2g} ({low}–{high})"

@@ -96,7 +96,7 @@ def mean_interval(
         (low, high): infinite with one value, the value itself if all are the same.
     """
     x = np.asarray(values, dtype=np.float64)
-    n, mean = len(x), float(np.mean(values))
+    n, mean = len(x), float(x.mean())
     if n < 2:
         return -math.inf, math.inf
     error = float(x.std(ddof=1)) / math.sqrt(n)

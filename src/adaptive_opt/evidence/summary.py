@@ -46,7 +46,7 @@ def arm_rows(task: TaskVerdict) -> Rows:
         for r in task.arms
         if r.headline
     ]
-    return [*head], body
+    return head, body
 
 
 def ladder_rows(task: TaskVerdict) -> Rows:

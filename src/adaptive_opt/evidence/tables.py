@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from adaptive_opt.study import ARMS, TASKS
+from adaptive_opt.study import ARMS, EVERY_TASK
 
 from .passage import first_passage, losses_by_seed
 
@@ -29,7 +29,7 @@ __all__ = [
 
 Histories = Sequence[pd.DataFrame]
 
-TASK_LABELS = {t.name: t.label for t in TASKS}
+TASK_LABELS = {t.name: t.label for t in EVERY_TASK}
 ARM_LABELS = {a.name: a.label for a in ARMS}
 
 

@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .passage import losses_by_seed
+from .passage import batches_per_epoch, losses_by_seed
+from .schema import Clock
 from .tables import Histories, identify
 
 __all__ = ["CLOCKS", "METRICS", "smoothed_losses", "target_ladder", "times_to_targets"]
 
-CLOCKS = ("iteration", "gradient_equivalents", "device_seconds")
+CLOCKS: tuple[Clock, ...] = ("iteration", "gradient_equivalents", "device_seconds")
 """What time is measured by: updates; gradients, a Hessian-vector product counting as several;
 seconds on the device, synchronised."""
 
@@ -28,17 +29,17 @@ def smoothed_losses(history: pd.DataFrame, metric: str = "train_loss") -> pd.Dat
     from where a run diverged.
 
     Args:
-        history: of one (task, arm), with ``epoch`` a float.
+        history: of one (task, arm).
         metric: one of :data:`METRICS`; the second is looked at once an epoch or less, and is
             not smoothed.
     """
     wide = losses_by_seed(history, metric).dropna(how="all")
     if metric != "train_loss" or len(wide) < 2:
         return wide
-    last = history.loc[history["iteration"].idxmax()]
-    epoch = float(last["iteration"]) / max(float(last["epoch"]), 1e-12)
     step = float(np.median(np.diff(wide.index)))
-    rows = max(1, int(epoch // step))
+    rows = int(batches_per_epoch(history) // step)
+    if rows <= 1:
+        return wide
     return wide.rolling(rows, min_periods=1).mean().where(wide.notna())
 
 
@@ -74,8 +75,8 @@ def target_ladder(
         return {"baseline": "", "start": float("nan"), "levels": []}
     losses = best[2]
     start = float(losses.iloc[0].median())
-    lowest = np.sort(losses.min().fillna(np.inf).to_numpy())
-    deepest = float(lowest[int(np.ceil(reached_by * len(lowest))) - 1])
+    ordered = np.sort(losses.min().fillna(np.inf).to_numpy())
+    deepest = float(ordered[int(np.ceil(reached_by * len(ordered))) - 1])
     levels = []
     if 0 < deepest < start:
         levels = [float(start * (deepest / start) ** share) for share in shares]
@@ -102,7 +103,7 @@ def times_to_targets(
     rows = []
     for history in histories:
         task, arm = identify(history)
-        clocks = {clock: losses_by_seed(history, clock) for clock in CLOCKS[1:]}
+        clocks: dict[str, pd.DataFrame] = {c: losses_by_seed(history, c) for c in CLOCKS[1:]}
         clocks["iteration"] = clocks[CLOCKS[1]].apply(lambda c: c.index.where(c.notna()))
         for metric, levels in targets.get(task, {}).items():
             if metric not in history or not levels:

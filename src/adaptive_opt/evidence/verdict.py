@@ -15,7 +15,7 @@ from adaptive_opt.study import get_arm, get_task
 from . import statistics
 from .answer import answer
 from .ladder import STEPS, made_of
-from .schema import ArmVerdict, LadderVerdict, TaskVerdict, Verdict
+from .schema import ArmVerdict, BreakEven, Clock, LadderVerdict, TaskVerdict, Verdict
 from .scores import CAVEAT, break_even_period, integrated_scores, performance_profiles
 from .tables import ARM_LABELS, Histories
 from .targets import CLOCKS, METRICS, target_ladder
@@ -79,7 +79,9 @@ def build_verdict(
         for task, rows in times.groupby("task", sort=False)
     ]
     headline = _median_times(times, targets)
-    scores = {clock: integrated_scores(table) for clock, table in headline.items()}
+    scores: dict[Clock, dict[str, float]] = {
+        clock: integrated_scores(headline[clock]) for clock in CLOCKS
+    }
     return Verdict(
         scale=scale,
         question=QUESTION,
@@ -156,7 +158,7 @@ def _fastest_baseline(rows: pd.DataFrame, clock: str) -> str | None:
         return None
     horizon = _horizon(rows, arms, clock)
     mean = {a: np.log(_times_of(rows, a, clock).clip(upper=horizon)).mean() for a in arms}
-    return min(arms, key=lambda a: mean[a])
+    return str(min(arms, key=lambda a: mean[a]))
 
 
 def _compared(
@@ -219,9 +221,17 @@ def _rung_by_rung(
         pairs = [(parent + s.upper, parent + s.lower) for s in steps]
         results = _compared(rows, pairs, context["clock"], settings) if pairs else []
         for step, (upper, lower), result in zip(steps, pairs, results, strict=True):
-            own = {"parent": parent, "upper": upper, "lower": lower}
-            words = {"part": step.part, "question": step.question}
-            found.append(LadderVerdict(**context, **result, **own, **words))
+            found.append(
+                LadderVerdict(
+                    **context,
+                    **result,
+                    parent=parent,
+                    upper=upper,
+                    lower=lower,
+                    part=step.part,
+                    question=step.question,
+                )
+            )
     return found
 
 
@@ -242,7 +252,7 @@ def _break_even(
     times: pd.DataFrame,
     targets: Mapping[str, Any],
     runs: Mapping[tuple[str, str], Mapping[str, Any]],
-) -> list[dict[str, Any]]:
+) -> list[BreakEven]:
     """Of every second-order arm, by the medians at the headline target."""
     named = zip(times["metric"], times["target"], strict=True)
     rows = times[[_is_headline(metric, target, targets) for metric, target in named]]
@@ -263,19 +273,20 @@ def _break_even(
         )
         period = values["period"] if math.isfinite(values["period"]) else None
         found.append(
-            {
-                **values,
-                "arm": arm,
-                "label": ARM_LABELS[arm],
-                "update_period": run["hyperparameters"]["update_period"],
-                "measured_on": without,
-                "period": period,
-            }
+            BreakEven(
+                arm=arm,
+                label=ARM_LABELS[arm],
+                update_period=run["hyperparameters"]["update_period"],
+                first=values["first"],
+                curvature=values["curvature"],
+                measured_on=without,
+                period=period,
+            )
         )
     return found
 
 
-def _median_times(times: pd.DataFrame, targets: Mapping[str, Any]) -> dict[str, pd.DataFrame]:
+def _median_times(times: pd.DataFrame, targets: Mapping[str, Any]) -> dict[Clock, pd.DataFrame]:
     """By clock: tasks × arms, medians over seeds at the headline target; placebos left out."""
     keep = [
         _is_headline(m, t, targets[task]) and get_arm(arm).kind != "ladder"
@@ -284,7 +295,7 @@ def _median_times(times: pd.DataFrame, targets: Mapping[str, Any]) -> dict[str, 
         )
     ]
     rows = times[keep]
-    tables = {}
+    tables: dict[Clock, pd.DataFrame] = {}
     for clock in CLOCKS:
         values = rows.assign(time=rows[clock].where(rows["reached"], np.inf))
         medians = values.groupby(["task", "arm"], sort=False)["time"].median()

@@ -22,7 +22,7 @@ from adaptive_opt.parameters import (
     with_values,
 )
 from adaptive_opt.parameters.data import ImageDataParameters, TextDataParameters
-from adaptive_opt.study import ARMS, HALVES, KINDS, TASKS, arm_names, get_task, tasks_of
+from adaptive_opt.study import ARMS, EVERY_TASK, HALVES, KINDS, arm_names, get_task, tasks_of
 
 __all__ = ["CheckpointHooks", "ParameterHooks", "ValidationHooks", "known_tags"]
 
@@ -33,7 +33,7 @@ LONGEST = 6000
 
 def known_tags() -> list[str]:
     """Every tag that a part of the grid can be chosen by."""
-    return [*(t.name for t in TASKS), *(a.name for a in ARMS), *KINDS, *HALVES]
+    return [*(t.name for t in EVERY_TASK), *(a.name for a in ARMS), *KINDS, *HALVES]
 
 
 class ValidationHooks:

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from adaptive_opt.errors import StudyError
 from adaptive_opt.parameters.data import ImageDataParameters, TextDataParameters
-from adaptive_opt.study import ARMS, TASKS, Arm, get_arm, get_task, tasks_of
+from adaptive_opt.study import ARMS, EVERY_TASK, Arm, get_arm, get_task, tasks_of
 
 from .arms import arm_schema
 from .models import TASK_MODELS, StudyParameters
@@ -49,7 +49,7 @@ def find_faults(parameters: dict[str, Any], zoo: Collection[str] = ()) -> list[F
         zoo: arms of that kind to look at too; their package takes seconds to import.
     """
     faults = _model_faults(StudyParameters, parameters, ())
-    every = [t.name for t in TASKS]
+    every = [t.name for t in EVERY_TASK]
     rahimi_recht = [t.name for t in tasks_of("rahimi_recht")]
     networks = [t.name for t in tasks_of("images", "text")]
     sections = {"rr_synthesis": rahimi_recht, "data": networks, "tasks": every, "arms": every}
@@ -68,7 +68,7 @@ def find_faults(parameters: dict[str, Any], zoo: Collection[str] = ()) -> list[F
                 models = TASK_MODELS if section == "tasks" else DATA_MODELS
                 model = models[get_task(name).family]
                 faults += _model_faults(model, present[name], (section, name))
-    for task in TASKS:
+    for task in EVERY_TASK:
         faults += _task_faults(task.name, parameters, zoo)
     return faults + _tuning_faults(parameters, zoo)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from adaptive_opt.study import ARMS, KINDS, TASKS, get_arm, get_task
+from adaptive_opt.study import ARMS, EVERY_TASK, KINDS, get_arm, get_task
 
 from .arms import arm_schema
 from .tuning import Space, TuningParameters, accepted_names, with_values
@@ -27,7 +27,7 @@ def tuning_faults(
         arms: the section ``arms``.
         zoo: arms of that kind whose optimizers may be looked at.
     """
-    tasks = [t.name for t in TASKS]
+    tasks = [t.name for t in EVERY_TASK]
     for name in tasks:
         if name not in tuning.tasks:
             yield ("tasks", name), "is missing"

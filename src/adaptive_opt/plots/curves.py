@@ -9,7 +9,7 @@ import pandas as pd
 
 from adaptive_opt.evidence.passage import losses_by_seed
 from adaptive_opt.evidence.tables import identify
-from adaptive_opt.study import TASKS, get_arm
+from adaptive_opt.study import EVERY_TASK, get_arm
 
 from .colours import arm_style
 from .figure import Line, Panel
@@ -38,7 +38,7 @@ def panels(
         levels: for each task a level to mark.
     """
     drawn = []
-    for task in TASKS:
+    for task in EVERY_TASK:
         lines = [line(h) for h in histories if identify(h)[0] == task.name]
         if lines:
             level = (levels or {}).get(task.name)

@@ -11,7 +11,7 @@ import pandas as pd
 from adaptive_opt.evidence.passage import last_rows, losses_by_seed, runs
 from adaptive_opt.evidence.rahimi_recht import best_seed, decade_table
 from adaptive_opt.evidence.tables import identify
-from adaptive_opt.study import TASKS, get_arm, get_task
+from adaptive_opt.study import EVERY_TASK, get_arm, get_task
 
 from .colours import arm_style
 from .curves import Histories, arm_line, median_line, panels
@@ -124,7 +124,7 @@ def decades_figure(histories: Histories) -> Figure:
     table = decade_table(histories)
     decades = [c for c in table if c not in ("task", "arm", "diverged")]
     drawn = []
-    for task in TASKS:
+    for task in EVERY_TASK:
         rows = table[table["task"] == task.name]
         if rows.empty:
             continue

@@ -1,5 +1,6 @@
 """Pipeline ``analysis``."""
 
 from .pipeline import create_network_pipeline, create_pipeline
+from .verdict import create_verdict_pipeline
 
-__all__ = ["create_network_pipeline", "create_pipeline"]
+__all__ = ["create_network_pipeline", "create_pipeline", "create_verdict_pipeline"]

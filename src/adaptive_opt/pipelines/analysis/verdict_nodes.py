@@ -64,6 +64,7 @@ def decide(
 
 def draw(document: dict[str, Any], profiles: Any) -> tuple[Any, ...]:
     """The figures of the verdict, each for the browser and as PNG."""
+    from adaptive_opt.evidence.answer import CLOCK_WORDS
     from adaptive_opt.evidence.schema import Verdict
     from adaptive_opt.plots import figure, intervals
     from adaptive_opt.plots import verdict as plots
@@ -72,7 +73,7 @@ def draw(document: dict[str, Any], profiles: Any) -> tuple[Any, ...]:
     note = "grey: counts as no difference; interval: 95 %, of restricted times, paired by seed"
     charts = [
         (f"Time to the baselines' best loss, {words}", plots.ratio_panels(verdict, clock))
-        for clock, words in plots.CLOCK_WORDS.items()
+        for clock, words in CLOCK_WORDS.items()
     ]
     charts.append(
         ("Each rung of the information ladder against the next", plots.ladder_panels(verdict))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache, partial, update_wrapper
 
 from kedro.pipeline import Node, Pipeline
@@ -15,10 +15,10 @@ FIGURES = ("history", "parallel_coordinates", "importances", "slice")
 PARAMETERS = ["tasks", "arms", "training", "tuning", "scale"]
 
 
-def create_pipeline(arms: Iterable[str]) -> Pipeline:
-    """The search for some arms on every task that they can be trained on."""
+def create_pipeline(arms: Iterable[str], tasks: Sequence[Task] = TASKS) -> Pipeline:
+    """The search for some arms on those of some tasks that they can be trained on."""
     chosen = list(arms)
-    runs = [(task, arm) for task in TASKS for arm in arms_on(task, chosen)]
+    runs = [(task, arm) for task in tasks for arm in arms_on(task, chosen)]
     return Pipeline([_one(task, arm) for task, arm in runs])
 
 
@@ -39,15 +39,16 @@ def _one(task: Task, arm: str) -> Pipeline:
     )
 
 
-def create_report(name: str, arms: Iterable[str]) -> Pipeline:
+def create_report(name: str, arms: Iterable[str], tasks: Sequence[Task] = TASKS) -> Pipeline:
     """What the searches for some arms found, and cost.
 
     Args:
         name: of the outputs, under the namespace ``tuning.<name>``.
         arms: to compare.
+        tasks: what on.
     """
     chosen = list(arms)
-    runs = [f"{task.name}.{arm}" for task in TASKS for arm in arms_on(task, chosen)]
+    runs = [f"{task.name}.{arm}" for task in tasks for arm in arms_on(task, chosen)]
     bests = {f"{run.replace('.', '__')}__best": f"tuning.{run}.best" for run in runs}
     trials = {f"{run.replace('.', '__')}__trials": f"tuning.{run}.trials" for run in runs}
     outputs = ["search", "report", "best_of_n_figure", "best_of_n_figure_png"]
