@@ -1,6 +1,7 @@
 """The published tables of networks, from histories made by hand whose answers are known."""
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -76,7 +77,7 @@ def test_one_seed_has_no_standard_deviation():
         assert math.isnan(row[name])
     assert np.isfinite(row["level_iteration"])
     table = image_table([history("resnet18", single)], 0.9)
-    assert "| SSDH | 60.00 | 80.00 | – | – |" in image_markdown(table)
+    assert "| SSDH | 60.00 % | 80.00 % | – | – |" in image_markdown(table)
 
 
 def test_a_level_never_reached_is_infinite():
@@ -162,7 +163,7 @@ def test_means_over_an_epoch_weigh_each_batch_alike():
     batches = np.random.default_rng(0).uniform(size=40)
     length = 8
     at = [*range(0, 40, 4), 40]
-    means = [batches[0], *(batches[a + 1 : b + 1].mean() for a, b in zip(at, at[1:], strict=False))]
+    means = [batches[0], *(batches[a + 1 : b + 1].mean() for a, b in pairwise(at))]
     frame = pd.DataFrame({"iteration": at, "seed": 0, "train_accuracy": means})
     frame["epoch"] = frame["iteration"] // length
     assert batches_per_epoch(frame) == length
