@@ -222,7 +222,7 @@ def _draw_panel(ax: Any, panel: Panel, gap: float) -> None:
             ends.append((line, x[seen[-1]], float(y[seen[-1]])))
     ax.set_yscale("log" if panel.y_log else "linear")
     low, high = ax.get_ylim()
-    if panel.y_log and 1e-3 <= low and high <= min(1e5, 100 * low):  # few powers of ten to show
+    if panel.y_log and low >= 1e-3 and high <= min(1e5, 100 * low):  # few powers of ten to show
         ax.yaxis.set_major_formatter(_PlainFormatter(labelOnlyBase=False))
         ax.yaxis.set_minor_formatter(_PlainFormatter(minor_thresholds=(1, 0.4)))
     if panel.level is not None:
