@@ -77,7 +77,7 @@ def test_one_seed_has_no_standard_deviation():
         assert math.isnan(row[name])
     assert np.isfinite(row["level_iteration"])
     table = image_table([history("resnet18", single)], 0.9)
-    assert "| SSDH | 60.00 | 80.00 | – | – |" in image_markdown(table)
+    assert "| SSDH | 60.00 % | 80.00 % | – | – |" in image_markdown(table)
 
 
 def test_a_level_never_reached_is_infinite():

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
-from adaptive_opt.plots.figure import Figure, Line, Panel, to_matplotlib, to_plotly
+from adaptive_opt.plots.figure import (
+    Counts,
+    Figure,
+    Line,
+    Panel,
+    to_matplotlib,
+    to_plotly,
+)
 
 
 @pytest.mark.parametrize(("y_log", "low", "high"), [(False, 0.2, 0.8), (True, 1e-4, 1e2)])
@@ -30,3 +39,43 @@ def test_both_renderers_show_the_same_lines() -> None:
     (drawn,) = to_matplotlib(figure).axes[0].lines
     assert np.array_equal(curve.y, drawn.get_ydata())
     assert curve.y[-1] == 1999.0**2 + 1
+
+
+def test_every_label_has_a_line_of_its_own_however_many_there_are() -> None:
+    x = np.arange(3.0)
+    for number in (2, 8, 30):
+        lines = [Line(x, x + 1 + i / 100, f"arm {i}", "#0072b2") for i in range(number)]
+        drawn = to_matplotlib(Figure("", [Panel("", lines, "y")]))
+        drawn.canvas.draw()  # type: ignore[attr-defined]
+        boxes = [t.get_window_extent() for t in drawn.axes[0].texts]
+        heights = sorted((box.y0, box.y1) for box in boxes)
+        assert all(a[1] <= b[0] + 1.5 for a, b in pairwise(heights))
+        assert heights[0][0] > 0
+        assert heights[-1][1] < drawn.bbox.height
+
+
+def test_numbers_are_drawn_as_discs() -> None:
+    counts = Counts(["A", "B"], ["#000000", "#56B4E9"], ["low", "high"], [[0, 16], [3, 0]])
+    figure = Figure("", [Panel("", [], "", counts=counts)])
+    ax = to_matplotlib(figure).axes[0]
+    assert {(t.xy, t.get_text()) for t in ax.texts} == {((1, 0), "16"), ((0, 1), "3")}  # type: ignore[attr-defined]
+    assert [t.get_color() for t in ax.texts] == ["#ffffff", "#000000"]
+    assert ax.get_ylim()[0] > ax.get_ylim()[1]  # the first row on top
+    (trace,) = to_plotly(figure).data
+    assert list(zip(trace.x, trace.y, trace.text, strict=True)) == [
+        ("high", "A", "16"),
+        ("low", "B", "3"),
+    ]
+
+
+@pytest.mark.parametrize("panels", [[], [Panel("p", [Line([], [], "a", "#000000")], "y")]])
+def test_a_figure_without_data_says_so(panels: list[Panel]) -> None:
+    figure = Figure("", panels, missing="no arm clips")
+    assert [t.get_text() for t in to_matplotlib(figure).axes[0].texts] == ["no arm clips"]
+    assert "no arm clips" in [a.text for a in to_plotly(figure).layout.annotations]
+
+
+def test_a_single_point_can_be_seen() -> None:
+    figure = Figure("", [Panel("", [Line([0.0, 5.0], [2.0, np.nan], "a", "#000000")], "y")])
+    assert to_matplotlib(figure).axes[0].lines[0].get_marker() == "o"
+    assert to_plotly(figure).data[0].mode == "markers"

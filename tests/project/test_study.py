@@ -185,8 +185,9 @@ def test_tables_and_figures_exist_and_agree(smoke):
     report = (folder / "report.md").read_text(encoding="utf-8")
     for label in ("Rahimi–Recht, condition 29", "Rahimi–Recht, condition 15,099", "SSVP"):
         assert label in report
-    names = ["loss", "median_loss", "spectral_norm", "clipped_fraction"]
-    for name in [*names, *(f"spread_{t.name}" for t in tasks_of("rahimi_recht"))]:
+    names = ["loss", "median_loss", "spectral_norm", "clipped_fraction", "decades"]
+    names += [f"{f}_{t.name}" for f in ("spread", "hessian") for t in tasks_of("rahimi_recht")]
+    for name in names:
         assert json.loads((folder / f"{name}.plotly.json").read_text(encoding="utf-8"))["data"]
         with Image.open(folder / f"{name}.png") as picture:
             assert min(picture.size) > 300
@@ -199,6 +200,10 @@ def test_networks_have_tables_and_figures(smoke):
         rows = pd.read_csv(folder / f"{table}.csv")
         assert set(rows["task"]) == {"resnet18", "transformer"}
         assert len(rows) == 12
+    for table, task in (("images", "resnet18"), ("texts", "transformer")):
+        rows = pd.read_csv(folder / f"{table}.csv")
+        assert rows["task"].tolist() == [task] * 6
+        assert rows["arm"].tolist() == published_arms()
     costs = pd.read_csv(folder / "costs.csv").set_index(["task", "arm"])
     first, second = costs.loc[("resnet18", "adam")], costs.loc[("resnet18", "ssdh")]
     assert first["gradient_equivalents"] == first["iterations"] < second["gradient_equivalents"]
@@ -206,8 +211,8 @@ def test_networks_have_tables_and_figures(smoke):
     for label in ("ResNet-18", "Transformer", "test accuracy", "test perplexity", "SSVP"):
         assert label in report
     clocks = ("iteration", "gradient_equivalents", "device_seconds")
-    names = [*(f"loss_by_{c}" for c in clocks), "valid_loss", "clipped_fraction"]
-    for name in [*names, "denominator_norm"]:
+    names = [*(f"loss_by_{c}" for c in clocks), "training", "valid_loss", "valid_accuracy"]
+    for name in [*names, "valid_perplexity", "clipped_fraction", "denominator_norm"]:
         assert json.loads((folder / f"{name}.plotly.json").read_text(encoding="utf-8"))["data"]
         with Image.open(folder / f"{name}.png") as picture:
             assert len(picture.convert("L").getcolors(256)) > 20

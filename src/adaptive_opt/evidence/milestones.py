@@ -209,4 +209,5 @@ def _spread(row: dict[str, Any], name: str, digits: int) -> str:
 
 def _percent_spread(row: dict[str, Any], name: str) -> str:
     shares = {k: 100 * row[k] for k in (name, f"{name}_std")}
-    return _spread(shares, name, 2)
+    text = _spread(shares, name, 2)
+    return text if text == "–" else f"{text} %"

@@ -113,12 +113,18 @@ def report(
     time_to_target: pd.DataFrame,
     outcomes: pd.DataFrame,
     costs: pd.DataFrame,
-    images: pd.DataFrame,
-    texts: pd.DataFrame,
+    images: pd.DataFrame | None = None,
+    texts: pd.DataFrame | None = None,
     *,
     scale: str,
 ) -> str:
-    """The tables in Markdown, each led by a sentence that says what it holds."""
+    """The tables in Markdown, each led by a sentence that says what it holds.
+
+    Args:
+        time_to_target, outcomes, costs: of all tasks.
+        images, texts: see :mod:`.milestones`; None: left out.
+        scale: of the study.
+    """
     parts = [f"# Networks, scale `{scale}`"]
     for task in outcomes["task"].unique():
         passage = time_to_target[time_to_target["task"] == task]
@@ -128,27 +134,27 @@ def report(
             passage_markdown(passage),
             "Mean over seeds ± standard deviation; test data were looked at once, at the end:",
             outcome_markdown(outcomes[outcomes["task"] == task]),
-            *_published(images[images["task"] == task], texts[texts["task"] == task]),
+            *_published(task, images, texts),
             "What a run costs; seeds trained together share the seconds of their program:",
             cost_markdown(costs[costs["task"] == task]),
         ]
     return "\n\n".join(parts) + "\n"
 
 
-def _published(images: pd.DataFrame, texts: pd.DataFrame) -> list[str]:
+def _published(task: str, images: pd.DataFrame | None, texts: pd.DataFrame | None) -> list[str]:
     """The published table of one task, with what it holds."""
-    if len(images):
+    if images is not None and len(rows := images[images["task"] == task]):
         return [
             "When the mean validation accuracy is first within one standard deviation of its final "
             "value, and the mean training accuracy over an epoch first at a level, in % of the "
             "run and in device seconds:",
-            image_markdown(images),
+            image_markdown(rows),
         ]
-    if len(texts):
+    if texts is not None and len(rows := texts[texts["task"] == task]):
         return [
             "When the mean training loss is first at or below the target, in % of the run and in "
             "device seconds, and what the runs came to:",
-            text_markdown(texts),
+            text_markdown(rows),
         ]
     return []
 

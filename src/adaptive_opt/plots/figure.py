@@ -15,7 +15,8 @@ import matplotlib as mpl
 import matplotlib.figure as mpl_figure
 import numpy as np
 import plotly.graph_objects as go
-from matplotlib.ticker import MaxNLocator
+from matplotlib.lines import Line2D
+from matplotlib.ticker import LogFormatter, MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 from plotly.subplots import make_subplots
 
@@ -109,8 +110,9 @@ class Figure:
     def height(self) -> float:
         """Of a panel, in inches: every label gets a line of its own."""
         named = [sum(bool(line.label) for line in p.lines) for p in self.panels]
-        named += [len(p.counts.rows) for p in self.panels if p.counts is not None]
-        return max(self.size[1], 1.2 + 0.2 * max(named, default=0))
+        rows = [len(p.counts.rows) for p in self.panels if p.counts is not None]
+        lines, discs = 1.2 + 0.2 * max(named, default=0), 1.2 + 0.25 * max(rows, default=0)
+        return max(self.size[1], lines, discs)
 
 
 def to_matplotlib(figure: Figure) -> mpl_figure.Figure:
@@ -123,7 +125,8 @@ def to_matplotlib(figure: Figure) -> mpl_figure.Figure:
         axes = drawn.subplots(rows, columns, squeeze=False).flatten()
         for ax, panel in zip(axes, figure.panels, strict=False):
             if panel.counts is not None:
-                _draw_counts(ax, panel, panel.counts)
+                pitch = (figure.height - 1.2) / max(1, len(panel.counts.rows))
+                _draw_counts(ax, panel, panel.counts, min(26.0, 68 * pitch))
             elif panel.empty:
                 ax.set(title=panel.title, xticks=[], yticks=[])
             else:
@@ -140,14 +143,33 @@ def to_matplotlib(figure: Figure) -> mpl_figure.Figure:
     return drawn
 
 
+class _PlainFormatter(LogFormatter):
+    """2.4 where Matplotlib writes 2.4 × 10⁰."""
+
+    def _num_to_string(self, x: float, vmin: float, vmax: float) -> str:
+        del vmin, vmax
+        return f"{x:g}"
+
+
+def _strokes(line: Line) -> Any:
+    """A line's dash as Matplotlib takes it."""
+    return (0, DASHES[line.dash]) if DASHES[line.dash] else "-"
+
+
+def _lone(y: NDArray[np.float64]) -> bool:
+    """Whether a curve is a single point, which no line shows."""
+    return int(np.isfinite(y).sum()) == 1
+
+
 def _say(ax: Any, words: str) -> None:
     ax.text(0.5, 0.5, words, transform=ax.transAxes, ha="center", va="center", color="#555555")
 
 
-def _draw_counts(ax: Any, panel: Panel, counts: Counts) -> None:
+def _draw_counts(ax: Any, panel: Panel, counts: Counts, diameter: float) -> None:
     for row, column, number, size in _discs(counts):
         colour = counts.colours[row]
-        ax.scatter([column], [row], s=520 * size, color=colour, linewidth=0)
+        area = diameter**2 * size
+        ax.scatter([column], [row], s=area, color=colour, linewidth=0, clip_on=False)
         ax.annotate(
             str(number), (column, row), ha="center", va="center", fontsize=8, color=_on(colour)
         )
@@ -170,7 +192,7 @@ def _discs(counts: Counts) -> list[tuple[int, int, int, float]]:
     largest = max(1, numbers.max(initial=0))
     seen = zip(*np.nonzero(numbers), strict=True)
     return [
-        (int(r), int(c), int(n := numbers[r, c]), 0.3 + 0.7 * float(n) / float(largest))
+        (int(r), int(c), int(n := numbers[r, c]), 0.45 + 0.55 * float(n) / float(largest))
         for r, c in seen
     ]
 
@@ -183,32 +205,52 @@ def _on(colour: str) -> str:
 
 def _draw_panel(ax: Any, panel: Panel, gap: float) -> None:
     ends = []
+    alpha = min(0.15, 1.2 / max(1, len(panel.lines)))  # many bands would hide one another
     for line in panel.lines:
         x, y = _thin(line.x), _thin(line.y)
-        style = {"linestyle": "none", "marker": "o", "markersize": 4} if line.marker else {}
-        dash: Any = (0, DASHES[line.dash]) if DASHES[line.dash] else "-"
-        ax.plot(x, y, **{"linestyle": dash, "linewidth": 1.4, "color": line.colour, **style})
+        points = {"linestyle": "none", "marker": "o", "markersize": 4}
+        style = points if line.marker or _lone(y) else {}
+        ax.plot(
+            x, y, **{"linestyle": _strokes(line), "linewidth": 1.4, "color": line.colour, **style}
+        )
         if line.low is not None and line.high is not None:
             ax.fill_between(
-                x, _thin(line.low), _thin(line.high), color=line.colour, alpha=0.15, linewidth=0
+                x, _thin(line.low), _thin(line.high), color=line.colour, alpha=alpha, linewidth=0
             )
         seen = np.flatnonzero(np.isfinite(y))
         if line.label and len(seen):
             ends.append((line, x[seen[-1]], float(y[seen[-1]])))
     ax.set_yscale("log" if panel.y_log else "linear")
+    low, high = ax.get_ylim()
+    if panel.y_log and low >= 1e-3 and high <= min(1e5, 100 * low):  # few powers of ten to show
+        ax.yaxis.set_major_formatter(_PlainFormatter(labelOnlyBase=False))
+        ax.yaxis.set_minor_formatter(_PlainFormatter(minor_thresholds=(1, 0.4)))
     if panel.level is not None:
         ax.axhline(panel.level, color="#888888", linewidth=0.8, linestyle=":")
     ax.set(title=panel.title, xlabel=panel.x_label, ylabel=panel.y_label)
     ax.grid(True, which="major", color="#e6e6e6", linewidth=0.6)
-    if all(float(v).is_integer() for line in panel.lines for v in np.asarray(line.x, np.float64)):
+    at = {float(v) for line in panel.lines for v in np.asarray(line.x, np.float64)}
+    if len(at) == 1:
+        ax.set_xticks(list(at))
+    elif all(v.is_integer() for v in at):
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.autoscale_view()  # else the limits, and with them the transform, are not up to date
     transform = ax.transData + ax.transAxes.inverted()
     heights = [transform.transform((x, y))[1] for _, x, y in ends]
-    for (line, _, _), height in zip(ends, _spread(heights, gap), strict=True):
+    _label([line for line, _, _ in ends], ax, _spread(heights, gap))
+
+
+def _label(lines: Sequence[Line], ax: Any, heights: Sequence[float]) -> None:
+    """Names beside the axes, after a sample of the line where lines differ in their dashes."""
+    dashed = any(line.dash != "solid" for line in lines)
+    for line, height in zip(lines, heights, strict=True):
+        if dashed:
+            sample = Line2D([1.01, 1.1], [height, height], color=line.colour, linewidth=1.4)
+            sample.set(transform=ax.transAxes, clip_on=False, linestyle=_strokes(line))
+            ax.add_artist(sample)
         ax.annotate(
             line.label,
-            xy=(1.01, height),
+            xy=(1.115 if dashed else 1.01, height),
             xycoords="axes fraction",
             color=line.colour,
             va="center",
@@ -285,7 +327,7 @@ def _traces(line: Line, *, first: bool) -> list[go.Scatter]:
         go.Scatter(
             x=x,
             y=y,
-            mode="markers" if line.marker else "lines",
+            mode="markers" if line.marker or _lone(y) else "lines",
             line=style,
             marker={"color": line.colour},
             showlegend=first and bool(line.label),

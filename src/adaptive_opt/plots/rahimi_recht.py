@@ -122,12 +122,13 @@ def hessian_figure(histories: Histories, task: str) -> Figure:
 def decades_figure(histories: Histories) -> Figure:
     """How many runs of each arm end in each decade of the loss, a panel for each task."""
     table = decade_table(histories)
+    tasks = {identify(h)[0] for h in histories}
     decades = [c for c in table if c not in ("task", "arm", "diverged")]
     drawn = []
     for task in EVERY_TASK:
-        rows = table[table["task"] == task.name]
-        if rows.empty:
+        if task.name not in tasks:
             continue
+        rows = table[table["task"] == task.name]
         arms = list(rows["arm"])
         seen = [d for d in decades if rows[d].any()]
         span = decades[decades.index(seen[0]) : decades.index(seen[-1]) + 1] if seen else []
