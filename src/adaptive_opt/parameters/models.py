@@ -11,6 +11,7 @@ from adaptive_opt.study import get_task
 __all__ = [
     "TASK_MODELS",
     "AnalysisParameters",
+    "FidelityParameters",
     "ImageTaskParameters",
     "RRFunctionParameters",
     "Strict",
@@ -225,15 +226,34 @@ class TrainingParameters(Strict):
     resume: bool = True
 
 
+class FidelityParameters(Strict):
+    """``analysis.fidelity``: curvature estimates against the exact diagonal.
+
+    Attributes:
+        seeds: runs that are followed, the first ones of the task.
+        iterations: where to look; of each the last refresh up to it, so that those beyond the
+            end of a run come to its last refresh.
+        draws: of each random probe, for what one draw is worth.
+        paths: independent sequences of draws, for what their running mean is worth.
+    """
+
+    seeds: Count = 2
+    iterations: Annotated[list[Whole], Field(min_length=1)]
+    draws: Annotated[int, Field(ge=2, strict=True)] = 256
+    paths: Annotated[int, Field(ge=2, strict=True)] = 16
+
+
 class AnalysisParameters(Strict):
     """``analysis``: how histories become tables.
 
     Attributes:
         settled_within: the loss has stopped moving where it first comes within this factor
             of its final level.
+        fidelity: see :class:`FidelityParameters`.
     """
 
     settled_within: Annotated[float, Field(gt=1)] = 10.0
+    fidelity: FidelityParameters
 
 
 class StudyParameters(Strict):
