@@ -17,7 +17,9 @@ def register_pipelines() -> dict[str, Pipeline]:
         ``data``, ``rr_synthesis``, ``tuning`` and ``training`` (the whole grid), ``analysis``
         (of the six published arms); ``__default__``: all of these for the published arms;
         ``ladder``: likewise for every placebo arm beside the arms they are made from; ``all``:
-        for every arm; ``zoo``: for the published arms and those of pytorch_optimizer.
+        for every arm; ``zoo``: for the published arms and those of pytorch_optimizer;
+        ``fidelity``: what curvature estimates are worth on Rahimi–Recht, and the search that it
+        needs, also part of ``__default__``.
     """
     sources = data.create_pipeline() + rr_synthesis.create_pipeline()
 
@@ -36,8 +38,9 @@ def register_pipelines() -> dict[str, Pipeline]:
         "analysis": _search_report(published) + _analysis(published),
         "ladder": study(["ssdh", "sadh", *arm_names("ladder")], "ladder"),
         "all": study(every, "all"),
+        "fidelity": _fidelity(),
         "zoo": study([*published, *arm_names("zoo")], "zoo"),
-        "__default__": study(published),
+        "__default__": study(published) + _fidelity(),
     }
 
 
@@ -51,3 +54,10 @@ def _analysis(arms: Iterable[str], name: str = "") -> Pipeline:
     return analysis.create_pipeline(
         f"{prefix}rahimi_recht", arms
     ) + analysis.create_network_pipeline(f"{prefix}networks", arms)
+
+
+def _fidelity(arm: str = "ssdh") -> Pipeline:
+    """Along the runs of one arm, with all that they need."""
+    search = tuning.create_pipeline([arm]).only_nodes_with_tags("rahimi_recht")
+    follow = analysis.create_fidelity_pipeline(arm=arm)
+    return rr_synthesis.create_pipeline() + search + follow

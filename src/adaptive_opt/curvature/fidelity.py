@@ -58,9 +58,9 @@ METRICS = (
 
 PROBES = ("rademacher", "gaussian", "constant", "momentum_sign")
 
-CHUNK = 16
-"""Refreshes whose Hessians are held at a time: some tens of megabytes at a few hundred
-parameters and a few seeds."""
+CHUNK = 4
+"""Refreshes whose Hessians are held at a time: some megabytes at a few hundred parameters and a
+few seeds, near what a cache holds."""
 
 HessianFn = Callable[[Tensor], tuple[Tensor, Tensor]]
 
@@ -288,11 +288,12 @@ def _steps(
         m = momenta[start : start + count].double()
         hessian = hessian_fn(part.reshape(-1, n))[0].view(count, seeds, n, n)
         diagonal = hessian.diagonal(dim1=-2, dim2=-1)
+        probes = [_probe(name, m, paths, streams) for name in PROBES]
+        # Each Hessian is read once for all of them; it is symmetric.
+        product = (torch.cat(probes, dim=-2) @ hessian).split([v.shape[-2] for v in probes], -2)
         made = {"exact": diagonal[..., None, :]}
-        for name in PROBES:
-            v = _probe(name, m, paths, streams)
-            product = v @ hessian  # H is symmetric
-            made[name] = product if name == "momentum_sign" else v * product
+        for name, v, hv in zip(PROBES, probes, product, strict=True):
+            made[name] = hv if name == "momentum_sign" else v * hv
         for i in range(count):
             products = {name: c[i] for name, c in made.items()}
             yield start + i, m[i], hessian[i], diagonal[i], products

@@ -240,7 +240,7 @@ class FidelityParameters(Strict):
     seeds: Count = 2
     iterations: Annotated[list[Whole], Field(min_length=1)]
     draws: Annotated[int, Field(ge=2, strict=True)] = 256
-    paths: Annotated[int, Field(ge=2, strict=True)] = 16
+    paths: Annotated[int, Field(ge=2, strict=True)] = 8
 
 
 class AnalysisParameters(Strict):

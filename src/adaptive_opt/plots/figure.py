@@ -57,6 +57,7 @@ class Panel:
     x_label: str = "iteration"
     y_log: bool = True
     level: float | None = None
+    x_log: bool = False
 
 
 @dataclass(frozen=True)
@@ -103,11 +104,15 @@ def _draw_panel(ax: Any, panel: Panel) -> None:
         if line.label and len(seen):
             ends.append((line, x[seen[-1]], float(y[seen[-1]])))
     ax.set_yscale("log" if panel.y_log else "linear")
+    ax.set_xscale("log" if panel.x_log else "linear")
     if panel.level is not None:
         ax.axhline(panel.level, color="#888888", linewidth=0.8, linestyle=":")
     ax.set(title=panel.title, xlabel=panel.x_label, ylabel=panel.y_label)
     ax.grid(True, which="major", color="#e6e6e6", linewidth=0.6)
-    if all(float(v).is_integer() for line in panel.lines for v in np.asarray(line.x, np.float64)):
+    whole = not panel.x_log and all(
+        float(v).is_integer() for line in panel.lines for v in np.asarray(line.x, np.float64)
+    )
+    if whole:
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.autoscale_view()  # else the limits, and with them the transform, are not up to date
     transform = ax.transData + ax.transAxes.inverted()
@@ -138,7 +143,8 @@ def to_plotly(figure: Figure) -> go.Figure:
             named.add(line.label)
         if panel.level is not None:
             drawn.add_hline(panel.level, line={"dash": "dot", "color": "#888888", "width": 1}, **at)
-        drawn.update_xaxes(title=panel.x_label, **at)
+        kind = {"type": "log", "exponentformat": "power"} if panel.x_log else {}
+        drawn.update_xaxes(title=panel.x_label, **kind, **at)
         drawn.update_yaxes(
             title=panel.y_label,
             type="log" if panel.y_log else "linear",

@@ -1,5 +1,6 @@
 """Pipeline ``analysis``."""
 
+from .fidelity import create_fidelity_pipeline
 from .pipeline import create_network_pipeline, create_pipeline
 
-__all__ = ["create_network_pipeline", "create_pipeline"]
+__all__ = ["create_fidelity_pipeline", "create_network_pipeline", "create_pipeline"]
