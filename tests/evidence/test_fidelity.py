@@ -26,15 +26,19 @@ def measures(values, task="rr_cond29", stage="raw", probe="rademacher", method="
     return pd.DataFrame(rows)
 
 
-VALUES = {(0, 0): 0.2, (0, 1000): 0.4, (1, 0): 0.9, (1, 1000): math.nan}
+VALUES = {(0, 0): 0.2, (0, 1000): 0.3, (1, 0): 0.9, (1, 1000): math.nan}
 
 
 def test_medians_leave_out_what_diverged():
     (row,) = fidelity_table([measures(VALUES)]).to_dict("records")
     assert (row["task"], row["stage"], row["probe"]) == ("rr_cond29", "raw", "rademacher")
-    assert row["cosine"] == row["bias"] == 0.4
+    assert row["cosine"] == row["bias"] == 0.3
+    errors = fidelity_table([measures({(0, 0): 0.2, (0, 10): 0.4, (0, 20): 0.1})])
+    assert errors["relative_error"].tolist() == [0.2]
+    assert errors["last_relative_error"].tolist() == [0.1]
     assert row["bias_noise"] == 0.01
     assert row["points"] == 3
+    assert row["last_relative_error"] == 0.3  # of the one seed that got there
 
 
 def test_tasks_stages_and_methods_are_kept_apart():
@@ -60,8 +64,8 @@ def test_the_report_says_what_it_is_of_and_what_is_missing():
     assert "scale `base`" in text
     assert "Along SSDH's runs of 2 seeds, at iterations 0, 1,000." in text
     assert "Left out from where they diverged: seeds 1." in text
-    assert "| Rademacher | 0.4 (0.01) | 0.4 | 0.40 | 0.40 | 0.40 |" in text
-    assert "| SADH, constant | 0.4 (0.01) | 0.4 | 0.40 | 0.40 | 0.40 |" in text
+    assert "| Rademacher | 0.3 (0.01) | 0.3 | 0.3 | 0.30 | 0.30 | 0.30 |" in text
+    assert "| SADH, constant | 0.3 (0.01) | 0.3 | 0.3 | 0.30 | 0.30 | 0.30 |" in text
     assert text.index("Rademacher |") < text.index("SADH, constant |")
     assert "diverged" not in report([measures({(0, 0): 0.2})], "base", "ssdh")
 

@@ -19,6 +19,13 @@ STAGES = {
     "clipped": "The clipped update, against that of the same rule fed with d",
 }
 
+REMARKS = {
+    "smoothed": [
+        "The running mean starts at zero and lags behind: how much that alone costs is in the row "
+        "of the exact diagonal."
+    ]
+}
+
 PROBE_LABELS = {
     "gaussian": "Gaussian",
     "rademacher": "Rademacher",
@@ -50,13 +57,15 @@ def fidelity_table(measures: Sequence[pd.DataFrame]) -> pd.DataFrame:
             NaN where a seed had diverged.
 
     Returns:
-        A row for each (task, stage, probe, method): the medians, and how many (seed,
-        iteration) they are of.
+        A row for each (task, stage, probe, method): the medians, how many (seed, iteration)
+        they are of, and the median relative error at the last iteration.
     """
     rows = pd.concat([m.fillna({"method": ""}) for m in measures])
     groups = rows.groupby(KEYS, sort=False)
     table = groups[[*METRICS, "bias_noise"]].median()
     table["points"] = groups["bias"].count()
+    last = rows[rows["iteration"] == rows.groupby("task")["iteration"].transform("max")]
+    table["last_relative_error"] = last.groupby(KEYS, sort=False)["relative_error"].median()
     return table.reset_index()
 
 
@@ -86,7 +95,8 @@ def report(measures: Sequence[pd.DataFrame], scale: str, arm: str) -> str:
             parts.append(f"Left out from where they diverged: seeds {said}.")
         of_task = table[table["task"] == task]
         for stage, words in STAGES.items():
-            parts += [f"### {words}", _markdown(of_task[of_task["stage"] == stage])]
+            parts += [f"### {words}", *REMARKS.get(stage, [])]
+            parts.append(_markdown(of_task[of_task["stage"] == stage]))
     return "\n\n".join(parts) + "\n"
 
 
@@ -96,11 +106,13 @@ def _markdown(rows: pd.DataFrame) -> str:
             label(row["probe"], row["method"]),
             f"{_number(row['bias'])} ({_number(row['bias_noise'])})",
             _number(row["relative_error"]),
+            _number(row["last_relative_error"]),
             *(_share(row[name]) for name in METRICS[2:]),
         ]
         for row in rows.to_dict("records")
     ]
-    head = ["estimate", "bias", "relative error", "cosine", "rank correlation", "same sign"]
+    errors = ["bias", "relative error", "at the end"]
+    head = ["estimate", *errors, "cosine", "rank correlation", "same sign"]
     return markdown(head, body)
 
 
