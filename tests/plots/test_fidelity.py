@@ -20,7 +20,7 @@ def measures(task):
             "probe": probe,
             "method": method,
             "cosine": (i + seed) / 100,
-            "relative_error": (1 + i + seed) * (1 + iteration),
+            "relative_error": (1.0 + i + seed) * (1 + iteration),
         }
         for i, (stage, probe, method) in enumerate(made)
         for seed in (0, 2, 4)
@@ -49,6 +49,22 @@ def test_every_stage_of_every_task_has_its_lines():
     for panel in figure.panels:
         looks = {(line.colour, line.dash) for line in panel.lines}
         assert len(looks) == len(panel.lines)
+
+
+def test_the_exact_diagonal_alone_leaves_the_axis():
+    """Its error falls by decades without end."""
+    rows = measures("rr_cond29")
+    rows.loc[rows["iteration"] == 99, "relative_error"] = 1e-9
+    lines = {line.label: line.y for line in fidelity_figure([rows]).panels[4].lines}
+    assert np.isfinite(lines["SSDH, exact diagonal"]).tolist() == [True, False]
+    assert np.isfinite(lines["SSDH, Rademacher"]).all()
+
+
+def test_no_error_at_all_is_a_gap_and_not_the_foot_of_the_axis():
+    rows = measures("rr_cond29")
+    rows.loc[rows["iteration"] == 0, "relative_error"] = 0.0
+    for line in fidelity_figure([rows]).panels[3].lines:
+        assert np.isfinite(line.y).tolist() == [False, True]
 
 
 def test_steps_are_on_a_logarithmic_axis_in_both_renderers():

@@ -16,8 +16,8 @@ __all__ = ["fidelity_figure"]
 
 FAMILY = "Rahimi–Recht, "
 FLOOR = 1e-3
-"""Of relative errors, below which nothing is drawn: those of the smoothed exact diagonal fall
-without end, and would press everything else together."""
+"""The relative error of the smoothed exact diagonal is not drawn below it: it falls without end,
+and would press everything else together."""
 
 _PROBES = {
     "gaussian": arm_colour("sophia"),
@@ -47,8 +47,8 @@ def fidelity_figure(measures: Sequence[pd.DataFrame]) -> Figure:
         columns=3,
         size=(5.6, 3.5),
         note="median over seeds; dashed: rules fed with the constant probe; clipped update: "
-        "against that of the same rule fed with the exact diagonal; "
-        f"errors below {FLOOR:g} are left out",
+        "against that of the same rule fed with the exact diagonal; gaps: no error; "
+        f"errors of the exact diagonal below {FLOOR:g} are left out",
     )
 
 
@@ -62,7 +62,7 @@ def _panel(rows: pd.DataFrame, stage: str, quantity: str) -> Panel:
             continue  # compared with itself
         medians = one.groupby("iteration")[quantity].median()
         if log:
-            medians = medians.where(medians >= FLOOR)
+            medians = medians.where(medians >= FLOOR if probe == "exact" else medians > 0)
         words = label(probe, method)
         dash = bool(method) and probe == "constant"
         lines.append(Line(medians.index + 1, medians, words, _colour(probe, method), dash=dash))
