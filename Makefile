@@ -21,7 +21,7 @@ help:  ## what can be made
 
 run: .venv/.installed  ## the study on embedded data, in minutes
 	$(BIN)/kedro run
-	@echo "Reports: report.md in data/08_reporting/base/search, …/rahimi_recht and …/networks"
+	@echo "Reports: report.md in data/08_reporting/base/search, …/rahimi_recht, …/networks and …/fidelity"
 	@echo "Figures: beside them"
 
 test: .venv/.installed  ## all tests

@@ -18,6 +18,7 @@ from pathlib import Path
 PROJECT = Path(__file__).parents[1]
 SECOND = "optim/second_order.py"
 ESTIMATE = "optim/curvature_estimate.py"
+FIDELITY = "curvature/fidelity.py"
 
 # name, file under src/adaptive_opt, what stands there, what to put, tests
 MUTATIONS = [
@@ -55,6 +56,13 @@ MUTATIONS = [
     ("diagonal of the root dropped", "curvature/deep_linear.py", "d / (2 * root) - g * g / root", "d / (2 * root)", "curvature"),
     ("no zero tolerance", "curvature/statistics.py", "return n * torch.finfo", "return 0 * torch.finfo", "curvature"),
     ("order of chunks lost", "curvature/statistics.py", "rows = [self._results[i] for i in range(self._submitted)]", "rows = [*self._results.values()][::-1]", "curvature"),
+    ("ties in order of their index", FIDELITY, "torch.searchsorted(ordered, values, right=True)", "below + 1", "curvature"),
+    ("momentum probe in its own unit", FIDELITY, "return term / self._unit", "return term", "curvature"),
+    ("references not smoothed", FIDELITY, "exact.refresh(diagonal[:, None])", "exact._curvature = None; exact.refresh(diagonal[:, None])", "curvature"),
+    ("signs of what was made positive", FIDELITY, "compare(estimated.term(), of, signs=diagonal)", "compare(estimated.term(), of)", "curvature"),
+    ("momentum of the next step", "engine/trace.py", "        self.close()\n        self._refreshed", "        self._refreshed", "engine/test_trace.py"),
+    ("points of the dead kept", "engine/trace.py", "points[at >= end, member] = momentum[at >= end, member] = torch.nan", "_ = end", "engine/test_trace.py"),
+    ("refresh after the iteration", "engine/trace.py", "[int(i) for i in after - 1]", "[min(int(i), len(iterations) - 1) for i in after]", "engine/test_trace.py"),
     ("pickle may name anything", "tasks/function_files.py", "if (module, name) not in table:", "if (module, name) not in table:\n            import importlib\n            return getattr(importlib.import_module(module), name)\n        if False:", "tasks"),
     ("tensors larger than their storage", "tasks/function_files.py", "if numbers > storage.size or", "if", "tasks"),
     ("short batch counted as full", "tasks/rahimi_recht.py", "sizes[-1] -= padded - samples", "_ = 0", "tasks"),

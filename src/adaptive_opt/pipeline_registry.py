@@ -25,7 +25,9 @@ def register_pipelines() -> dict[str, Pipeline]:
         (of the default study); ``__default__``: all of these for the published arms and the
         placebos of SSDH, with the verdict and the report; ``ladder``: likewise for SSDH and
         SADH with all their placebos, also by the mean squared error; ``all``: for every arm;
-        ``zoo``: for the published arms and those of pytorch_optimizer.
+        ``zoo``: for the published arms and those of pytorch_optimizer;
+        ``fidelity``: what curvature estimates are worth on Rahimi–Recht, and the search that it
+        needs, also part of ``__default__``.
     """
     sources = data.create_pipeline() + rr_synthesis.create_pipeline()
 
@@ -56,8 +58,9 @@ def register_pipelines() -> dict[str, Pipeline]:
         "analysis": concluded,
         "ladder": study(ladder, "ladder", EVERY_TASK),
         "all": study(every, "all"),
+        "fidelity": _fidelity(),
         "zoo": study([*published, *arm_names("zoo")], "zoo"),
-        "__default__": sources + made + concluded,
+        "__default__": sources + made + concluded + _fidelity(),
     }
 
 
@@ -67,3 +70,10 @@ def _tables(arms: Iterable[str], prefix: str = "") -> Pipeline:
     return analysis.create_pipeline(
         f"{prefix}rahimi_recht", arms
     ) + analysis.create_network_pipeline(f"{prefix}networks", arms)
+
+
+def _fidelity(arm: str = "ssdh") -> Pipeline:
+    """Along the runs of one arm, with all that they need."""
+    search = tuning.create_pipeline([arm]).only_nodes_with_tags("rahimi_recht")
+    follow = analysis.create_fidelity_pipeline(arm=arm)
+    return rr_synthesis.create_pipeline() + search + follow

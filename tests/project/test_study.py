@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
 from adaptive_opt.io.datasets import TensorsDataset
@@ -216,6 +217,28 @@ def test_networks_have_tables_and_figures(smoke):
         assert json.loads((folder / f"{name}.plotly.json").read_text(encoding="utf-8"))["data"]
         with Image.open(folder / f"{name}.png") as picture:
             assert len(picture.convert("L").getcolors(256)) > 20
+
+
+def test_fidelity_has_a_table_and_a_figure(smoke):
+    folder = smoke[0] / "data" / "08_reporting" / "smoke" / "fidelity"
+    table = pd.read_csv(folder / "estimates.csv")
+    assert set(table["task"]) == {"rr_cond29", "rr_cond15099"}
+    assert set(table["stage"]) == {"raw", "smoothed", "clipped"}
+    assert len(table) == 2 * (4 + 7 + 7)
+    assert (table["points"] == 2 * 4).all()  # seeds, iterations
+    exact = table[(table["probe"] == "exact") & (table["stage"] == "clipped")]
+    assert (exact["relative_error"] == 0).all()
+    report = (folder / "report.md").read_text(encoding="utf-8")
+    assert "Along SSDH's runs of 2 seeds, at iterations 0, 30, 100, 310." in report
+    figure = json.loads((folder / "estimates.plotly.json").read_text(encoding="utf-8"))
+    assert len(figure["data"]) == 2 * 2 * (4 + 7 + 6)
+    with Image.open(folder / "estimates.png") as picture:
+        assert len(picture.convert("L").getcolors(256)) > 20
+    for task in ("rr_cond29", "rr_cond15099"):
+        runs = smoke[0] / "data" / "07_model_output" / "smoke" / task
+        followed = TensorsDataset(filepath=str(runs / "fidelity/trajectory.safetensors")).load()
+        trained = TensorsDataset(filepath=str(runs / "ssdh/weights.safetensors")).load()
+        assert all(torch.equal(trained[name], followed[name]) for name in ("W1", "W2"))
 
 
 def test_data_are_summarised(smoke):
@@ -468,6 +491,7 @@ def test_registry_list_is_quick(project):
             "tuning",
             "training",
             "analysis",
+            "fidelity",
             "zoo",
             "__default__",
         ):

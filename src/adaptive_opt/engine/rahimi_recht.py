@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from adaptive_opt.curvature.statistics import COLUMNS, TrajectoryStatistics
+from adaptive_opt.optim import EnsembleOptimizer, Memberwise
 from adaptive_opt.parameters import TaskParameters, TrainingParameters
 from adaptive_opt.tasks.rahimi_recht import RahimiRecht
 from adaptive_opt.tasks.rr_functions import RRFunction
@@ -26,7 +27,13 @@ from .results import Progress, label_history, summarise
 from .seeds import derive_seed, random_stream
 from .train import train_ensemble
 
-__all__ = ["build_rahimi_recht_task", "run_rahimi_recht"]
+__all__ = [
+    "build_rahimi_recht_task",
+    "prepare_rahimi_recht",
+    "run_rahimi_recht",
+    "small_kernels",
+    "training_plan",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -59,26 +66,10 @@ def run_rahimi_recht(
     """
     seeds = list(range(task_parameters.seeds)) if seeds is None else list(seeds)
     device = resolve_device(training.device)
-    problem = build_rahimi_recht_task(function, task, seeds, task_parameters, device)
-    params = problem.initial_parameters()
-    latest: deque[Tensor] = deque(maxlen=1)
-    optim = build_optimizer(
-        optimizer,
-        hyperparameters,
-        params,
-        probe_seeds=[derive_seed(task, arm, s, "probe") for s in seeds],
-        hidden=problem.hidden,
-        diagonal_fn=lambda: problem.hessian_diagonal(params, latest[0]),
+    problem, params, optim, latest = prepare_rahimi_recht(
+        function, task, arm, optimizer, hyperparameters, seeds, task_parameters, device
     )
-    plan = Plan(
-        epochs=task_parameters.epochs,
-        schedule=training.schedule,
-        floor=training.schedule_floor,
-        log_every=training.log_every,
-        statistics_every=training.statistics_every,
-        snapshot_every=training.hessian_every,
-        diverged_above=training.diverged_above,
-    )
+    plan = training_plan(task_parameters, training)
     statistics = TrajectoryStatistics(problem.hessian, device)
     saved = None if checkpoint is None else checkpoint.load()
     if saved is not None:
@@ -115,6 +106,44 @@ def run_rahimi_recht(
         summary["microseconds_per_run_iteration"],
     )  # fmt: skip
     return history, {f"W{i}": w for i, w in enumerate(result.weights, start=1)}, summary
+
+
+def prepare_rahimi_recht(
+    function: RRFunction,
+    task: str,
+    arm: str,
+    optimizer: str,
+    hyperparameters: dict[str, Any],
+    seeds: Sequence[int],
+    settings: TaskParameters,
+    device: torch.device,
+) -> tuple[RahimiRecht, list[Tensor], EnsembleOptimizer | Memberwise, deque[Tensor]]:
+    """Task, parameters and optimizer of a run, and where it wants to be told each batch."""
+    problem = build_rahimi_recht_task(function, task, seeds, settings, device)
+    params = problem.initial_parameters()
+    latest: deque[Tensor] = deque(maxlen=1)
+    optim = build_optimizer(
+        optimizer,
+        hyperparameters,
+        params,
+        probe_seeds=[derive_seed(task, arm, s, "probe") for s in seeds],
+        hidden=problem.hidden,
+        diagonal_fn=lambda: problem.hessian_diagonal(params, latest[0]),
+    )
+    return problem, params, optim, latest
+
+
+def training_plan(settings: TaskParameters, training: TrainingParameters) -> Plan:
+    """Length of a run and what is noted on the way, as the parameters want it."""
+    return Plan(
+        epochs=settings.epochs,
+        schedule=training.schedule,
+        floor=training.schedule_floor,
+        log_every=training.log_every,
+        statistics_every=training.statistics_every,
+        snapshot_every=training.hessian_every,
+        diverged_above=training.diverged_above,
+    )
 
 
 def build_rahimi_recht_task(

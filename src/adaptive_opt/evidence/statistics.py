@@ -346,13 +346,16 @@ def _pairs(effect: float, level: float, alternative: str, power: float = 0.8) ->
     if effect < 1e-3:
         return None
     low, high = 2, MAX_SEEDS + 1
-    reach = TTestPower()
-    if reach.power(effect, high, level, alternative=alternative) < power:
+    if _power(effect, high, level, alternative) < power:
         return None
     while low < high:  # the power rises with the number
         middle = (low + high) // 2
-        if reach.power(effect, middle, level, alternative=alternative) >= power:
+        if _power(effect, middle, level, alternative) >= power:
             high = middle
         else:
             low = middle + 1
     return low
+
+
+def _power(effect: float, pairs: int, level: float, alternative: str) -> float:
+    return float(TTestPower().power(min(effect, 10.0), pairs, level, alternative=alternative))

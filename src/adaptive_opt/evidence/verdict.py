@@ -183,9 +183,11 @@ def _compared(
         values = asdict(result)
         del values["spread"]
         verdict = statistics.decide(result, p, q, alpha)
-        needed = statistics.seeds_to_decide(
-            result, len(pairs), margin=settings["margin"], alpha=alpha
-        )
+        needed = None
+        if verdict == "undecided":
+            needed = statistics.seeds_to_decide(
+                result, len(pairs), margin=settings["margin"], alpha=alpha
+            )
         records.append(
             values
             | {"p_different": p, "p_equivalent": q, "verdict": verdict, "seeds_to_decide": needed}

@@ -9,6 +9,7 @@ from .configuration import configuration, logging_configuration
 from .faults import Fault, find_faults
 from .models import (
     AnalysisParameters,
+    FidelityParameters,
     ImageTaskParameters,
     RRFunctionParameters,
     TaskParameters,
@@ -21,6 +22,7 @@ from .tuning import TaskTuningParameters, TuningParameters, search_space, with_v
 __all__ = [
     "AnalysisParameters",
     "Fault",
+    "FidelityParameters",
     "ImageTaskParameters",
     "RRFunctionParameters",
     "TaskParameters",

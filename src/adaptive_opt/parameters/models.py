@@ -11,6 +11,7 @@ from adaptive_opt.study import get_task
 __all__ = [
     "TASK_MODELS",
     "AnalysisParameters",
+    "FidelityParameters",
     "ImageTaskParameters",
     "RRFunctionParameters",
     "Strict",
@@ -248,6 +249,23 @@ class VerdictParameters(Strict):
         return self
 
 
+class FidelityParameters(Strict):
+    """``analysis.fidelity``: curvature estimates against the exact diagonal.
+
+    Attributes:
+        seeds: runs that are followed, the first ones of the task.
+        iterations: where to look; of each the last refresh up to it, so that those beyond the
+            end of a run come to its last refresh.
+        draws: of each random probe, for what one draw is worth.
+        paths: independent sequences of draws, for what their running mean is worth.
+    """
+
+    seeds: Count = 2
+    iterations: Annotated[list[Whole], Field(min_length=1)]
+    draws: Annotated[int, Field(ge=2, strict=True)] = 256
+    paths: Annotated[int, Field(ge=2, strict=True)] = 8
+
+
 class AnalysisParameters(Strict):
     """``analysis``: how histories become tables.
 
@@ -257,11 +275,13 @@ class AnalysisParameters(Strict):
         train_accuracy_level: the training accuracy, a share, whose first passage is told of
             networks that classify.
         verdict: how arms are compared.
+        fidelity: see :class:`FidelityParameters`.
     """
 
     settled_within: Annotated[float, Field(gt=1)] = 10.0
     train_accuracy_level: Share = 0.999
     verdict: VerdictParameters = VerdictParameters()
+    fidelity: FidelityParameters
 
 
 class StudyParameters(Strict):

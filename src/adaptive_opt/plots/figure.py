@@ -78,6 +78,7 @@ class Panel:
     y_log: bool = True
     level: float | None = None
     counts: Counts | None = None
+    x_log: bool = False
 
     @property
     def empty(self) -> bool:
@@ -225,6 +226,7 @@ def _draw_panel(ax: Any, panel: Panel, gap: float) -> None:
     if panel.y_log and low >= 1e-3 and high <= min(1e5, 100 * low):  # few powers of ten to show
         ax.yaxis.set_major_formatter(_PlainFormatter(labelOnlyBase=False))
         ax.yaxis.set_minor_formatter(_PlainFormatter(minor_thresholds=(1, 0.4)))
+    ax.set_xscale("log" if panel.x_log else "linear")
     if panel.level is not None:
         ax.axhline(panel.level, color="#888888", linewidth=0.8, linestyle=":")
     ax.set(title=panel.title, xlabel=panel.x_label, ylabel=panel.y_label)
@@ -232,7 +234,7 @@ def _draw_panel(ax: Any, panel: Panel, gap: float) -> None:
     at = {float(v) for line in panel.lines for v in np.asarray(line.x, np.float64)}
     if len(at) == 1:
         ax.set_xticks(list(at))
-    elif all(v.is_integer() for v in at):
+    elif not panel.x_log and all(v.is_integer() for v in at):
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.autoscale_view()  # else the limits, and with them the transform, are not up to date
     transform = ax.transData + ax.transAxes.inverted()
@@ -284,7 +286,8 @@ def to_plotly(figure: Figure) -> go.Figure:
             named.add(line.label)
         if panel.level is not None:
             drawn.add_hline(panel.level, line={"dash": "dot", "color": "#888888", "width": 1}, **at)
-        drawn.update_xaxes(title=panel.x_label, **at)
+        kind = {"type": "log", "exponentformat": "power"} if panel.x_log else {}
+        drawn.update_xaxes(title=panel.x_label, **kind, **at)
         drawn.update_yaxes(
             title=panel.y_label,
             type="log" if panel.y_log else "linear",

@@ -1,6 +1,12 @@
 """Pipeline ``analysis``."""
 
+from .fidelity import create_fidelity_pipeline
 from .pipeline import create_network_pipeline, create_pipeline
 from .verdict import create_verdict_pipeline
 
-__all__ = ["create_network_pipeline", "create_pipeline", "create_verdict_pipeline"]
+__all__ = [
+    "create_fidelity_pipeline",
+    "create_network_pipeline",
+    "create_pipeline",
+    "create_verdict_pipeline",
+]

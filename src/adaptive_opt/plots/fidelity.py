@@ -1,0 +1,76 @@
+"""The figure of the fidelity of curvature estimates, from the measures of the catalog."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from adaptive_opt.evidence.fidelity import label
+from adaptive_opt.study import get_task
+
+from .colours import arm_colour
+from .figure import Figure, Line, Panel
+
+__all__ = ["fidelity_figure"]
+
+FAMILY = "Rahimi–Recht, "
+FLOOR = 1e-3
+"""The relative error of the smoothed exact diagonal is not drawn below it: it falls without end,
+and would press everything else together."""
+
+_PROBES = {
+    "gaussian": arm_colour("sophia"),
+    "rademacher": arm_colour("ssdh"),
+    "constant": "#CC79A7",
+    "momentum_sign": arm_colour("ssvp"),
+}
+_TITLES = {"raw": "one draw", "smoothed": "smoothed", "clipped": "clipped update"}
+_QUANTITIES = {"cosine": ("cosine", False), "relative_error": ("relative error", True)}
+
+
+def fidelity_figure(measures: Sequence[pd.DataFrame]) -> Figure:
+    """Cosine and relative error along the run; a row for each (task, measure), a column a stage.
+
+    Args:
+        measures: one for each task.
+    """
+    panels = [
+        _panel(rows, stage, quantity)
+        for rows in measures
+        for quantity in _QUANTITIES
+        for stage in _TITLES
+    ]
+    return Figure(
+        "Rahimi–Recht: how faithful are curvature estimates to the exact diagonal?",
+        panels,
+        columns=3,
+        size=(5.6, 3.5),
+        note="median over seeds; dashed: rules fed with the constant probe; clipped update: "
+        "against that of the same rule fed with the exact diagonal; gaps: no error; "
+        f"errors of the exact diagonal below {FLOOR:g} are left out",
+    )
+
+
+def _panel(rows: pd.DataFrame, stage: str, quantity: str) -> Panel:
+    y_label, log = _QUANTITIES[quantity]
+    rows = rows.fillna({"method": ""})
+    lines = []
+    for key, one in rows[rows["stage"] == stage].groupby(["probe", "method"], sort=False):
+        probe, method = map(str, key)
+        if stage == "clipped" and probe == "exact":
+            continue  # compared with itself
+        medians = one.groupby("iteration")[quantity].median()
+        if log:
+            medians = medians.where(medians >= FLOOR if probe == "exact" else medians > 0)
+        words = label(probe, method)
+        dash = bool(method) and probe == "constant"
+        lines.append(Line(medians.index + 1, medians, words, _colour(probe, method), dash=dash))
+    task = get_task(str(rows["task"].iloc[0])).label.removeprefix(FAMILY).capitalize()
+    return Panel(f"{task}: {_TITLES[stage]}", lines, y_label, "step", y_log=log, x_log=True)
+
+
+def _colour(probe: str, method: str) -> str:
+    if probe == "exact":
+        return "#000000"
+    return arm_colour(method) if method else _PROBES[probe]
