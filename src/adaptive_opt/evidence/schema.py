@@ -51,9 +51,7 @@ class Result(_Record):
     restricted_mean: float = Field(description="time up to the horizon, by the clock")
     restricted_mean_other: float
     horizon: float = Field(description="until when both arms were observed")
-    seeds_to_decide: int | None = Field(
-        description="where undecided; null: more than 1,000, or unknown"
-    )
+    seeds_to_decide: int | None = Field(description="where undecided; null: > 1,000 or unknown")
 
 
 class ArmVerdict(Result):

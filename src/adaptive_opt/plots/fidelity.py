@@ -9,7 +9,7 @@ import pandas as pd
 from adaptive_opt.evidence.fidelity import label
 from adaptive_opt.study import get_task
 
-from .colours import arm_colour
+from .colours import arm_style
 from .figure import Figure, Line, Panel
 
 __all__ = ["fidelity_figure"]
@@ -20,10 +20,10 @@ FLOOR = 1e-3
 and would press everything else together."""
 
 _PROBES = {
-    "gaussian": arm_colour("sophia"),
-    "rademacher": arm_colour("ssdh"),
+    "gaussian": arm_style("sophia").colour,
+    "rademacher": arm_style("ssdh").colour,
     "constant": "#CC79A7",
-    "momentum_sign": arm_colour("ssvp"),
+    "momentum_sign": arm_style("ssvp").colour,
 }
 _TITLES = {"raw": "one draw", "smoothed": "smoothed", "clipped": "clipped update"}
 _QUANTITIES = {"cosine": ("cosine", False), "relative_error": ("relative error", True)}
@@ -64,7 +64,7 @@ def _panel(rows: pd.DataFrame, stage: str, quantity: str) -> Panel:
         if log:
             medians = medians.where(medians >= FLOOR if probe == "exact" else medians > 0)
         words = label(probe, method)
-        dash = bool(method) and probe == "constant"
+        dash = "dash" if method and probe == "constant" else "solid"
         lines.append(Line(medians.index + 1, medians, words, _colour(probe, method), dash=dash))
     task = get_task(str(rows["task"].iloc[0])).label.removeprefix(FAMILY).capitalize()
     return Panel(f"{task}: {_TITLES[stage]}", lines, y_label, "step", y_log=log, x_log=True)
@@ -73,4 +73,4 @@ def _panel(rows: pd.DataFrame, stage: str, quantity: str) -> Panel:
 def _colour(probe: str, method: str) -> str:
     if probe == "exact":
         return "#000000"
-    return arm_colour(method) if method else _PROBES[probe]
+    return arm_style(method).colour if method else _PROBES[probe]
