@@ -67,6 +67,8 @@ def run_rahimi_recht(
         hyperparameters,
         params,
         probe_seeds=[derive_seed(task, arm, s, "probe") for s in seeds],
+        max_grad_norm=task_parameters.max_grad_norm,
+        clip_curvature=training.clip_curvature,
         hidden=problem.hidden,
         diagonal_fn=lambda: problem.hessian_diagonal(params, latest[0]),
     )
