@@ -17,7 +17,8 @@ def register_pipelines() -> dict[str, Pipeline]:
         ``data``, ``rr_synthesis``, ``tuning`` and ``training`` (the whole grid), ``analysis``
         (of the six published arms); ``__default__``: all of these for the published arms;
         ``ladder``: likewise for every placebo arm beside the arms they are made from; ``all``:
-        for every arm; ``zoo``: for the published arms and those of pytorch_optimizer.
+        for every arm; ``zoo``: for the published arms and those of pytorch_optimizer;
+        ``ledger``: what each thing that the original did otherwise changes.
     """
     sources = data.create_pipeline() + rr_synthesis.create_pipeline()
 
@@ -36,9 +37,17 @@ def register_pipelines() -> dict[str, Pipeline]:
         "analysis": _search_report(published) + _analysis(published),
         "ladder": study(["ssdh", "sadh", *arm_names("ladder")], "ladder"),
         "all": study(every, "all"),
+        "ledger": _ledger(),
         "zoo": study([*published, *arm_names("zoo")], "zoo"),
         "__default__": study(published),
     }
+
+
+def _ledger() -> Pipeline:
+    """The replication ledger, with the functions and searches that it takes."""
+    searches = tuning.create_pipeline(published_arms())
+    needed = searches.to_outputs(*sorted(analysis.searched_configurations()))
+    return rr_synthesis.create_pipeline() + needed + analysis.create_ledger_pipeline()
 
 
 def _search_report(arms: Iterable[str], name: str = "") -> Pipeline:

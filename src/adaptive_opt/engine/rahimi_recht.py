@@ -13,10 +13,15 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from adaptive_opt.curvature.statistics import COLUMNS, TrajectoryStatistics
+from adaptive_opt.curvature.statistics import (
+    COLUMNS,
+    PRECISION_COLUMNS,
+    TrajectoryStatistics,
+    precision_statistics,
+)
 from adaptive_opt.parameters import TaskParameters, TrainingParameters
 from adaptive_opt.tasks.rahimi_recht import RahimiRecht
-from adaptive_opt.tasks.rr_functions import RRFunction
+from adaptive_opt.tasks.rr_functions import RRFunction, global_minimum
 
 from .checkpoint import Checkpoint
 from .contract import EnsembleResult, Plan
@@ -26,7 +31,7 @@ from .results import Progress, label_history, summarise
 from .seeds import derive_seed, random_stream
 from .train import train_ensemble
 
-__all__ = ["build_rahimi_recht_task", "run_rahimi_recht"]
+__all__ = ["build_rahimi_recht_task", "hessian_precision", "run_rahimi_recht"]
 
 logger = logging.getLogger(__name__)
 
@@ -136,6 +141,36 @@ def build_rahimi_recht_task(
         order_seeds=[derive_seed(task, s, "order") for s in seeds],
         device=device,
     )
+
+
+def hessian_precision(
+    function: RRFunction, weights: Sequence[Tensor] | None, loss: str
+) -> pd.DataFrame:
+    """Eigenvalues of exact Hessians in float64, and what float32 makes of them.
+
+    Args:
+        function: what is learnt.
+        weights: of every layer, ``[members, ...]``; None: of a global minimum.
+        loss: ``rmse`` or ``mse``; at a global minimum that of the former has no Hessian.
+
+    Returns:
+        A row for each member, the columns
+        :data:`adaptive_opt.curvature.statistics.PRECISION_COLUMNS`.
+    """
+    layers = [w[None] for w in global_minimum(function)] if weights is None else weights
+    problem = RahimiRecht(
+        function,
+        loss=loss,
+        batch_size=len(function.inputs),
+        weight_seeds=None,
+        order_seeds=[0],
+        device=torch.device("cpu"),
+    )
+    points = torch.cat([w.detach().double().flatten(1) for w in layers], dim=1)
+    double, single = problem.hessian(points)[0], problem.hessian(points.float())[0]
+    finite = torch.linalg.vector_norm(single, dim=(-2, -1)).isfinite()
+    rows = precision_statistics(double[finite], single[finite])
+    return pd.DataFrame(rows.numpy(), columns=list(PRECISION_COLUMNS))
 
 
 @contextmanager
