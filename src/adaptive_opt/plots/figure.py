@@ -23,6 +23,13 @@ __all__ = ["Figure", "Line", "Panel", "to_matplotlib", "to_plotly"]
 
 MAX_POINTS = 600
 
+SYMBOLS = {
+    "dot": ("o", "circle"),
+    "ring": ("o", "circle-open"),
+    "triangle": ("^", "triangle-up-open"),
+}
+"""By the names of :class:`Line`, those of Matplotlib and of Plotly."""
+
 
 @dataclass(frozen=True)
 class Line:
@@ -34,6 +41,7 @@ class Line:
         colour: hex.
         dash: drawn dashed.
         marker: points instead of a line.
+        symbol: of the points: ``dot``, ``ring`` or ``triangle``, an open one.
         low, high: the band's edges.
     """
 
@@ -43,13 +51,22 @@ class Line:
     colour: str
     dash: bool = False
     marker: bool = False
+    symbol: str = "dot"
     low: ArrayLike | None = None
     high: ArrayLike | None = None
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One pair of axes."""
+    """One pair of axes.
+
+    Attributes:
+        title, x_label, y_label: words.
+        lines: what is drawn.
+        y_log: whether y is logarithmic.
+        level: of a dotted line across.
+        ticks: words in place of the numbers 0, 1, 2, … along x.
+    """
 
     title: str
     lines: Sequence[Line]
@@ -57,6 +74,7 @@ class Panel:
     x_label: str = "iteration"
     y_log: bool = True
     level: float | None = None
+    ticks: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -92,7 +110,11 @@ def _draw_panel(ax: Any, panel: Panel) -> None:
     ends = []
     for line in panel.lines:
         x, y = _thin(line.x), _thin(line.y)
-        style = {"linestyle": "none", "marker": "o", "markersize": 4} if line.marker else {}
+        style: dict[str, Any] = {}
+        if line.marker:
+            face = line.colour if line.symbol == "dot" else "none"
+            style = {"linestyle": "none", "marker": SYMBOLS[line.symbol][0], "markersize": 4}
+            style["markerfacecolor"] = face
         dash = "--" if line.dash else "-"
         ax.plot(x, y, **{"linestyle": dash, "linewidth": 1.4, "color": line.colour, **style})
         if line.low is not None and line.high is not None:
@@ -107,7 +129,10 @@ def _draw_panel(ax: Any, panel: Panel) -> None:
         ax.axhline(panel.level, color="#888888", linewidth=0.8, linestyle=":")
     ax.set(title=panel.title, xlabel=panel.x_label, ylabel=panel.y_label)
     ax.grid(True, which="major", color="#e6e6e6", linewidth=0.6)
-    if all(float(v).is_integer() for line in panel.lines for v in np.asarray(line.x, np.float64)):
+    if panel.ticks:
+        ax.set_xticks(range(len(panel.ticks)), panel.ticks, rotation=30, ha="right")
+        ax.set_xlim(-0.5, len(panel.ticks) - 0.5)
+    elif all(float(v).is_integer() for line in panel.lines for v in np.asarray(line.x, np.float64)):
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.autoscale_view()  # else the limits, and with them the transform, are not up to date
     transform = ax.transData + ax.transAxes.inverted()
@@ -138,7 +163,8 @@ def to_plotly(figure: Figure) -> go.Figure:
             named.add(line.label)
         if panel.level is not None:
             drawn.add_hline(panel.level, line={"dash": "dot", "color": "#888888", "width": 1}, **at)
-        drawn.update_xaxes(title=panel.x_label, **at)
+        words = {"tickvals": [*range(len(panel.ticks))], "ticktext": [*panel.ticks]}
+        drawn.update_xaxes(title=panel.x_label, **(words if panel.ticks else {}), **at)
         drawn.update_yaxes(
             title=panel.y_label,
             type="log" if panel.y_log else "linear",
@@ -167,7 +193,7 @@ def _traces(line: Line, *, first: bool) -> list[go.Scatter]:
             y=y,
             mode="markers" if line.marker else "lines",
             line=style,
-            marker={"color": line.colour},
+            marker={"color": line.colour, "symbol": SYMBOLS[line.symbol][1]},
             showlegend=first and bool(line.label),
             **group,
         )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial, update_wrapper
+from typing import Any
 
 from kedro.pipeline import Node, Pipeline
 
 from adaptive_opt.study import Task, published_arms, tasks_of
-from adaptive_opt.switches import VARIANTS, Variant
+from adaptive_opt.switches import BASELINE, VARIANTS, Variant
 
 from . import ledger_nodes
 
@@ -15,11 +17,10 @@ SECTIONS = ["params:tasks", "params:arms", "params:training"]
 
 
 def create_ledger_pipeline() -> Pipeline:
-    """Train the published arms with every variant of the switches."""
-    return sum(
-        (_train(v, t) for v in VARIANTS for t in tasks_of("rahimi_recht")),
-        Pipeline([]),
-    )
+    """Train the published arms with every variant of the switches, and compare."""
+    tasks = tasks_of("rahimi_recht")
+    runs = [_train(v, t) for v in VARIANTS for t in tasks]
+    return Pipeline([*runs, _compare(tasks)])
 
 
 def searched_configurations() -> set[str]:
@@ -43,4 +44,49 @@ def _train(variant: Variant, task: Task) -> Pipeline:
         inputs={"tensors": task.dataset, **bests},
         parameters=set(SECTIONS),
         tags=[task.name, task.half],
+    )
+
+
+def _compare(tasks: Sequence[Task]) -> Pipeline:
+    """Tables, report and figure."""
+    names = [t.name for t in tasks]
+    searched = next(v.name for v in VARIANTS if v.searched)
+
+    def made(variant: str, what: str) -> dict[str, str]:
+        return {f"{variant}__{t}__{what}": f"analysis.ledger.{variant}.{t}.{what}" for t in names}
+
+    def bound(function: Any) -> Any:
+        return update_wrapper(partial(function, names), function)
+
+    histories = {k: n for v in VARIANTS for k, n in made(v.name, "history").items()}
+    weights, summaries = made(BASELINE, "weights"), made(searched, "summary")
+    data = {f"{t.name}__data": t.dataset for t in tasks}
+    tables = ["ledger", "targets", "precision"]
+    words = [*tables, "step_costs", "params:scale", *summaries]
+    return Pipeline(
+        [
+            Node(
+                bound(ledger_nodes.tabulate),
+                ["params:tasks", "params:analysis", *histories],
+                tables[:2],
+                name="tabulate",
+            ),
+            Node(
+                bound(ledger_nodes.compare_precisions),
+                [*data, *weights],
+                "precision",
+                name="compare_precisions",
+            ),
+            Node(ledger_nodes.report, words, "report", name="report"),
+            Node(
+                ledger_nodes.draw,
+                "ledger",
+                ["iterations_figure", "iterations_figure_png"],
+                name="draw",
+            ),
+        ],
+        namespace="analysis.ledger",
+        inputs={**histories, **weights, **summaries, **data, "step_costs": "step_costs"},
+        parameters={"params:tasks", "params:analysis", "params:scale"},
+        tags=[tasks[0].half],
     )

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
-from adaptive_opt.parameters import TaskParameters, TrainingParameters, with_values
+from adaptive_opt.parameters import (
+    AnalysisParameters,
+    TaskParameters,
+    TrainingParameters,
+    with_values,
+)
 from adaptive_opt.study import published_arms
-from adaptive_opt.switches import get_variant, with_switches
+from adaptive_opt.switches import CORRECTED, VARIANTS, get_variant, with_switches
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +50,9 @@ def train(
         kept: tuple[Any, dict[str, Any], dict[str, Any]] = finished
         return kept
     logger.info("ledger, %s, %s", get_variant(variant).label, task)
-    histories, weights, runs = [], {}, {}
+    histories = []
+    weights: dict[str, Any] = {}
+    runs: dict[str, Any] = {}
     for arm, (resolved, config, _) in identified.items():
         history, final, run = _run(task, arm, tensors, resolved, parameters)
         histories.append(history)
@@ -77,3 +85,60 @@ def _run(
     )
     kept = ["task", "arm", "seed", "iteration", "train_loss", "gradient_norm"]
     return history[kept].astype({"task": str, "arm": str}), weights, summary
+
+
+def tabulate(
+    names: Sequence[str], tasks: dict[str, Any], analysis: dict[str, Any], *histories: Any
+) -> tuple[Any, Any]:
+    """The ledger, and each arm's own target beside the one for all.
+
+    The histories are those of every variant, of each of the tasks ``names`` in turn.
+    """
+    from adaptive_opt.evidence.ledger import ledger_table, target_table
+
+    keys = [(v.name, task) for v in VARIANTS for task in names]
+    targets = {task: TaskParameters(**tasks[task]).target for task in names}
+    within = AnalysisParameters(**analysis).settled_within
+    ledger = ledger_table(dict(zip(keys, histories, strict=True)), targets, within)
+    return ledger, target_table(ledger)
+
+
+def compare_precisions(names: Sequence[str], *functions_and_weights: dict[str, Any]) -> Any:
+    """Hessians at the baseline's final weights and at a global minimum, in both precisions."""
+    from adaptive_opt.engine.rahimi_recht import hessian_precision
+    from adaptive_opt.evidence.ledger import precision_table
+    from adaptive_opt.tasks.load import task_data
+
+    found = {}
+    halves = functions_and_weights[: len(names)], functions_and_weights[len(names) :]
+    for task, tensors, weights in zip(names, *halves, strict=True):
+        function = task_data(task, tensors)
+        for arm in published_arms():
+            layers = [weights[f"{arm}.W{i}"] for i in range(1, 1 + len(function.weights))]
+            found[task, arm] = hessian_precision(function, layers, CORRECTED.task["loss"])
+        found[task, "minimum"] = hessian_precision(function, None, "mse")
+    return precision_table(found)
+
+
+def report(
+    ledger: Any,
+    targets: Any,
+    precision: Any,
+    step_costs: dict[str, Any],
+    scale: str,
+    *searched: dict[str, Any],
+) -> str:
+    """The tables in words and Markdown."""
+    from adaptive_opt.evidence.ledger_report import report
+
+    found = all(summary["searched"] for summary in searched)
+    return report(ledger, targets, precision, step_costs, scale=scale, searched=found)
+
+
+def draw(ledger: Any) -> tuple[Any, Any]:
+    """The figure of the ledger, for the browser and as PNG."""
+    from adaptive_opt.plots.figure import to_matplotlib, to_plotly
+    from adaptive_opt.plots.ledger import ledger_figure
+
+    figure = ledger_figure(ledger)
+    return to_plotly(figure), to_matplotlib(figure)
