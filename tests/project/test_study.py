@@ -226,7 +226,7 @@ def ledger(smoke):
 def test_the_ledger_flips_one_switch_at_a_time(ledger):
     table, histories, reports = ledger
     assert len(table) == len(VARIANTS) * 2 * 6
-    unchanged = table.set_index(["variant", "task", "arm"])["unchanged"]
+    unchanged = table.set_index(["variant", "task", "arm"]).sort_index()["unchanged"]
     first_order, probed = ["sgdm", "adam"], ["sadh", "ssdh"]
     for task in ("rr_cond29", "rr_cond15099"):
         probe = unchanged["probe", task]
