@@ -142,13 +142,16 @@ COSTS = {
 
 def written(ledger, costs=COSTS, searched=True):
     precision = precision_table({(TASK, "minimum"): pd.DataFrame([PRECISION])})
-    return report(ledger, target_table(ledger), precision, costs, scale="hand", searched=searched)
+    targets = target_table(ledger).astype({"rank": float})  # as they come out of the catalog
+    return report(ledger, targets, precision, costs, scale="hand", searched=searched)
 
 
 def test_the_report_says_what_the_tables_say():
     changed = {**BASE, "ssdh": [[9, 9, 1, 1], [9, 9, 9, 1]], "adam": [[9, 9, 9, 9]] * 2}
     ledger = table(probe=history(changed), initialisation=history(BASE), published=history(changed))
     text = written(ledger)
+    assert "| SSDH | 1 | 10 | 2 | 10 | 1 |" in text
+    assert "| SGDM | 5 | 0 | 1 | never | – |" in text
     assert "SSDH needs 2.50 times the iterations (25 instead of 10; sooner in 0, later in 2" in text
     assert "Adam gets there in 0 of 2 seeds instead of 2 (sooner in 0, later in 2 of 2" in text
     assert "SGDM and SADH: unchanged, bit for bit" in text

@@ -212,7 +212,7 @@ def _targets(targets: pd.DataFrame) -> Iterable[str]:
 
 
 def _rank(value: Any) -> str:
-    return "–" if pd.isna(value) else str(value)
+    return "–" if pd.isna(value) else f"{value:.0f}"  # a float, when read from a file with gaps
 
 
 def _clock(step_costs: Mapping[str, Any]) -> Iterable[str]:

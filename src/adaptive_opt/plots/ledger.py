@@ -22,7 +22,7 @@ ABOVE = 1.5
 def ledger_figure(ledger: pd.DataFrame) -> Figure:
     """Iterations to the target for every variant and arm, a panel for each task.
 
-    A dot is the median over all seeds; where more than half of them never get there, a ring is
+    A dot is the median over all seeds; where half of them or more never get there, a ring is
     the median of those that do; a triangle at the top stands for none.
 
     Args:
@@ -30,7 +30,7 @@ def ledger_figure(ledger: pd.DataFrame) -> Figure:
     """
     panels = [_panel(task, ledger[ledger["task"] == task]) for task in ledger["task"].unique()]
     note = (
-        "dot: median over all seeds; ring: more than half of them never get there, median of the "
+        "dot: median over all seeds; ring: half of them or more never get there, median of the "
         "others; triangle at the top: none does"
     )
     return Figure(
