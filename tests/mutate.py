@@ -27,6 +27,7 @@ MUTATIONS = [
     ("decay has the wrong sign", SECOND, "1 - lr * decay", "1 + lr * decay", "optim"),
     ("refresh one step late", ESTIMATE, '% group["update_period"] == 0', '% group["update_period"] == 1', "optim"),
     ("curvature not clipped", ESTIMATE, "self._pending[p] = c * self._expand(factor, [c])[0]", "self._pending[p] = c", "optim"),
+    ("curvature clipped although it is not to be", ESTIMATE, 'if self.param_groups[0]["clip_curvature"]:', "if True:", "optim"),
     ("momentum probe sees the old momentum", ESTIMATE, "self.ops.lerp_([m], [grad]", "self.ops.lerp_([m.clone()], [grad]", "optim"),
     ("signs never forgotten", SECOND, "torch._foreach_zero_(sums)", "_ = sums", "optim"),
     ("graph kept", ESTIMATE, "loss.detach_()", "_ = loss", "optim"),

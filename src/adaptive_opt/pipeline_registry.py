@@ -27,7 +27,8 @@ def register_pipelines() -> dict[str, Pipeline]:
         SADH with all their placebos, also by the mean squared error; ``all``: for every arm;
         ``zoo``: for the published arms and those of pytorch_optimizer;
         ``fidelity``: what curvature estimates are worth on Rahimi–Recht, and the search that it
-        needs, also part of ``__default__``.
+        needs, also part of ``__default__``;
+        ``ledger``: what each thing that the original did otherwise changes.
     """
     sources = data.create_pipeline() + rr_synthesis.create_pipeline()
 
@@ -59,9 +60,17 @@ def register_pipelines() -> dict[str, Pipeline]:
         "ladder": study(ladder, "ladder", EVERY_TASK),
         "all": study(every, "all"),
         "fidelity": _fidelity(),
+        "ledger": _ledger(),
         "zoo": study([*published, *arm_names("zoo")], "zoo"),
         "__default__": sources + made + concluded + _fidelity(),
     }
+
+
+def _ledger() -> Pipeline:
+    """The replication ledger, with the functions and searches that it takes."""
+    searches = tuning.create_pipeline(published_arms())
+    needed = searches.to_outputs(*sorted(analysis.searched_configurations()))
+    return rr_synthesis.create_pipeline() + needed + analysis.create_ledger_pipeline()
 
 
 def _tables(arms: Iterable[str], prefix: str = "") -> Pipeline:

@@ -6,9 +6,11 @@ import torch
 
 from adaptive_opt.curvature.statistics import (
     COLUMNS,
+    PRECISION_COLUMNS,
     TrajectoryStatistics,
     condition_number,
     hessian_statistics,
+    precision_statistics,
     zero_tolerance,
 )
 
@@ -81,3 +83,18 @@ def test_a_failure_in_a_worker_is_raised_where_the_result_is_asked_for():
     work.submit(torch.ones(9, 2))
     with pytest.raises(ArithmeticError, match="no Hessian here"):
         work.result()
+
+
+def test_signs_that_float32_loses_are_counted():
+    """Of a diagonal whose parts have a known size; rotated, so that rounding has its say."""
+    values = np.concatenate([np.full(6, 1.0), np.full(4, -0.5), np.full(10, 1e-9), np.zeros(5)])
+    q, _ = np.linalg.qr(np.random.default_rng(0).normal(size=(25, 25)))
+    h = torch.tensor((q * values) @ q.T)[None]
+    row = dict(zip(PRECISION_COLUMNS, precision_statistics(h, h.float())[0].tolist(), strict=True))
+    assert (row["eigenvalues"], row["positive"], row["zero"]) == (25, 16, 5)
+    assert row["smallest"] == pytest.approx(1e-9, rel=1e-4)
+    assert row["below_resolution_float32"] == 15
+    assert 5 <= row["wrong_sign_float32"] <= 15
+    assert row["smallest_float32"] < 1e-6
+    same = precision_statistics(h, h)[0]
+    assert same[PRECISION_COLUMNS.index("wrong_sign_float32")] == 5  # a zero never is one

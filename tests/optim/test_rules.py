@@ -36,7 +36,10 @@ def _fill(values, per_tensor):
     return np.concatenate([np.full(len(p), np.sqrt(np.mean(p**2))) for p in parts])
 
 
-def twin(case, steps, *, lr, betas, rho, update_period, eps=1e-12, weight_decay=0.0, seed=0):
+def twin(
+    case, steps, *, lr, betas, rho, update_period, eps=1e-12, weight_decay=0.0, seed=0,
+    max_grad_norm=np.inf, clip_curvature=True,
+):  # fmt: skip
     """The second-order skeleton as written in the method's definition, nothing else."""
     rule, source = case.cls.rule.name, case.options.get("curvature", "estimate")
     probe = case.make(parameters()).param_groups[0]["probe"]
@@ -45,6 +48,8 @@ def twin(case, steps, *, lr, betas, rho, update_period, eps=1e-12, weight_decay=
     signs, order, path = [], None, []
     for t in range(steps):
         g, h = gradient_np(theta), hessian_np(theta)
+        scale = min(1.0, max_grad_norm / (np.linalg.norm(g) + 1e-6))
+        g = scale * g
         m = betas[0] * m + (1 - betas[0]) * g
         signs.append(np.sign(m))
         if t % update_period == 0:
@@ -55,9 +60,9 @@ def twin(case, steps, *, lr, betas, rho, update_period, eps=1e-12, weight_decay=
             else:
                 v = flat(draw(probe, generator, like))
             c = v * (h @ v) if case.cls.estimates_diagonal else h @ v
-            if source == "exact":
-                c = np.diag(h)
-            elif source == "squared_gradient":
+            c = np.diag(h) if source == "exact" else c
+            c = c * scale if clip_curvature else c
+            if source == "squared_gradient":
                 c = g**2
             elif source == "constant":
                 c = np.ones_like(g)
@@ -90,6 +95,27 @@ def test_second_order_rule_equals_its_twin(case, weight_decay):
     for t in range(100):
         run(optimizer, params, 1)
         np.testing.assert_allclose(flat(params), expected[t], rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("clip_curvature", [True, False])
+@pytest.mark.parametrize("case", SECOND_ORDER, ids=lambda c: c.name)
+def test_curvature_is_clipped_alike_or_not_at_all(case, clip_curvature):
+    """By the optimizer itself as its twin says, and by torch's function from outside."""
+    settings = {**case.hyperparameters, "clip_curvature": clip_curvature}
+    expected = twin(case, 40, **settings, max_grad_norm=0.3)
+    inside, outside = parameters(), parameters()
+    optimizer = case.make(inside, **settings, max_grad_norm=0.3)
+    by_hand = case.make(outside, **settings)
+    for t in range(40):
+        run(optimizer, inside, 1)
+        np.testing.assert_allclose(flat(inside), expected[t], rtol=1e-7, atol=1e-9)
+        by_hand.zero_grad()
+        by_hand.backward(loss(outside))
+        torch.nn.utils.clip_grad_norm_(outside, 0.3)
+        by_hand.step()
+    if case.cls.__name__ != "SSVP":  # whose probe sees the clipped gradient only from inside
+        np.testing.assert_allclose(flat(outside), expected[-1], rtol=1e-6)
+    assert optimizer.state_dict()["param_groups"][0]["clip_curvature"] is clip_curvature
 
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])

@@ -12,6 +12,7 @@ from adaptive_opt.io.datasets import (
     CSVDataset,
     JSONDataset,
     ParquetDataset,
+    RecordsDataset,
     TensorsDataset,
     TextDataset,
 )
@@ -93,3 +94,16 @@ def test_a_full_disk_is_a_sentence_and_loses_nothing(tmp_path):
     assert done.stdout.splitlines() == ["True True True"] * 3, done.stdout + done.stderr
     left = sorted(p.name for p in tmp_path.iterdir())
     assert left == ["t.md", "t.parquet", "t.safetensors"]
+
+
+def test_records_are_read_where_there_are_any(tmp_path):
+    data = RecordsDataset(folder=str(tmp_path / "none"), pattern="step_*.json")
+    assert data.exists()
+    assert data.load() == {}
+    for name in ("step_b", "step_a", "other"):
+        (tmp_path / f"{name}.json").write_text(f'{{"name": "{name}"}}', encoding="utf-8")
+    data = RecordsDataset(folder=str(tmp_path), pattern="step_*.json")
+    assert list(data.load()) == ["step_a", "step_b"]
+    assert data.load()["step_b"] == {"name": "step_b"}
+    with pytest.raises(DatasetError, match="not made here"):
+        data.save({})

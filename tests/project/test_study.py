@@ -16,6 +16,7 @@ from PIL import Image
 
 from adaptive_opt.io.datasets import TensorsDataset
 from adaptive_opt.study import TASKS, arm_names, arms_on, get_task, published_arms, tasks_of
+from adaptive_opt.switches import VARIANTS
 from tests.conftest import PROJECT
 
 SEARCH_FIGURES = ("history", "parallel_coordinates", "importances", "slice")
@@ -239,6 +240,60 @@ def test_fidelity_has_a_table_and_a_figure(smoke):
         followed = TensorsDataset(filepath=str(runs / "fidelity/trajectory.safetensors")).load()
         trained = TensorsDataset(filepath=str(runs / "ssdh/weights.safetensors")).load()
         assert all(torch.equal(trained[name], followed[name]) for name in ("W1", "W2"))
+
+
+@pytest.fixture(scope="module")
+def ledger(smoke):
+    done = kedro(smoke[0], "run", "--env=smoke", "--pipelines=ledger")
+    assert done.returncode == 0, done.stdout + done.stderr
+    reports = smoke[0] / "data" / "08_reporting" / "smoke" / "ledger"
+    histories = smoke[0] / "data" / "07_model_output" / "smoke" / "ledger"
+    return pd.read_csv(reports / "ledger.csv"), histories, reports
+
+
+def test_the_ledger_flips_one_switch_at_a_time(ledger):
+    table, histories, reports = ledger
+    assert len(table) == len(VARIANTS) * 2 * 6
+    unchanged = table.set_index(["variant", "task", "arm"]).sort_index()["unchanged"]
+    first_order, probed = ["sgdm", "adam"], ["sadh", "ssdh"]
+    for task in ("rr_cond29", "rr_cond15099"):
+        probe = unchanged["probe", task]
+        assert not probe[probed].any()
+        assert probe.drop(probed).all()
+        clip = unchanged["clip", task]
+        assert clip[first_order].all()
+        assert not clip.drop(first_order).any()
+        for variant in ("initialisation", "schedule", "loss", "published"):
+            assert not unchanged[variant, task].any()
+        starts = {
+            variant: pd.read_parquet(histories / variant / task / "history.parquet")
+            .query("iteration == 0")
+            .groupby("arm")["train_loss"]
+            .nunique()
+            for variant in ("baseline", "initialisation", "published")
+        }
+        assert (starts["baseline"] == 2).all()
+        assert (starts["initialisation"] == 1).all()
+        assert (starts["published"] == 1).all()
+    precision = pd.read_csv(reports / "precision.csv").set_index(["task", "arm"])
+    minimum = precision.loc[("rr_cond29", "minimum")]
+    assert (minimum["zero"], minimum["positive"]) == (170, 168)
+    assert minimum["positive_float32"] > 168
+    assert len(pd.read_csv(reports / "targets.csv")) == 12
+    report = (reports / "report.md").read_text(encoding="utf-8")
+    assert "SGDM, Adam, Sophia and SSVP: unchanged, bit for bit" in report
+    assert json.loads((reports / "iterations.plotly.json").read_text(encoding="utf-8"))["data"]
+    with Image.open(reports / "iterations.png") as picture:
+        assert len(picture.convert("L").getcolors(256)) > 20
+
+
+def test_a_finished_variant_is_not_trained_again(ledger, smoke):
+    table, _, reports = ledger
+    done = kedro(smoke[0], "run", "--env=smoke", "--pipelines=ledger")
+    assert done.returncode == 0, done.stdout + done.stderr
+    kept = re.findall(r"ledger, (\w+), (\w+): finished before, nothing has changed", done.stdout)
+    assert len(set(kept)) == 2 * len(VARIANTS)
+    pd.testing.assert_frame_equal(table, pd.read_csv(reports / "ledger.csv"))
 
 
 def test_data_are_summarised(smoke):
@@ -492,6 +547,7 @@ def test_registry_list_is_quick(project):
             "training",
             "analysis",
             "fidelity",
+            "ledger",
             "zoo",
             "__default__",
         ):

@@ -21,9 +21,11 @@ from torch import Tensor
 
 __all__ = [
     "COLUMNS",
+    "PRECISION_COLUMNS",
     "TrajectoryStatistics",
     "condition_number",
     "hessian_statistics",
+    "precision_statistics",
     "zero_tolerance",
 ]
 
@@ -36,6 +38,17 @@ COLUMNS = (
     "hessian_positive_eigenvalue_share",
     "hessian_zero_eigenvalue_share",
     "hessian_positive_diagonal_share",
+)
+
+PRECISION_COLUMNS = (
+    "eigenvalues",
+    "positive",
+    "zero",
+    "smallest",
+    "positive_float32",
+    "smallest_float32",
+    "wrong_sign_float32",
+    "below_resolution_float32",
 )
 
 Array = NDArray[np.float64]
@@ -91,6 +104,46 @@ def hessian_statistics(hessian: Tensor, gradient: Tensor) -> Tensor:
         dim=-1,
     )
     return torch.where(finite[:, None], columns, torch.nan)
+
+
+def precision_statistics(double: Tensor, single: Tensor) -> Tensor:
+    """What float32 makes of the eigenvalues of Hessians: the columns :data:`PRECISION_COLUMNS`.
+
+    In float64 numbers of eigenvalues, of positive and of zero ones, and the smallest that is
+    not zero by magnitude; in float32, taken as they come, the positive ones and the smallest
+    by magnitude; how many, in ascending order, have another sign than in float64, zero being
+    a sign of its own; and how many are zero to float32's own tolerance (:func:`zero_tolerance`),
+    so that their signs are rounding.
+
+    Args:
+        double, single: the same Hessians in both precisions, ``[batch, n, n]``.
+
+    Returns:
+        ``[batch, len(PRECISION_COLUMNS)]``, float64.
+
+    Example:
+        >>> h = torch.diag(torch.tensor([-1e-9, 0.0, 1.0], dtype=torch.float64))[None]
+        >>> row = precision_statistics(h, h.float())[0]
+        >>> dict(zip(PRECISION_COLUMNS, row.tolist()))["below_resolution_float32"]
+        2.0
+    """
+    exact = torch.linalg.eigvalsh(double)
+    rounded = torch.linalg.eigvalsh(single).double()
+    size, number = exact.abs(), exact.shape[-1]
+    zero = size <= zero_tolerance(exact)[:, None]
+    sign = exact.sign().masked_fill(zero, 0.0)
+    resolution = number * torch.finfo(torch.float32).eps * size.amax(-1, keepdim=True)
+    columns = [
+        torch.full_like(exact[:, 0], number),
+        (sign > 0).sum(-1),
+        zero.sum(-1),
+        size.masked_fill(zero, torch.inf).amin(-1),
+        (rounded > 0).sum(-1),
+        rounded.abs().amin(-1),
+        (rounded.sign() != sign).sum(-1),
+        (size <= resolution).sum(-1),
+    ]
+    return torch.stack([c.double() for c in columns], dim=-1)
 
 
 class TrajectoryStatistics:

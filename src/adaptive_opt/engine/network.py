@@ -143,6 +143,7 @@ class _Run:
             params,
             probe_seeds=[derive_seed(self.task, self.arm, s, "probe") for s in self.seeds],
             max_grad_norm=settings.max_grad_norm,
+            clip_curvature=training.clip_curvature,
             hidden=problem.hidden,
         )
         plan = Plan(

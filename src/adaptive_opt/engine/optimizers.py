@@ -41,6 +41,7 @@ def build_optimizer(
     *,
     probe_seeds: Sequence[int],
     max_grad_norm: float | None = None,
+    clip_curvature: bool = True,
     hidden: Sequence[bool] | None = None,
     diagonal_fn: Callable[[], Sequence[Tensor]] | None = None,
 ) -> EnsembleOptimizer | Memberwise:
@@ -53,7 +54,9 @@ def build_optimizer(
             ``groups`` say what a foreign one needs (:class:`adaptive_opt.optim.Memberwise`).
         params: the ensemble's parameters.
         probe_seeds: one for each member.
-        max_grad_norm: clip each member's gradient (and curvature) to this global norm.
+        max_grad_norm: clip each member's gradient to this global norm.
+        clip_curvature: whether curvature is scaled alike, by the optimizers of this package;
+            with others it is.
         hidden: of each parameter, whether it is a matrix inside the network.
         diagonal_fn: the task's exact Hessian diagonal, used by ``curvature="exact"``.
 
@@ -77,6 +80,7 @@ def build_optimizer(
             kwargs["betas"] = (kwargs.pop("beta1"), kwargs.pop("beta2"))
         if issubclass(cls, SecondOrderOptimizer):
             kwargs["seed"] = list(probe_seeds)
+            kwargs["clip_curvature"] = clip_curvature
             if kwargs.get("curvature") == "exact":
                 kwargs["diagonal_fn"] = diagonal_fn
         return cls(params, members=members, max_grad_norm=max_grad_norm, **kwargs)

@@ -5,14 +5,25 @@ from __future__ import annotations
 import hashlib
 import inspect
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 import adaptive_opt
+from adaptive_opt.parameters import (
+    configuration,
+    logging_configuration,
+    resolve_arm,
+    training_parameters,
+)
+from adaptive_opt.tasks.digest import data_digest
 
+from .checkpoint import configuration_digest
+from .device import resolve_device
 from .optimizers import load_optimizer_class
 
-__all__ = ["code_digest"]
+__all__ = ["code_digest", "identify_run"]
 
 TRAINING_FOLDERS = ("optim", "curvature", "tasks", "engine")
 
@@ -33,3 +44,29 @@ def code_digest(optimizer: str) -> str:
     for file in [*files, *([Path(source)] if source else [])]:
         made.update(file.read_bytes())
     return made.hexdigest()
+
+
+def identify_run(
+    task: str, arm: str, tensors: dict[str, Tensor], parameters: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any], str]:
+    """What a run is made of.
+
+    Args:
+        task, arm: names.
+        tensors: what the task learns, as it comes out of the catalog.
+        parameters: the sections ``tasks``, ``arms`` and ``training``.
+
+    Returns:
+        The arm's optimizer and hyperparameters; all that the losses depend on; and a digest
+        of everything that the results depend on, code and device included.
+    """
+    settings = training_parameters(arm, parameters["training"])
+    resolved = resolve_arm(arm, parameters["arms"][task], settings)
+    config = {"data": data_digest(task, tensors), **configuration(task, arm, parameters)}
+    made_by = {
+        "arm": arm,
+        "device": resolve_device(settings.device).type,
+        "code": code_digest(resolved["optimizer"]),
+    }
+    noted = logging_configuration(task, parameters)
+    return resolved, config, configuration_digest({**config, **noted, **made_by})

@@ -13,11 +13,16 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from adaptive_opt.curvature.statistics import COLUMNS, TrajectoryStatistics
+from adaptive_opt.curvature.statistics import (
+    COLUMNS,
+    PRECISION_COLUMNS,
+    TrajectoryStatistics,
+    precision_statistics,
+)
 from adaptive_opt.optim import EnsembleOptimizer, Memberwise
 from adaptive_opt.parameters import TaskParameters, TrainingParameters
 from adaptive_opt.tasks.rahimi_recht import RahimiRecht
-from adaptive_opt.tasks.rr_functions import RRFunction
+from adaptive_opt.tasks.rr_functions import RRFunction, global_minimum
 
 from .checkpoint import Checkpoint
 from .contract import EnsembleResult, Plan
@@ -29,6 +34,7 @@ from .train import train_ensemble
 
 __all__ = [
     "build_rahimi_recht_task",
+    "hessian_precision",
     "prepare_rahimi_recht",
     "run_rahimi_recht",
     "small_kernels",
@@ -67,7 +73,7 @@ def run_rahimi_recht(
     seeds = list(range(task_parameters.seeds)) if seeds is None else list(seeds)
     device = resolve_device(training.device)
     problem, params, optim, latest = prepare_rahimi_recht(
-        function, task, arm, optimizer, hyperparameters, seeds, task_parameters, device
+        function, task, arm, optimizer, hyperparameters, seeds, task_parameters, training, device
     )
     plan = training_plan(task_parameters, training)
     statistics = TrajectoryStatistics(problem.hessian, device)
@@ -116,6 +122,7 @@ def prepare_rahimi_recht(
     hyperparameters: dict[str, Any],
     seeds: Sequence[int],
     settings: TaskParameters,
+    training: TrainingParameters,
     device: torch.device,
 ) -> tuple[RahimiRecht, list[Tensor], EnsembleOptimizer | Memberwise, deque[Tensor]]:
     """Task, parameters and optimizer of a run, and where it wants to be told each batch."""
@@ -127,6 +134,8 @@ def prepare_rahimi_recht(
         hyperparameters,
         params,
         probe_seeds=[derive_seed(task, arm, s, "probe") for s in seeds],
+        max_grad_norm=settings.max_grad_norm,
+        clip_curvature=training.clip_curvature,
         hidden=problem.hidden,
         diagonal_fn=lambda: problem.hessian_diagonal(params, latest[0]),
     )
@@ -163,6 +172,36 @@ def build_rahimi_recht_task(
         order_seeds=[derive_seed(task, s, "order") for s in seeds],
         device=device,
     )
+
+
+def hessian_precision(
+    function: RRFunction, weights: Sequence[Tensor] | None, loss: str
+) -> pd.DataFrame:
+    """Eigenvalues of exact Hessians in float64, and what float32 makes of them.
+
+    Args:
+        function: what is learnt.
+        weights: of every layer, ``[members, ...]``; None: of a global minimum.
+        loss: ``rmse`` or ``mse``; at a global minimum that of the former has no Hessian.
+
+    Returns:
+        A row for each member, the columns
+        :data:`adaptive_opt.curvature.statistics.PRECISION_COLUMNS`.
+    """
+    layers = [w[None] for w in global_minimum(function)] if weights is None else weights
+    problem = RahimiRecht(
+        function,
+        loss=loss,
+        batch_size=len(function.inputs),
+        weight_seeds=None,
+        order_seeds=[0],
+        device=torch.device("cpu"),
+    )
+    points = torch.cat([w.detach().double().flatten(1) for w in layers], dim=1)
+    double, single = problem.hessian(points)[0], problem.hessian(points.float())[0]
+    finite = torch.linalg.vector_norm(single, dim=(-2, -1)).isfinite()
+    rows = precision_statistics(double[finite], single[finite])
+    return pd.DataFrame(rows.numpy(), columns=list(PRECISION_COLUMNS))
 
 
 @contextmanager

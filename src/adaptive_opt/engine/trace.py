@@ -95,7 +95,7 @@ def trace_rahimi_recht(
     """
     device = resolve_device(training.device)
     problem, params, optim, latest = prepare_rahimi_recht(
-        function, task, arm, optimizer, hyperparameters, seeds, task_parameters, device
+        function, task, arm, optimizer, hyperparameters, seeds, task_parameters, training, device
     )
     if not isinstance(optim, SecondOrderOptimizer):
         raise TypeError(f"arm {arm}: {optimizer} has no curvature, so there is none to follow")

@@ -142,6 +142,8 @@ def train_trials(
             _per_member(configurations, plan.seeds),
             params,
             probe_seeds=[derive_seed(task, arm, s, "probe") for s in seeds],
+            max_grad_norm=task_parameters.max_grad_norm,
+            clip_curvature=training.clip_curvature,
             hidden=problem.hidden,
             diagonal_fn=lambda: problem.hessian_diagonal(params, latest[0]),
         )
@@ -227,6 +229,7 @@ def train_network_trial(
             params,
             probe_seeds=[derive_seed(task, arm, s, "probe") for s in seeds],
             max_grad_norm=task_parameters.max_grad_norm,
+            clip_curvature=training.clip_curvature,
             hidden=problem.hidden,
         )
         result = train_ensemble(

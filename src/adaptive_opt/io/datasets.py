@@ -6,6 +6,7 @@ or the new one, never half of one. Kedro's own datasets do the formats and the p
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
@@ -24,6 +25,7 @@ __all__ = [
     "MatplotlibDataset",
     "ParquetDataset",
     "PlotlyDataset",
+    "RecordsDataset",
     "TensorsDataset",
     "TextDataset",
 ]
@@ -140,3 +142,35 @@ class TextDataset(_FileDataset):
     def save(self, data: str) -> None:
         """Write the text."""
         write_whole(self._filepath, lambda partial: partial.write_text(data, encoding="utf-8"))
+
+
+class RecordsDataset(AbstractDataset[Any, dict[str, Any]]):
+    """The JSON files of a folder, to be read; none where there are none.
+
+    Args:
+        folder: where they are.
+        pattern: of their names.
+        metadata: for Kedro's plugins.
+    """
+
+    def __init__(
+        self, *, folder: str, pattern: str = "*.json", metadata: dict[str, Any] | None = None
+    ) -> None:
+        self._folder, self._pattern = Path(folder), pattern
+        self.metadata = metadata
+
+    def load(self) -> dict[str, Any]:
+        """What is in each, by its name without the ending, in alphabetical order."""
+        files = sorted(self._folder.glob(self._pattern))
+        return {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in files}
+
+    def save(self, data: Any) -> None:
+        """Refused: they are made elsewhere."""
+        del data
+        raise DatasetError(f"the records in {self._folder} are not made here")
+
+    def _exists(self) -> bool:
+        return True
+
+    def _describe(self) -> dict[str, Any]:
+        return {"folder": str(self._folder), "pattern": self._pattern}

@@ -208,7 +208,12 @@ class CurvatureEstimation(EnsembleOptimizer):
         return direction
 
     def _before_step(self) -> None:
-        """Scale the curvature as the gradient was or will be."""
+        if self.param_groups[0]["clip_curvature"]:
+            self._scale_curvature()
+        super()._before_step()
+
+    def _scale_curvature(self) -> None:
+        """As the gradient was since ``backward``, or will be."""
         for p, (held, version, norm) in self._held.items():
             if p in self._pending and p.grad is not None:
                 if p.grad is held and p.grad._version == version:
@@ -221,7 +226,6 @@ class CurvatureEstimation(EnsembleOptimizer):
             factor = self._clip_factor(grads, limit)
             for p, c in self._pending.items():
                 self._pending[p] = c * self._expand(factor, [c])[0]
-        super()._before_step()
 
     def _forget(self) -> None:
         super()._forget()

@@ -66,6 +66,9 @@ class SecondOrderOptimizer(CurvatureEstimation):
             each parameter with a gradient; without it one Hessian-vector product for each
             parameter is made.
         max_grad_norm: clip the gradient, and the curvature alike, to this global norm.
+        clip_curvature: whether the curvature is scaled as the gradient is, by whatever means.
+            False: it stays that of the loss, so that a clipped step is shorter by the factor
+            (:class:`~adaptive_opt.optim.SSDH` and the like, which divide one by the other).
         members: size of the ensemble; lr, betas, rho, eps and weight_decay may then be
             tensors of shape ``[members]``.
 
@@ -94,6 +97,7 @@ class SecondOrderOptimizer(CurvatureEstimation):
         curvature: str = "estimate",
         diagonal_fn: DiagonalFn | None = None,
         max_grad_norm: float | None = None,
+        clip_curvature: bool = True,
         members: int | None = None,
     ) -> None:
         check_source(curvature, diagonal_fn)
@@ -107,6 +111,7 @@ class SecondOrderOptimizer(CurvatureEstimation):
             "update_period": update_period,
             "probe": self.default_probe if probe is None else probe,
             "curvature": curvature,
+            "clip_curvature": clip_curvature,
         }
         super().__init__(
             params,
@@ -129,7 +134,7 @@ class SecondOrderOptimizer(CurvatureEstimation):
             )
         if group["probe"] not in PROBES:
             raise ValueError(f"unknown probe {group['probe']!r}; choose from {PROBES}")
-        for name in ("probe", "curvature"):
+        for name in ("probe", "curvature", "clip_curvature"):
             if group[name] != self.param_groups[0][name]:
                 raise ValueError(f"all parameter groups must share one {name}")
         periods = {g["update_period"] for g in self.param_groups}

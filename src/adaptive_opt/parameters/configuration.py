@@ -9,7 +9,7 @@ from .models import TrainingParameters, task_parameters
 
 __all__ = ["configuration", "logging_configuration"]
 
-EVERY_RUN = ("schedule", "schedule_floor", "diverged_above")
+EVERY_RUN = ("schedule", "schedule_floor", "clip_curvature", "diverged_above")
 NETWORKS = ("precision", "channels_last", "curvature_share")
 LOGGING = ("log_every", "statistics_every")
 

@@ -71,6 +71,7 @@ class TaskParameters(Strict):
         seeds: number of runs of each arm, trained as one ensemble.
         initialisation: ``per_seed``: each run draws its own weights; ``shared``: all start
             from the function's, as published.
+        max_grad_norm: gradients are clipped to this global norm; None, as published: not.
         target: the root mean squared error whose first passage is reported, whichever the
             loss.
     """
@@ -80,6 +81,7 @@ class TaskParameters(Strict):
     epochs: Count
     seeds: Count
     initialisation: Literal["per_seed", "shared"] = "per_seed"
+    max_grad_norm: Positive | None = None
     target: Positive
 
     @property
@@ -96,7 +98,8 @@ class NetworkTaskParameters(Strict):
         seeds: number of runs of each arm.
         log_every: iterations between two rows of the history; None: as ``training`` says.
         evaluate_every: epochs between two looks at the validation data.
-        max_grad_norm: gradients, and curvature alike, are clipped to this global norm.
+        max_grad_norm: gradients are clipped to this global norm, and curvature as
+            ``training.clip_curvature`` says.
         target: the training loss whose first passage is reported.
     """
 
@@ -196,6 +199,8 @@ class TrainingParameters(Strict):
         diverged_above: a run whose loss exceeds this multiple of its first is frozen.
         beta1: smoothing of the gradient where an arm does not set its own.
         update_period: k, likewise.
+        clip_curvature: where gradients are clipped, curvature is scaled by the same factor;
+            false, as published: it is not.
         precision: of first-order work on networks: ``fp32``, ``tf32`` or ``bf16``; curvature
             is always computed in fp32.
         channels_last: memory order of images.
@@ -217,6 +222,7 @@ class TrainingParameters(Strict):
     diverged_above: Annotated[float, Field(gt=1)] = 1e6
     beta1: Beta = 0.9
     update_period: Count = 10
+    clip_curvature: bool = True
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
     channels_last: bool = True
     compile: bool = False

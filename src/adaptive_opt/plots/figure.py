@@ -26,6 +26,13 @@ __all__ = ["Counts", "Figure", "Line", "Panel", "to_matplotlib", "to_plotly"]
 
 MAX_POINTS = 600
 
+SYMBOLS = {
+    "dot": ("o", "circle"),
+    "ring": ("o", "circle-open"),
+    "triangle": ("^", "triangle-up-open"),
+}
+"""By the names of :class:`Line`, those of Matplotlib and of Plotly."""
+
 
 @dataclass(frozen=True)
 class Line:
@@ -37,6 +44,7 @@ class Line:
         colour: hex.
         dash: one of :data:`.colours.DASHES`.
         marker: points instead of a line.
+        symbol: of the points: ``dot``, ``ring`` or ``triangle``, an open one.
         low, high: the band's edges.
     """
 
@@ -46,6 +54,7 @@ class Line:
     colour: str
     dash: str = "solid"
     marker: bool = False
+    symbol: str = "dot"
     low: ArrayLike | None = None
     high: ArrayLike | None = None
 
@@ -69,7 +78,17 @@ class Counts:
 
 @dataclass(frozen=True)
 class Panel:
-    """One pair of axes, with lines or, where there are ``counts``, those."""
+    """One pair of axes, with lines or, where there are ``counts``, those.
+
+    Attributes:
+        title, x_label, y_label: words.
+        lines: what is drawn.
+        y_log: whether y is logarithmic.
+        level: of a dotted line across.
+        counts: drawn in place of lines, where there are any.
+        x_log: whether x is logarithmic.
+        ticks: words in place of the numbers 0, 1, 2, … along x.
+    """
 
     title: str
     lines: Sequence[Line]
@@ -79,6 +98,7 @@ class Panel:
     level: float | None = None
     counts: Counts | None = None
     x_log: bool = False
+    ticks: Sequence[str] = ()
 
     @property
     def empty(self) -> bool:
@@ -209,8 +229,11 @@ def _draw_panel(ax: Any, panel: Panel, gap: float) -> None:
     alpha = min(0.15, 1.2 / max(1, len(panel.lines)))  # many bands would hide one another
     for line in panel.lines:
         x, y = _thin(line.x), _thin(line.y)
-        points = {"linestyle": "none", "marker": "o", "markersize": 4}
-        style = points if line.marker or _lone(y) else {}
+        style: dict[str, Any] = {}
+        if line.marker or _lone(y):
+            face = line.colour if line.symbol == "dot" else "none"
+            style = {"linestyle": "none", "marker": SYMBOLS[line.symbol][0], "markersize": 4}
+            style["markerfacecolor"] = face
         ax.plot(
             x, y, **{"linestyle": _strokes(line), "linewidth": 1.4, "color": line.colour, **style}
         )
@@ -232,7 +255,10 @@ def _draw_panel(ax: Any, panel: Panel, gap: float) -> None:
     ax.set(title=panel.title, xlabel=panel.x_label, ylabel=panel.y_label)
     ax.grid(True, which="major", color="#e6e6e6", linewidth=0.6)
     at = {float(v) for line in panel.lines for v in np.asarray(line.x, np.float64)}
-    if len(at) == 1:
+    if panel.ticks:
+        ax.set_xticks(range(len(panel.ticks)), panel.ticks, rotation=30, ha="right")
+        ax.set_xlim(-0.5, len(panel.ticks) - 0.5)
+    elif len(at) == 1:
         ax.set_xticks(list(at))
     elif not panel.x_log and all(v.is_integer() for v in at):
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -286,7 +312,11 @@ def to_plotly(figure: Figure) -> go.Figure:
             named.add(line.label)
         if panel.level is not None:
             drawn.add_hline(panel.level, line={"dash": "dot", "color": "#888888", "width": 1}, **at)
-        kind = {"type": "log", "exponentformat": "power"} if panel.x_log else {}
+        kind: dict[str, Any] = {}
+        if panel.x_log:
+            kind = {"type": "log", "exponentformat": "power"}
+        if panel.ticks:
+            kind |= {"tickvals": [*range(len(panel.ticks))], "ticktext": [*panel.ticks]}
         drawn.update_xaxes(title=panel.x_label, **kind, **at)
         drawn.update_yaxes(
             title=panel.y_label,
@@ -332,7 +362,7 @@ def _traces(line: Line, *, first: bool) -> list[go.Scatter]:
             y=y,
             mode="markers" if line.marker or _lone(y) else "lines",
             line=style,
-            marker={"color": line.colour},
+            marker={"color": line.colour, "symbol": SYMBOLS[line.symbol][1]},
             showlegend=first and bool(line.label),
             **group,
         )

@@ -1,12 +1,15 @@
 """Pipeline ``analysis``."""
 
 from .fidelity import create_fidelity_pipeline
+from .ledger import create_ledger_pipeline, searched_configurations
 from .pipeline import create_network_pipeline, create_pipeline
 from .verdict import create_verdict_pipeline
 
 __all__ = [
     "create_fidelity_pipeline",
+    "create_ledger_pipeline",
     "create_network_pipeline",
     "create_pipeline",
     "create_verdict_pipeline",
+    "searched_configurations",
 ]

@@ -5,14 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from adaptive_opt.parameters import (
-    configuration,
-    logging_configuration,
-    resolve_arm,
-    task_parameters,
-    training_parameters,
-    with_values,
-)
+from adaptive_opt.parameters import task_parameters, training_parameters, with_values
 from adaptive_opt.study import get_task
 
 logger = logging.getLogger(__name__)
@@ -33,24 +26,14 @@ def train(
     A run that ``folder`` has already, of the same configuration on the same data, is taken
     from there; one that was broken off goes on.
     """
-    from adaptive_opt.engine.checkpoint import Checkpoint, configuration_digest
-    from adaptive_opt.engine.device import resolve_device
-    from adaptive_opt.engine.provenance import code_digest
-    from adaptive_opt.tasks.digest import data_digest
+    from adaptive_opt.engine.checkpoint import Checkpoint
+    from adaptive_opt.engine.provenance import identify_run
     from adaptive_opt.tasks.load import task_data
 
     settings = training_parameters(arm, training)
     arms = with_values(arms, task, arm, best["values"])
     parameters = {"tasks": tasks, "arms": arms, "training": training}
-    config = {"data": data_digest(task, tensors), **configuration(task, arm, parameters)}
-    resolved = resolve_arm(arm, arms[task], settings)
-    noted = logging_configuration(task, parameters)
-    made_by = {
-        "arm": arm,
-        "device": resolve_device(settings.device).type,
-        "code": code_digest(resolved["optimizer"]),
-    }
-    digest = configuration_digest({**config, **noted, **made_by})
+    resolved, config, digest = identify_run(task, arm, tensors, parameters)
     checkpoint = Checkpoint(folder.checkpoint, digest, settings.checkpoint_seconds)
     if not settings.resume:
         checkpoint.remove()

@@ -1,0 +1,92 @@
+"""The replication ledger: every switch of the original flipped by itself, and what it does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial, update_wrapper
+from typing import Any
+
+from kedro.pipeline import Node, Pipeline
+
+from adaptive_opt.study import Task, published_arms, tasks_of
+from adaptive_opt.switches import BASELINE, VARIANTS, Variant
+
+from . import ledger_nodes
+
+SECTIONS = ["params:tasks", "params:arms", "params:training"]
+
+
+def create_ledger_pipeline() -> Pipeline:
+    """Train the published arms with every variant of the switches, and compare."""
+    tasks = tasks_of("rahimi_recht")
+    runs = [_train(v, t) for v in VARIANTS for t in tasks]
+    return Pipeline([*runs, _compare(tasks)])
+
+
+def searched_configurations() -> set[str]:
+    """What the ledger takes from the searches, by name in the catalog."""
+    return {f"tuning.{t.name}.{a}.best" for t in tasks_of("rahimi_recht") for a in published_arms()}
+
+
+def _train(variant: Variant, task: Task) -> Pipeline:
+    arms = published_arms() if variant.searched else []
+    bests = {f"{arm}__best": f"tuning.{task.name}.{arm}.best" for arm in arms}
+    function = partial(ledger_nodes.train, variant.name, task.name)
+    node = Node(
+        update_wrapper(function, ledger_nodes.train),
+        ["tensors", "folder", *SECTIONS, *bests],
+        ["history", "weights", "summary"],
+        name="train",
+    )
+    return Pipeline(
+        [node],
+        namespace=f"analysis.ledger.{variant.name}.{task.name}",
+        inputs={"tensors": task.dataset, **bests},
+        parameters=set(SECTIONS),
+        tags=[task.name, task.half],
+    )
+
+
+def _compare(tasks: Sequence[Task]) -> Pipeline:
+    """Tables, report and figure."""
+    names = [t.name for t in tasks]
+    searched = next(v.name for v in VARIANTS if v.searched)
+
+    def made(variant: str, what: str) -> dict[str, str]:
+        return {f"{variant}__{t}__{what}": f"analysis.ledger.{variant}.{t}.{what}" for t in names}
+
+    def bound(function: Any) -> Any:
+        return update_wrapper(partial(function, names), function)
+
+    histories = {k: n for v in VARIANTS for k, n in made(v.name, "history").items()}
+    weights, summaries = made(BASELINE, "weights"), made(searched, "summary")
+    data = {f"{t.name}__data": t.dataset for t in tasks}
+    tables = ["ledger", "targets", "precision"]
+    words = [*tables, "step_costs", "params:scale", *summaries]
+    return Pipeline(
+        [
+            Node(
+                bound(ledger_nodes.tabulate),
+                ["params:tasks", "params:analysis", *histories],
+                tables[:2],
+                name="tabulate",
+            ),
+            Node(
+                bound(ledger_nodes.compare_precisions),
+                [*data, *weights],
+                "precision",
+                name="compare_precisions",
+            ),
+            Node(ledger_nodes.report, words, "report", name="report"),
+            Node(
+                ledger_nodes.draw,
+                "ledger",
+                ["iterations_figure", "iterations_figure_png"],
+                name="draw",
+            ),
+        ],
+        namespace="analysis.ledger",
+        inputs={**histories, **weights, **summaries, **data, "step_costs": "step_costs"},
+        parameters={"params:tasks", "params:analysis", "params:scale"},
+        tags=[tasks[0].half],
+    )
