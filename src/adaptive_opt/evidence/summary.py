@@ -124,7 +124,7 @@ def protocol(verdict: Verdict) -> list[str]:
         "at or below it; a run that never does counts with the time that all runs were observed "
         "for, and is counted apart.",
         f"Ratios are geometric means over pairs of runs with the same seed. Intervals: "
-        f"studentised bootstrap (Student's t below eight seeds). Faster and slower: exact "
+        f"studentised bootstrap (Student's t below twelve seeds). Faster and slower: exact "
         f"sign-flip test, Holm-corrected over the arms, at {alpha:.0%}, and an interval that "
         f"leaves out 1. Equivalent: both one-sided tests reject a difference of more than "
         f"{settings['margin']:.0%}. Seeds to decide: for a power of 80 % at the observed effect.",
