@@ -21,7 +21,8 @@ help:  ## what can be made
 
 run: .venv/.installed  ## the study on embedded data, in minutes
 	$(BIN)/kedro run
-	@echo "Reports: report.md in data/08_reporting/base/search, …/rahimi_recht, …/networks and …/fidelity"
+	@echo "The report: data/08_reporting/base/report.html"
+	@echo "Tables: report.md in data/08_reporting/base/search, …/rahimi_recht, …/networks and …/fidelity"
 	@echo "Figures: beside them"
 
 test: .venv/.installed  ## all tests

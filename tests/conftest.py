@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -38,3 +41,21 @@ def real_data() -> Path:
     if not (folder / "ptb.tar.xz").is_file():
         pytest.skip("the real data are not here; set ADAPTIVE_OPT_DATA to their folder")
     return folder
+
+
+def find_chromium():
+    """Its program; where there is none and Debian's can be installed, that one; else a skip."""
+    names = ("chromium", "chromium-browser", "google-chrome")
+    found = next((p for p in map(shutil.which, names) if p), None)
+    apt = shutil.which("apt-get")
+    if found is None and apt and os.geteuid() == 0:
+        with contextlib.suppress(subprocess.SubprocessError, OSError):
+            subprocess.run(
+                [apt, "install", "-y", "-qq", "--no-install-recommends", "chromium"],
+                capture_output=True, check=False, timeout=300,
+                env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
+            )  # fmt: skip
+        found = shutil.which("chromium")
+    if found is None:
+        pytest.skip("Chromium is not installed, and apt-get cannot install it here")
+    return found

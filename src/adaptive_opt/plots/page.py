@@ -15,6 +15,8 @@ from adaptive_opt.evidence import summary
 from adaptive_opt.evidence.schema import TaskVerdict, Verdict
 from adaptive_opt.evidence.tables import ARM_LABELS
 
+from .intervals import VERDICT_COLOURS
+
 __all__ = ["report_page"]
 
 
@@ -73,5 +75,6 @@ def _table(rows: tuple[list[str], list[list[str]]], caption: str = "") -> Markup
 
 
 def _cell(text: str) -> str:
-    word = text if text in ("faster", "slower", "equivalent", "undecided") else ""
-    return f"<td{f' class={word}' if word else ''}>{html.escape(text)}</td>"
+    word = text if text in VERDICT_COLOURS else ""
+    kind = f' class="{word}"' if word else ""
+    return f"<td{kind}>{html.escape(text)}</td>"
