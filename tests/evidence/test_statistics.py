@@ -165,6 +165,12 @@ def test_two_arms_that_never_arrive_are_not_equivalent():
     assert seeds_to_decide(result, 4) is None
 
 
+def test_an_arm_that_never_arrives_is_not_equivalent_to_one_that_does_so_late():
+    result = compare(np.full(16, np.inf), np.full(16, 99.0), 100.0)
+    assert result.p_equivalent < 0.001
+    assert decide(result, result.p_different, result.p_equivalent) == "slower"
+
+
 def test_an_arm_that_arrives_where_the_other_never_does_is_faster():
     rng = np.random.default_rng(6)
     result = compare(rng.uniform(10, 20, 16), np.full(16, np.inf), 100.0)

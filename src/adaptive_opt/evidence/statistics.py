@@ -229,7 +229,7 @@ class Comparison:
 
     Attributes:
         pairs: seeds that both have.
-        both_never: pairs of which neither run arrives: they say nothing.
+        never, both_never: pairs of which a run never arrives, and of which neither does.
         ratio, low, high: geometric mean ratio of restricted times and its interval.
         spread: standard deviation of the log ratios.
         p_different, p_equivalent: permutation test, and the larger of the two one-sided.
@@ -239,6 +239,7 @@ class Comparison:
     """
 
     pairs: int
+    never: int
     both_never: int
     ratio: float
     low: float
@@ -275,6 +276,7 @@ def compare(
     low, high = mean_interval(r, confidence, seed)
     return Comparison(
         pairs=len(r),
+        never=int(np.sum((t >= horizon) | (u >= horizon))),
         both_never=int(np.sum((t >= horizon) & (u >= horizon))),
         ratio=math.exp(float(r.mean())),
         low=_exp(low),
@@ -299,8 +301,9 @@ def decide(
     """``faster``, ``slower``, ``equivalent`` or ``undecided``.
 
     Equivalent where both one-sided tests say so, which comes first: a difference inside the
-    margin is none, however sure. Never where more than half of the pairs never arrive: that
-    two arms fail alike is no evidence of how fast they are. Faster or slower where the
+    margin is none, however sure. Never where in more than half of the pairs a run never
+    arrives: that both fail, or that one does just before the end of the other's run, is no
+    evidence that they are as fast. Faster or slower where the
     corrected p-value is at most α and the interval leaves out 1.
 
     Args:
@@ -308,7 +311,7 @@ def decide(
         p_different, p_equivalent: corrected for the number of arms.
         alpha: α.
     """
-    silent = 2 * comparison.both_never > comparison.pairs
+    silent = 2 * comparison.never > comparison.pairs
     if p_equivalent <= alpha and not silent:
         return "equivalent"
     if p_different <= alpha:

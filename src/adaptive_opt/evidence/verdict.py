@@ -181,7 +181,7 @@ def _compared(
     records = []
     for (result, arrived), p, q in zip(found, different, equivalent, strict=True):
         values = asdict(result)
-        del values["spread"]
+        del values["spread"], values["never"]
         verdict = statistics.decide(result, p, q, alpha)
         needed = None
         if verdict == "undecided":
