@@ -28,6 +28,10 @@ def test_the_results_page_is_what_the_tables_say():
     assert (DOCS / "results.md").read_text(encoding="utf-8") == builder().page()
 
 
+def test_the_verdict_page_is_what_the_record_says():
+    assert (DOCS / "verdict.md").read_text(encoding="utf-8") == builder().verdict_page()
+
+
 def test_the_page_on_steps_is_what_was_measured():
     assert (DOCS / "step_cost.md").read_text(encoding="utf-8") == builder("build_step_cost").page()
 

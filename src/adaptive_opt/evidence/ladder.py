@@ -58,7 +58,7 @@ def made_of(parent: str, verdicts: Sequence[tuple[Step, str]]) -> str:
         The gain of SSDH is made of magnitude; coordinate adds nothing.
     """
     parts = {
-        word: [step.part for step, verdict in verdicts if verdict == word]
+        word: [step.part for step, verdict in verdicts if verdict == word and step is not STEPS[0]]
         for word in ("faster", "equivalent", "slower", "undecided")
     }
     said = []
@@ -72,6 +72,8 @@ def made_of(parent: str, verdicts: Sequence[tuple[Step, str]]) -> str:
         said.append(f"{_listed(parts['slower'])} does harm")
     if parts["undecided"]:
         said.append(f"{_listed(parts['undecided'])} undecided")
+    if (STEPS[0], "faster") in verdicts:  # which the arm itself does not have
+        said.append("the exact diagonal would do better")
     text = "; ".join(said) + "."
     return text[0].upper() + text[1:]
 
