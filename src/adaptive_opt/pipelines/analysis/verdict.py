@@ -43,13 +43,13 @@ def create_verdict_pipeline(
         Node(
             nodes.fix_targets,
             ["params:tasks", "params:analysis", *baselines],
-            "targets",
+            "target_levels",
             name="fix_targets",
         ),
-        Node(nodes.measure_times, ["targets", *histories], "times", name="measure_times"),
+        Node(nodes.measure_times, ["target_levels", *histories], "times", name="measure_times"),
         Node(
             nodes.bind(nodes.decide, command),
-            ["times", "targets", *parameters, *summaries],
+            ["times", "target_levels", *parameters, *summaries],
             ["document", "comparisons", "profiles"],
             name="decide",
         ),
