@@ -22,7 +22,7 @@ help:  ## what can be made
 run: .venv/.installed  ## the study on embedded data, in minutes
 	$(BIN)/kedro run
 	@echo "The report: data/08_reporting/base/report.html"
-	@echo "Tables: report.md in data/08_reporting/base/search, …/rahimi_recht, …/networks and …/fidelity"
+	@echo "Tables: report.md in data/08_reporting/base/search, …/rahimi_recht and …/networks"
 	@echo "Figures: beside them"
 
 test: .venv/.installed  ## all tests

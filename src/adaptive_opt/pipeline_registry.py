@@ -27,7 +27,7 @@ def register_pipelines() -> dict[str, Pipeline]:
         SADH with all their placebos, also by the mean squared error; ``all``: for every arm;
         ``zoo``: for the published arms and those of pytorch_optimizer;
         ``fidelity``: what curvature estimates are worth on Rahimi–Recht, and the search that it
-        needs, also part of ``__default__``;
+        needs;
         ``ledger``: what each thing that the original did otherwise changes.
     """
     sources = data.create_pipeline() + rr_synthesis.create_pipeline()
@@ -62,7 +62,7 @@ def register_pipelines() -> dict[str, Pipeline]:
         "fidelity": _fidelity(),
         "ledger": _ledger(),
         "zoo": study([*published, *arm_names("zoo")], "zoo"),
-        "__default__": sources + made + concluded + _fidelity(),
+        "__default__": sources + made + concluded,
     }
 
 

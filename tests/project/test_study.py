@@ -50,8 +50,20 @@ def smoke(project):
     return project, time.perf_counter() - start
 
 
-def test_smoke_takes_at_most_a_minute(smoke):
-    assert smoke[1] < 60
+def list_pipelines(project):
+    """Seconds of the quickest of three ``kedro registry list``, and what it prints."""
+    took = []
+    for _ in range(3):
+        start = time.perf_counter()
+        done = kedro(project, "registry", "list")
+        took.append(time.perf_counter() - start)
+        assert done.returncode == 0, done.stderr
+    return min(took), done.stdout
+
+
+def test_smoke_takes_at_most_a_minute(smoke, project):
+    """On a machine that lists the pipelines in the 2.4 s that it takes on two idle cores."""
+    assert smoke[1] < 60 * max(1.0, list_pipelines(project)[0] / 2.4)
 
 
 def test_every_run_leaves_history_weights_and_summary(smoke):
@@ -266,6 +278,8 @@ def test_the_report_opens_without_a_network(smoke, tmp_path):
 
 
 def test_fidelity_has_a_table_and_a_figure(smoke):
+    done = kedro(smoke[0], "run", "--env=smoke", "--pipelines=fidelity")
+    assert done.returncode == 0, done.stdout + done.stderr
     folder = smoke[0] / "data" / "08_reporting" / "smoke" / "fidelity"
     table = pd.read_csv(folder / "estimates.csv")
     assert set(table["task"]) == {"rr_cond29", "rr_cond15099"}
@@ -560,25 +574,11 @@ def test_other_sets_of_arms_are_trained_and_judged(smoke, pipeline):
 
 
 def test_registry_list_is_quick(project):
-    def once():
-        start = time.perf_counter()
-        done = kedro(project, "registry", "list")
-        assert done.returncode == 0, done.stderr
-        for name in (
-            "data",
-            "rr_synthesis",
-            "tuning",
-            "training",
-            "analysis",
-            "fidelity",
-            "ledger",
-            "zoo",
-            "__default__",
-        ):
-            assert f"- {name}" in done.stdout
-        return time.perf_counter() - start
-
-    assert min(once() for _ in range(3)) < 4
+    seconds, printed = list_pipelines(project)
+    listed = {line.removeprefix("- ") for line in printed.splitlines() if line.startswith("- ")}
+    whole = {"__default__", "all", "fidelity", "ladder", "ledger", "zoo"}
+    assert listed == whole | {"data", "rr_synthesis", "tuning", "training", "analysis"}
+    assert seconds < 4
 
 
 def test_kedro_commands_do_not_import_torch(project):
