@@ -269,8 +269,8 @@ def test_the_report_opens_without_a_network(smoke, tmp_path):
          f"--log-net-log={log}", "--virtual-time-budget=20000", "--dump-dom", page.as_uri()],
         capture_output=True, text=True, check=False, timeout=180,
     )  # fmt: skip
-    drawn = page.read_text(encoding="utf-8").count("Plotly.newPlot(")
-    assert drawn >= 8
+    drawn = page.read_text(encoding="utf-8").count('Plotly.newPlot("figure-')
+    assert drawn == 10
     assert done.stdout.count('class="plot-container') == drawn
     assert "CONSOLE" not in done.stderr
     hosts = set(re.findall(r'"url":"(https?://[^/"]+)', log.read_text(encoding="utf-8")))
