@@ -72,10 +72,10 @@ def test_power_rises_with_the_effect(censored):
     rng, horizon, power = np.random.default_rng(4), horizon_for(censored), []
     for effect in (0.0, -0.2, -0.4, -0.8):
         found = 0
-        for i in range(200):
+        for i in range(100):
             result = compare(*simulate(rng, 12, effect, horizon), horizon, seed=i)
             found += decide(result, result.p_different, 1.0) == "faster"
-        power.append(found / 200)
+        power.append(found / 100)
     print(f"{censored:.0%} censored, power at −0, −0.2, −0.4, −0.8: {power}")
     assert power == sorted(power)
     assert power[0] <= 0.05
