@@ -194,7 +194,7 @@ def restricted_mean(times: ArrayLike, horizon: float) -> float:
     min(t, τ).
 
     Example:
-        >>> restricted_mean([10.0, 20.0, np.inf], horizon=60.0)
+        >>> round(restricted_mean([10.0, 20.0, np.inf], horizon=60.0), 9)
         30.0
     """
     data = _censored(times, horizon)
