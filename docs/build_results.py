@@ -1,4 +1,4 @@
-"""Write docs/results.md and docs/verdict.md from the tables under docs/results/.
+"""Write docs/results.md from the tables under docs/results/.
 
     python docs/build_results.py             # the page from the tables
     python docs/build_results.py --collect   # first fetch tables and figures from data/
@@ -19,8 +19,6 @@ import pandas as pd
 
 from adaptive_opt.evidence import networks, tuning
 from adaptive_opt.evidence.rahimi_recht import report
-from adaptive_opt.evidence.schema import Verdict
-from adaptive_opt.evidence.summary import summary
 from adaptive_opt.study import get_arm, get_task, tasks_of
 
 DOCS = Path(__file__).parent
@@ -48,21 +46,6 @@ def collect() -> None:
         folder = DOCS / "results" / scale / "networks"
         tables = NETWORK_TABLES[scale]
         _fetch(made / scale / "networks", folder, tables, figures, f"{scale}_networks_")
-    _fetch(
-        made / "base" / "verdict",
-        DOCS / "results" / "base",
-        (),
-        ("ratio_by_iteration", "ladder"),
-        "",
-    )
-    if (made / "base" / "verdict.json").is_file():
-        record = json.loads((made / "base" / "verdict.json").read_text(encoding="utf-8"))
-        (DOCS / "results" / "base" / "verdict.json").write_text(
-            json.dumps(record, separators=(",", ":")) + "\n", encoding="utf-8"
-        )
-    _fetch(
-        made / "base" / "fidelity", DOCS / "results" / "base", ("estimates",), ("estimates",), ""
-    )
     _fetch(made / "base" / "search", DOCS / "results" / "base", ("search",), ("best_of_n",), "")
 
 
@@ -77,22 +60,6 @@ def _fetch(
         shutil.copy(made / f"{name}.csv", tables_to)
     for name in figures:
         shutil.copy(made / f"{name}.png", DOCS / "figures" / f"{prefix}{name}.png")
-
-
-def verdict_page() -> str:
-    """The verdict of the default run, from its record."""
-    record = json.loads((DOCS / "results" / "base" / "verdict.json").read_text(encoding="utf-8"))
-    head, _, rest = summary(Verdict(**record)).partition("\n## ")
-    scales = (
-        "Rahimi–Recht at its full, published size: 24,000 iterations, 16 seeds, functions drawn anew. The networks "
-        "are the small ones of `make run`, on embedded data, with three seeds: nothing is claimed about the published "
-        "sizes. How targets, tests and the ladder are made: [method.md](method.md#the-verdict)."
-    )
-    pictures = (
-        "![Every arm against the best first-order one](figures/ratio_by_iteration.png)\n\n"
-        "![Each rung of the ladder against the next](figures/ladder.png)"
-    )
-    return f"{head}\n{scales}\n\n{pictures}\n\n## {rest}"
 
 
 def network_tables(scale: str) -> dict[str, pd.DataFrame]:
@@ -422,7 +389,6 @@ def main() -> None:
     if options.parse_args().collect:
         collect()
     (DOCS / "results.md").write_text(page(), encoding="utf-8")
-    (DOCS / "verdict.md").write_text(verdict_page(), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -23,8 +23,8 @@ def register_pipelines() -> dict[str, Pipeline]:
     Returns:
         ``data``, ``rr_synthesis``, ``tuning`` and ``training`` (the whole grid), ``analysis``
         (of the default study); ``__default__``: all of these for the published arms and the
-        placebos of SSDH, with the verdict and the report; ``ladder``: likewise for SSDH and
-        SADH with all their placebos, also by the mean squared error; ``all``: for every arm;
+        placebos of SSDH, with the verdict and the report; ``ladder``: likewise with the placebos
+        of SADH too, and also by the mean squared error; ``all``: for every arm;
         ``zoo``: for the published arms and those of pytorch_optimizer;
         ``fidelity``: what curvature estimates are worth on Rahimi–Recht, and the search that it
         needs;
@@ -44,7 +44,7 @@ def register_pipelines() -> dict[str, Pipeline]:
 
     published, every = published_arms(), arm_names()
     default = [*published, *(arm for arm in arm_names("ladder") if arm.startswith("ssdh_"))]
-    ladder = ["sgdm", "adam", "ssdh", "sadh", *arm_names("ladder")]
+    ladder = [*published, *arm_names("ladder")]
     concluded = (
         tuning.create_report("search", default)
         + _tables(published)

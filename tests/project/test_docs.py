@@ -28,8 +28,10 @@ def test_the_results_page_is_what_the_tables_say():
     assert (DOCS / "results.md").read_text(encoding="utf-8") == builder().page()
 
 
-def test_the_verdict_page_is_what_the_record_says():
-    assert (DOCS / "verdict.md").read_text(encoding="utf-8") == builder().verdict_page()
+@pytest.mark.parametrize("page", ["verdict", "ledger", "fidelity"])
+def test_pages_on_evidence_are_what_the_records_say(page):
+    made = builder("build_evidence").PAGES[page]()
+    assert (DOCS / f"{page}.md").read_text(encoding="utf-8") == made
 
 
 def test_the_page_on_steps_is_what_was_measured():
