@@ -375,10 +375,11 @@ pass through and that every arm learns; a published run is 128 and 64 epochs.
 
 That the second-order methods reach the rounding floor where Adam and SGDM do not may be a matter of the
 root in the loss: the gradient of a root does not vanish at the minimum, so a method of fixed rate cannot
-settle, while its curvature grows without bound, which stops the others. The mean squared error
-with every arm tuned for it (`--pipelines=ladder`, tasks `rr_cond29_mse` and `rr_cond15099_mse`; targets stay root mean
-squared errors) is the fair comparison. What the gain is made of, by placebo arms, and how sure all of this is:
-[verdict.md](verdict.md).
+settle, while its curvature grows without bound, which stops the others. The mean squared error itself
+with every arm tuned for it (tasks `rr_cond29_mse` and `rr_cond15099_mse`; targets stay root mean squared errors) is the fair
+comparison. It is made in [verdict.md](verdict.md), with what the gain is made of, by placebo arms, and how sure all of this
+is; [ledger.md](ledger.md) has each defect of the original study by itself, [fidelity.md](fidelity.md) the estimates against the
+exact diagonal.
 """
 
 

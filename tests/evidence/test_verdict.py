@@ -2,17 +2,20 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
+from adaptive_opt.evidence.answer import ratio_words
 from adaptive_opt.evidence.schema import Verdict
 from adaptive_opt.evidence.scores import break_even_period, integrated_scores
 from adaptive_opt.evidence.summary import summary
 from adaptive_opt.evidence.targets import target_ladder, times_to_targets
 from adaptive_opt.evidence.verdict import (
+    _fastest_baseline,
     build_verdict,
     comparison_table,
     fix_targets,
@@ -118,6 +121,7 @@ def test_coordinates_matter_where_they_differ():
     assert verdict.answer[0] in text
     assert len(verdict.answer) == 3
     assert "faster on 1 of 1 tasks" in verdict.answer[0]
+    assert "of 1 tasks SSDH gains from coordinate on 1" in verdict.answer[2]
     assert len(comparison_table(verdict)) == 5 * (3 + 3)
     assert set(profile_table(times, targets)["arm"]) == {"sgdm", "ssdh"}
 
@@ -176,3 +180,28 @@ def test_break_even():
     assert break_even_period(**case, baseline_seconds=math.inf)["period"] == 1.0
     never = {**case, "iterations": math.inf}
     assert math.isnan(break_even_period(**never, baseline_seconds=90)["period"])
+
+
+def test_a_baseline_is_an_arm_that_arrives():
+    columns = ["arm", "seed", "reached", "device_seconds", "end_device_seconds"]
+    late = [("adam", s, s < 3, 6.5, 7.0) for s in range(4)]
+
+    def chosen(arrived):
+        """Of Adam and of SGDM, whose runs are over before Adam's get there."""
+        early = [("sgdm", s, s < arrived, 4.0 if s < arrived else 5.0, 5.0) for s in range(4)]
+        return _fastest_baseline(pd.DataFrame([*early, *late], columns=columns), "device_seconds")
+
+    assert [chosen(n) for n in range(4)] == ["adam", "adam", "sgdm", "sgdm"]
+
+
+@pytest.mark.parametrize(
+    ("ratio", "low", "high", "words"),
+    [
+        (1.04, 1.01, 1.07, "1.04 (1.01–1.07)"),
+        (0.0069, 0.004, 0.012, "0.0069 (0.004–0.012)"),
+        (1.5, None, None, "1.50 (?–?)"),
+    ],
+)
+def test_ratios_near_one_are_told_to_the_hundredth(ratio, low, high, words):
+    result = SimpleNamespace(ratio=ratio, low=low, high=high)
+    assert ratio_words(result) == words

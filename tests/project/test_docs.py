@@ -34,6 +34,20 @@ def test_pages_on_evidence_are_what_the_records_say(page):
     assert (DOCS / f"{page}.md").read_text(encoding="utf-8") == made
 
 
+def test_the_readme_says_what_becomes_of_the_gain_without_the_root():
+    tasks = {task.task: task for task in builder("build_evidence").verdict().tasks}
+    faster = {
+        name: sum(
+            r.verdict == "faster" and r.headline and r.clock == "iteration" for r in task.arms
+        )
+        for name, task in tasks.items()
+    }
+    assert (faster["rr_cond29"], faster["rr_cond15099"]) == (4, 4)
+    assert (faster["rr_cond29_mse"], faster["rr_cond15099_mse"]) == (2, 0)
+    text = " ".join((PROJECT / "README.md").read_text(encoding="utf-8").split())
+    assert "two of the four keep a lead at condition 29 and none does at 15,099" in text
+
+
 def test_the_page_on_steps_is_what_was_measured():
     assert (DOCS / "step_cost.md").read_text(encoding="utf-8") == builder("build_step_cost").page()
 

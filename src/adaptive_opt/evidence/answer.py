@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from adaptive_opt.study import get_arm
 
+from .ladder import STEPS
 from .schema import ArmVerdict, Result, TaskVerdict
 
 __all__ = ["CLOCK_WORDS", "answer", "ratio_words"]
@@ -23,9 +24,14 @@ def answer(tasks: Sequence[TaskVerdict]) -> list[str]:
 
 
 def ratio_words(result: Result) -> str:
-    """As in ``0.45 (0.40–0.52)``: the ratio of times and its interval."""
-    low, high = ("–∞" if v is None else f"{v:.2g}" for v in (result.low, result.high))
-    return f"{result.ratio:.2g} ({low}–{high})"
+    """As in ``0.45 (0.40–0.52)``: the ratio of times and its interval; ``?``: no bound."""
+    low, high = ("?" if v is None else _ratio(v) for v in (result.low, result.high))
+    return f"{_ratio(result.ratio)} ({low}–{high})"
+
+
+def _ratio(value: float) -> str:
+    """Two digits; near 1, where a few per cent are the question, to the hundredth."""
+    return f"{value:.2f}" if 0.5 <= value < 2 else f"{value:.2g}"
 
 
 def _headlines(task: TaskVerdict, clock: str) -> list[ArmVerdict]:
@@ -67,12 +73,30 @@ def _on_costs(tasks: Sequence[TaskVerdict]) -> str:
 
 
 def _on_ladders(tasks: Sequence[TaskVerdict]) -> str:
-    said = [
-        f"on {task.label}, {text[0].lower()}{text[1:-1]}"
-        for task in tasks
-        for text in task.made_of.values()
-    ]
+    """On how many tasks each part of the curvature gains, by arm."""
+    steps = [r for task in tasks for r in task.ladder if r.headline]
+    said = []
+    for parent in dict.fromkeys(r.parent for r in steps):
+        own = [r for r in steps if r.parent == parent]
+        over = len({t.task for t in tasks if any(r.parent == parent for r in t.ladder)})
+        counts = []
+        for part in dict.fromkeys(step.part for step in STEPS[1:]):
+            verdicts = [r.verdict for r in own if r.part == part]
+            if verdicts:
+                harm = verdicts.count("slower")
+                counts.append(
+                    f"{part} on {verdicts.count('faster')}"
+                    + (f", harming on {harm}" if harm else "")
+                )
+        better = [r.verdict for r in own if r.part == STEPS[0].part].count("faster")
+        text = f"of {over} tasks {get_arm(parent).label} gains from {'; '.join(counts)}"
+        if better:
+            text += f"; and the exact diagonal would do better on {better}"
+        said.append(text)
     if not said:
         return "What a gain is made of was not asked: no placebo arm is in this comparison."
-    text = "; ".join(said) + "."
-    return "Taken apart by placebos: " + text
+    return f"Taken apart by placebos, {'. '.join(_capital(t, i) for i, t in enumerate(said))}."
+
+
+def _capital(text: str, position: int) -> str:
+    return text[0].upper() + text[1:] if position else text

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import matplotlib as mpl
 import matplotlib.figure as mpl_figure
 import plotly.graph_objects as go
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import NullFormatter
 from plotly.subplots import make_subplots
 
 __all__ = ["VERDICT_COLOURS", "Interval", "IntervalPanel", "to_matplotlib", "to_plotly"]
@@ -47,14 +47,23 @@ class IntervalPanel:
     x_label: str = "ratio of times"
 
 
-def _limits(panels: Sequence[IntervalPanel]) -> tuple[float, float]:
-    """Of the axis: symmetric about 1, as wide as the ratios, at most :data:`WIDEST`."""
-    edges = [abs(math.log(r.ratio)) for p in panels for r in p.rows]
-    for panel in panels:
-        for row in panel.rows:
-            edges += [abs(math.log(e)) for e in (row.low, row.high) if 0 < e < math.inf]
-    reach = min(math.exp(1.1 * max([*edges, math.log(2)])), WIDEST)
-    return 1 / reach, reach
+TICKS = {
+    1.5: (0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.4),
+    4.0: (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 4.0),
+    12.0: (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0),
+    math.inf: (0.01, 0.1, 1.0, 10.0, 100.0),
+}
+"""By the reach of an axis up to which they serve."""
+
+
+def _axis(panel: IntervalPanel) -> tuple[float, float, list[float]]:
+    """Limits and ticks: symmetric about 1, as wide as the ratios, at most :data:`WIDEST`."""
+    edges = [math.log(1.25 * (1 + panel.margin))]
+    for row in panel.rows:
+        edges += [abs(math.log(e)) for e in (row.ratio, row.low, row.high) if 0 < e < math.inf]
+    reach = min(math.exp(1.1 * max(edges)), WIDEST)
+    ticks = next(ticks for limit, ticks in TICKS.items() if reach <= limit)
+    return 1 / reach, reach, [t for t in ticks if 1 / reach <= t <= reach]
 
 
 def to_matplotlib(title: str, panels: Sequence[IntervalPanel], note: str = "") -> mpl_figure.Figure:
@@ -63,13 +72,13 @@ def to_matplotlib(title: str, panels: Sequence[IntervalPanel], note: str = "") -
     rows = max(1, -(-len(panels) // columns))
     tallest = max([len(p.rows) for p in panels] or [1])
     size = (7.2 * columns, (1.3 + 0.28 * tallest) * rows + 0.6)
-    low, high = _limits(panels)
     with mpl.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}):
         drawn = mpl_figure.Figure(figsize=size, dpi=130, layout="constrained")
         axes = drawn.subplots(rows, columns, squeeze=False).flatten()
         for ax in axes[len(panels) :]:
             ax.set_axis_off()
         for ax, panel in zip(axes, panels, strict=False):
+            low, high, ticks = _axis(panel)
             ax.axvspan(1 / (1 + panel.margin), 1 + panel.margin, color="#eeeeee", linewidth=0)
             ax.axvline(1, color="#888888", linewidth=0.8)
             for i, row in enumerate(panel.rows):
@@ -85,7 +94,7 @@ def to_matplotlib(title: str, panels: Sequence[IntervalPanel], note: str = "") -
                 )  # fmt: skip
             ax.set(xscale="log", xlim=(low, high), ylim=(len(panel.rows) - 0.4, -0.6))
             ax.set_yticks(range(len(panel.rows)), [r.label for r in panel.rows])
-            ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
+            ax.set_xticks(ticks, [f"{t:g}" for t in ticks])
             ax.xaxis.set_minor_formatter(NullFormatter())
             ax.set_title(panel.title, fontsize=11)
             ax.set_xlabel(panel.x_label)
@@ -99,12 +108,12 @@ def to_plotly(title: str, panels: Sequence[IntervalPanel]) -> go.Figure:
     """For a browser, two panels a row."""
     columns = min(2, max(1, len(panels)))
     rows = max(1, -(-len(panels) // columns))
-    low, high = _limits(panels)
     drawn = make_subplots(
         rows, columns, subplot_titles=[p.title for p in panels], horizontal_spacing=0.22
     )
     for i, panel in enumerate(panels):
         at = {"row": i // columns + 1, "col": i % columns + 1}
+        low, high, ticks = _axis(panel)
         for word, colour in VERDICT_COLOURS.items():
             own = [r for r in panel.rows if r.verdict == word]
             if not own:
@@ -130,7 +139,11 @@ def to_plotly(title: str, panels: Sequence[IntervalPanel]) -> go.Figure:
             )
         drawn.add_vline(1, line={"color": "#888888", "width": 1}, **at)
         drawn.update_xaxes(
-            type="log", range=[math.log10(low), math.log10(high)], title=panel.x_label, **at
+            type="log",
+            range=[math.log10(low), math.log10(high)],
+            tickvals=ticks,
+            title=panel.x_label,
+            **at,
         )
         order = [r.label for r in panel.rows]
         drawn.update_yaxes(categoryorder="array", categoryarray=order[::-1], **at)
