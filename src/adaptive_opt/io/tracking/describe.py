@@ -19,7 +19,7 @@ import adaptive_opt
 
 __all__ = ["describe_run", "flat"]
 
-PACKAGES = ("torch", "numpy", "optuna", "kedro", "mlflow")
+PACKAGES = ("numpy", "optuna", "kedro", "mlflow")
 
 OPTIONS = (
     "tags",
@@ -55,6 +55,8 @@ def describe_run(run_params: dict[str, Any], parameters: dict[str, Any]) -> dict
         run_params: what Kedro says of it.
         parameters: all of them; ``configuration`` identifies them, those of tracking apart.
     """
+    import torch
+
     from adaptive_opt.engine.checkpoint import configuration_digest
     from adaptive_opt.engine.device import resolve_device
 
@@ -74,6 +76,7 @@ def describe_run(run_params: dict[str, Any], parameters: dict[str, Any]) -> dict
         "mlflow.source.type": "LOCAL",
         "version.python": platform.python_version(),
         "version.adaptive_opt": adaptive_opt.__version__,
+        "version.torch": torch.__version__,  # and what it was built for
     }
     tags |= {f"kedro.{name}": _text(run_params[name]) for name in OPTIONS if run_params.get(name)}
     if given := run_params.get("runtime_params"):

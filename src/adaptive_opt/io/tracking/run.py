@@ -82,7 +82,8 @@ class TrackedRun:
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
         environment |= {"MLFLOW_TRACKING_URI": self._to.uri, "MLFLOW_DISABLE_TELEMETRY": "true"}
         command = [sys.executable, "-m", "adaptive_opt.io.tracking.sender"]
-        command += [str(self._spool.folder), "--experiment", self._to.experiment]
+        command += [str(self._spool.folder), "--process", str(os.getpid())]
+        command += ["--experiment", self._to.experiment]
         command += ["--artifacts", str(self._to.artifacts)]
         with (self._spool.folder / "sender.log").open("wb") as log:
             return subprocess.Popen(  # noqa: S603
@@ -125,14 +126,19 @@ class TrackedRun:
         return self._last_word()
 
     def _wait(self) -> None:
+        """For the sender, with a limit: one for it to find MLflow, one for it to send the rest."""
         start = time.monotonic()
-        while self._sender.poll() is None:
-            limit = self._settings.wait_seconds
-            if not self._spool.state():
-                limit = max(limit, STARTS_WITHIN)
-            if time.monotonic() - start > limit:
+        while not self._spool.state() and self._sender.poll() is None:
+            if time.monotonic() - start > STARTS_WITHIN:
                 return
             time.sleep(0.05)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._sender.wait(self._settings.wait_seconds)
+
+    def _excuse(self) -> str:
+        if self._sender.returncode == 1:
+            return f"see {self._to.unsent.name}/{self._spool.key}/sender.log"
+        return "it is slow"
 
     def _last_word(self) -> str | None:
         from .store import without_password
@@ -141,7 +147,7 @@ class TrackedRun:
         where = without_password(self._to.uri)
         if self._spool.run() is not None:
             self._spool.leave()
-            reason = state.get("reason") or "it is slow"
+            reason = state.get("reason") or self._excuse()
             return (
                 f"MLflow at {where} has not taken {left} records of this run ({reason}); "
                 f"they wait in {self._to.unsent.name} and are sent with the next run"

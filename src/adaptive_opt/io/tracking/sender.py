@@ -12,6 +12,8 @@ import contextlib
 import logging
 import os
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,22 +40,22 @@ WAITS = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_HTTP_REQUEST_MAX_RETRIES":
 class _Sender:
     """Sends one run's records, and those that earlier runs left."""
 
-    def __init__(self, spool: Spool, uri: str, experiment: str, artifacts: Path) -> None:
-        self.spool, self.uri, self.experiment, self.artifacts = spool, uri, experiment, artifacts
-        self._parent_process = os.getppid()
+    def __init__(self, spool: Spool, parent: int, connect: Callable[[], Store]) -> None:
+        self.spool, self._parent_process, self._connect = spool, parent, connect
         self._delivery: Delivery | None = None
         self._failures = 0
         self._refused: list[str] = []
         self._noted: dict[str, Any] = {}
 
     @property
-    def _orphaned(self) -> bool:
+    def orphaned(self) -> bool:
+        """Whether the process that trains is gone."""
         return os.getppid() != self._parent_process
 
     def run(self) -> bool:
         """Until the run has ended; whether everything is sent."""
         while True:
-            gone = self._orphaned
+            gone = self.orphaned
             try:
                 if self._attempt(gone):
                     return True
@@ -70,7 +72,7 @@ class _Sender:
     def _attempt(self, gone: bool) -> bool:
         """Send what waits; whether that was the end of it."""
         if self._delivery is None:
-            store = Store(self.uri, self.experiment, self.artifacts)
+            store = self._connect()
             self._note(None)
             self._send_leftovers(store)
             self._delivery = Delivery(self.spool, store, careful=self._failures > 0)
@@ -91,7 +93,7 @@ class _Sender:
     def _pause(self) -> None:
         seconds = min(LONGEST_PAUSE, 2.0**self._failures) if self._failures else LOOK_EVERY
         until = time.monotonic() + seconds
-        while time.monotonic() < until and not self.spool.closing and not self._orphaned:
+        while time.monotonic() < until and not self.spool.closing and not self.orphaned:
             time.sleep(min(LOOK_EVERY, seconds))
 
     def _send_leftovers(self, store: Store) -> None:
@@ -100,7 +102,9 @@ class _Sender:
             spool = Spool(folder)
             if folder == self.spool.folder or not _left_over(spool):
                 continue
-            with contextlib.suppress(Timeout, OSError), FileLock(spool.lock, timeout=0):
+            # What cannot be sent of it even now must not keep this run from being recorded.
+            absent = (Timeout, OSError, UnreachableError)
+            with contextlib.suppress(*absent), FileLock(spool.lock, timeout=0):
                 if spool.run() is not None:
                     delivery = Delivery(spool, store, careful=True)
                     with contextlib.suppress(RefusedError):
@@ -121,6 +125,7 @@ def main() -> int:
     """Send the records in a folder; 1 if some had to stay there."""
     line = argparse.ArgumentParser(description=__doc__)
     line.add_argument("folder", type=Path)
+    line.add_argument("--process", type=int, required=True, help="the one that trains")
     line.add_argument("--experiment", required=True)
     line.add_argument("--artifacts", type=Path, required=True)
     given = line.parse_args()
@@ -130,8 +135,9 @@ def main() -> int:
     with contextlib.suppress(OSError, AttributeError):
         os.nice(10)
     spool = Spool(given.folder)
-    # An address may hold a password, which other users see in a command line.
-    sender = _Sender(spool, os.environ["MLFLOW_TRACKING_URI"], given.experiment, given.artifacts)
+    uri = os.environ["MLFLOW_TRACKING_URI"]  # a password in it is seen by nobody there
+    connect = partial(Store, uri, given.experiment, given.artifacts)
+    sender = _Sender(spool, given.process, connect)
     try:
         with FileLock(spool.lock, timeout=0):
             sent = sender.run()
@@ -139,7 +145,7 @@ def main() -> int:
         logger.exception("the sender failed")
         spool.note(connected=True, reason=f"{type(error).__name__}: {error}", refused=[])
         return 1
-    if sent and sender._orphaned:
+    if sent and sender.orphaned:
         spool.remove()
     return 0 if sent else 1
 

@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from adaptive_opt.study import get_arm
 
 from .curves import CURVES, final_values, history_curves, share_of
@@ -99,7 +101,8 @@ class TrackedTraining:
                 if values is None or self._share.get((seeds[0], name)) == share:
                     continue
                 self._share[seeds[0], name] = share
-                for seed, value, end in zip(seeds, values, block.diverged_at, strict=True):
+                kept = np.asarray(values, dtype=np.float32)  # as the history is saved
+                for seed, value, end in zip(seeds, kept, block.diverged_at, strict=True):
                     if math.isfinite(value) and (end is None or iteration < end):
                         self._point(seed, name, iteration, float(value), now)
 
