@@ -62,18 +62,18 @@ def children(folder: Path) -> int:
         return int(base.execute(query).fetchone()[0])
 
 
-def compare(rounds: int, options: list[str], params: list[str]) -> dict[str, Any]:
+def compare(rounds: int, env: str, options: list[str], params: list[str]) -> dict[str, Any]:
     """Seconds of every run of both sides, the one that begins changing from round to round."""
     times: dict[str, list[float]] = {side: [] for side in SIDES}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         copy_project(folder)
         # Modules are compiled here, the database made.
-        run(folder, "with", [*options, "--pipelines=rr_synthesis"], [])
+        run(folder, "with", [env, "--pipelines=rr_synthesis"], [])
         before = children(folder)
         for number in range(rounds):
             for side in list(SIDES)[:: 1 if number % 2 else -1]:
-                times[side].append(run(folder, side, options, params))
+                times[side].append(run(folder, side, [env, *options], params))
                 print(f"  {side:8s} {times[side][-1]:8.1f} s", flush=True)
         tracked = (children(folder) - before) / rounds
     medians = {side: statistics.median(t) for side, t in times.items()}
@@ -91,17 +91,18 @@ def main() -> None:
     options.add_argument("--params", nargs="*", default=[], help="KEY=VALUE, as for kedro run")
     chosen = options.parse_args()
     at_least_1(options, chosen, "rounds")
-    given = [f"--env={chosen.env}"]
+    env, given = f"--env={chosen.env}", []
     given += [f"--tags={chosen.tags}"] * bool(chosen.tags)
     given += [f"--pipelines={chosen.pipelines}"] * bool(chosen.pipelines)
-    print(f"kedro run {' '.join(given)}")
-    figures = compare(chosen.rounds, given, chosen.params)
+    command = " ".join(["kedro run", env, *given, *chosen.params])
+    print(command)
+    figures = compare(chosen.rounds, env, given, chosen.params)
     print(
         f"medians: with {figures['medians']['with']:.1f} s, without "
         f"{figures['medians']['without']:.1f} s; ratio {figures['ratio']:.3f}, "
         f"{figures['children']:.0f} child runs a run"
     )
-    write(chosen.json, {"command": " ".join(given), **figures})
+    write(chosen.json, {"command": command, **figures})
 
 
 if __name__ == "__main__":

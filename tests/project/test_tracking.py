@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import signal
 import socket
 import sqlite3
@@ -52,7 +53,7 @@ def project(tmp_path_factory):
 
 
 @contextmanager
-def tracked(project, uri, **settings):
+def tracked(project, uri, files=(), **settings):
     """A tracked run; what it had to say is in the list afterwards."""
     to = Destination(uri, "study", project)
     chosen = TrackingParameters(points=POINTS, live_seconds=0, wait_seconds=120, **settings)
@@ -61,7 +62,8 @@ def tracked(project, uri, **settings):
     try:
         yield said
     finally:
-        said.append(run.close("FINISHED", []))
+        kept = [(str(f), "08_reporting", f.stat().st_mtime_ns) for f in files]
+        said.append(run.close("FINISHED", kept))
 
 
 def database(project):
@@ -168,20 +170,29 @@ def test_every_seed_has_a_run_with_its_curve_under_the_run_of_the_command(first)
     assert not (first / "mlflow_unsent").exists()
 
 
-def test_what_was_finished_before_is_recorded_once(parameters, function, first):
-    """In a second run an arm that MLflow knows gets no run; one that it does not gets its own."""
-    other = first / "sgdm"
+def test_what_was_finished_before_is_recorded_once(parameters, function, first, tmp_path):
+    """In a second run an arm that MLflow knows gets no run; one that it does not gets its own.
+
+    The project's folder was moved meanwhile, and what is recorded moves with it.
+    """
+    moved = tmp_path / "moved"
+    shutil.copytree(first, moved)
+    other, figure = moved / "sgdm", moved / "figure.txt"
+    figure.write_text("a figure")
     train_arm(parameters, function, other, "sgdm")
-    before = len(Recorded(first).parents())
-    with tracked(first, database(first)) as said:
-        train_arm(parameters, function, first / "adam")
+    before = len(Recorded(moved).parents())
+    with tracked(moved, database(moved), [figure]) as said:
+        train_arm(parameters, function, moved / "adam")
         train_arm(parameters, function, other, "sgdm")
     assert said == [None]
-    recorded = Recorded(first)
+    recorded = Recorded(moved)
     assert len(recorded.parents()) == before + 1
     (parent,) = check_children(recorded, other, "sgdm")
-    assert check_children(recorded, first / "adam") != {parent}
+    assert check_children(recorded, moved / "adam") != {parent}
     assert {f"{TASK}/{arm}/diverged" for arm in ("adam", "sgdm")} < recorded.metrics[parent].keys()
+    kept = moved / "mlflow_artifacts" / parent / "artifacts" / "08_reporting" / "figure.txt"
+    assert kept.read_text() == "a figure"
+    assert not (first / "mlflow_artifacts" / parent).exists()
 
 
 def free_port():

@@ -17,7 +17,7 @@ from typing import Any
 
 import adaptive_opt
 
-__all__ = ["describe_run", "flat"]
+__all__ = ["describe_run", "flat", "run_name"]
 
 PACKAGES = ("numpy", "optuna", "kedro", "mlflow")
 
@@ -87,6 +87,21 @@ def describe_run(run_params: dict[str, Any], parameters: dict[str, Any]) -> dict
     with contextlib.suppress(OSError, KeyError, ImportError):
         tags["mlflow.user"] = getpass.getuser()
     return tags | _git(Path(run_params["project_path"]))
+
+
+def run_name(tags: dict[str, str]) -> str:
+    """What a run is called in a list: pipelines, scale, and what was chosen of the grid.
+
+    Example:
+        >>> run_name({"kedro.pipelines": "training", "scale": "paper", "kedro.tags": "ssdh,adam"})
+        'training paper: ssdh,adam'
+        >>> run_name({"kedro.pipelines": "__default__", "scale": "base"})
+        'base'
+    """
+    name = f"{tags['kedro.pipelines']} {tags['scale']}".removeprefix("__default__ ")
+    chosen = tags.get("kedro.tags") or tags.get("kedro.node_names") or ""
+    name = f"{name}: {chosen}" if chosen else name
+    return name if len(name) <= 60 else f"{name[:60]}…"
 
 
 def _text(value: Any) -> str:

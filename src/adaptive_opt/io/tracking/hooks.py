@@ -12,7 +12,7 @@ from kedro.framework.hooks import hook_impl
 
 from adaptive_opt.parameters.models import TrackingParameters
 
-from .describe import describe_run, flat
+from .describe import describe_run, flat, run_name
 from .run import Destination, TrackedRun
 
 __all__ = ["TrackingHooks"]
@@ -68,8 +68,7 @@ class TrackingHooks:
             tags = describe_run(run_params, parameters)
             inherited = {name: tags[name] for name in INHERITED if name in tags}
             params = {name: str(value) for name, value in flat(parameters)}
-            name = f"{tags['kedro.pipelines']} {tags['scale']}".removeprefix("__default__ ")
-            self._run = TrackedRun(self._to, name, settings, tags, params, inherited)
+            self._run = TrackedRun(self._to, run_name(tags), settings, tags, params, inherited)
         except OSError as error:
             logger.warning("MLflow gets nothing of this run: %s", error)
             return

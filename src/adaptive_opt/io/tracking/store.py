@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 import urllib.error
@@ -19,6 +20,9 @@ METRICS_A_REQUEST = 1000
 LONGEST_PARAMETER = 6000
 LONGEST_TAG = 5000
 """Limits of MLflow's."""
+
+KIND = {"mlflow.experimentKind": "custom_model_development"}
+"""What the pages are laid out for: curves, not conversations."""
 
 ANSWERS_WITHIN = 5.0
 """Seconds in which a server must show that it is there."""
@@ -81,6 +85,8 @@ class Store:
 
     def __init__(self, uri: str, experiment: str, artifacts: Path) -> None:
         _knock(uri)
+        if urlsplit(uri).scheme == "sqlite":
+            _follow_project(_database(uri), artifacts.as_uri())
         with _asking():
             from mlflow import MlflowClient
 
@@ -91,7 +97,8 @@ class Store:
         found = self._client.get_experiment_by_name(name)
         if found is None:
             location = None if artifacts is None else artifacts.as_uri()
-            return str(self._client.create_experiment(name, artifact_location=location))
+            made = self._client.create_experiment(name, artifact_location=location, tags=KIND)
+            return str(made)
         if found.lifecycle_stage == "deleted":
             self._client.restore_experiment(found.experiment_id)
         return str(found.experiment_id)
@@ -191,7 +198,7 @@ def _ask_server(uri: str) -> None:
 
 
 def _ask_sqlite(uri: str) -> None:
-    path = Path(uri.removeprefix("sqlite:///").partition("?")[0])
+    path = _database(uri)
     if not path.exists():
         return  # MLflow makes it
     try:
@@ -201,3 +208,31 @@ def _ask_sqlite(uri: str) -> None:
             base.execute("ROLLBACK")
     except sqlite3.Error as error:
         raise UnreachableError(str(error)) from error
+
+
+def _database(uri: str) -> Path:
+    return Path(uri.removeprefix("sqlite:///").partition("?")[0])
+
+
+def _follow_project(path: Path, artifacts: str) -> None:
+    """MLflow keeps absolute paths: after the project's folder was moved, correct them."""
+    if not path.exists():
+        return
+    name = artifacts.rpartition("/")[2]
+    query = "SELECT artifact_location FROM experiments WHERE artifact_location LIKE ?"
+    with (
+        contextlib.suppress(sqlite3.Error),
+        closing(sqlite3.connect(path, timeout=ANSWERS_WITHIN)) as base,
+        base,
+    ):
+        for (old,) in base.execute(query, (f"file://%/{name}",)).fetchall():
+            if old != artifacts:
+                base.execute(
+                    "UPDATE experiments SET artifact_location = ? WHERE artifact_location = ?",
+                    (artifacts, old),
+                )
+                base.execute(
+                    "UPDATE runs SET artifact_uri = ? || substr(artifact_uri, ?) "
+                    "WHERE artifact_uri LIKE ? || '/%'",
+                    (artifacts, len(old) + 1, old),
+                )
