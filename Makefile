@@ -7,7 +7,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 # what it compiled, Python would do it again for every command, at seconds each.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help run test lint viz benchmark clean
+.PHONY: help run test lint viz mlflow benchmark clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*##' '{printf "%-11s%s\n", $$1, $$2}'
@@ -37,6 +37,9 @@ lint: .venv/.installed  ## style, types, layers
 viz: .venv/.installed  ## the pipelines and their results, in a browser
 	$(BIN)/kedro viz run --host 127.0.0.1
 
+mlflow: .venv/.installed  ## what was run, with its curves, in a browser: http://127.0.0.1:5000
+	$(BIN)/mlflow ui --host 127.0.0.1 --workers 1 --backend-store-uri sqlite:///$(CURDIR)/mlflow.db
+
 benchmark: .venv/.installed  ## how fast ensembles and steps are, against others
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[zoo]'
 	$(BIN)/python benchmarks/rr_study.py --study
@@ -45,6 +48,7 @@ benchmark: .venv/.installed  ## how fast ensembles and steps are, against others
 	$(BIN)/python benchmarks/tuning.py
 
 clean:  ## remove the environment and everything that was made
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .viz mlflow.db build
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .viz build
+	rm -rf mlflow.db mlflow_artifacts mlflow_unsent
 	find data -type f ! -name .gitkeep ! -path 'data/01_raw/*' -delete
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

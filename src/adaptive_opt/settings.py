@@ -5,15 +5,15 @@ from pathlib import Path
 
 from kedro.config import OmegaConfigLoader
 
-from adaptive_opt.io.hooks import CheckpointHooks, ParameterHooks, ValidationHooks
-from adaptive_opt.io.tracking import TrackingHooks
+from adaptive_opt.io.hooks import CheckpointHooks, ValidationHooks
+from adaptive_opt.io.tracking.hooks import TrackingHooks
 
 # No usage statistics of Kedro's or MLflow's leave this machine.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 # TrackingHooks stand in for the hooks of kedro-mlflow.
 DISABLE_HOOKS_FOR_PLUGINS = ("kedro-telemetry", "kedro_mlflow")
 
-HOOKS = (TrackingHooks(), ParameterHooks(), ValidationHooks(), CheckpointHooks())
+HOOKS = (TrackingHooks(), ValidationHooks(), CheckpointHooks())
 
 CONFIG_LOADER_CLASS = OmegaConfigLoader
 CONFIG_LOADER_ARGS = {

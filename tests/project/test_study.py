@@ -20,6 +20,7 @@ from adaptive_opt.io.datasets import TensorsDataset
 from adaptive_opt.study import TASKS, arm_names, published_arms, tasks_of
 from adaptive_opt.switches import VARIANTS
 from tests.conftest import PROJECT, find_chromium
+from tests.project.test_tracking import Recorded
 
 SEARCH_FIGURES = ("history", "parallel_coordinates", "importances", "slice")
 KEDRO = [str(Path(sys.executable).with_name("kedro"))]
@@ -485,9 +486,44 @@ def test_a_killed_run_goes_on(smoke):
     ]
 
 
-def test_mlflow_and_reports_stay_inside_the_project(smoke):
-    assert (smoke[0] / "mlflow.db").is_file()
+def test_mlflow_has_the_run_and_what_it_wrote(smoke):
+    recorded = Recorded(smoke[0])
+    parent = next(
+        r for r in recorded.parents() if recorded.tags[r]["kedro.pipelines"] == "__default__"
+    )
+    tags = recorded.tags[parent]
+    assert recorded.runs[parent] == ("smoke", "FINISHED")
+    assert (tags["kedro.env"], tags["scale"], tags["device"]) == ("smoke", "smoke", "cpu")
+    assert tags["kedro.command"] == "kedro run --env=smoke"
+    assert tags["version.torch"] == torch.__version__
+    assert re.fullmatch("[0-9a-f]{32}", tags["configuration"])
+    assert recorded.params[parent]["arms.rr_cond29.sgdm.lr"]
+    assert {f"{t.name}/adam/device_seconds" for t in TASKS} < recorded.metrics[parent].keys()
+    files = smoke[0] / "mlflow_artifacts" / parent / "artifacts"
+    assert (files / "08_reporting" / "smoke" / "report.html").is_file()
+    assert (files / "06_models" / "smoke" / "transformer" / "ssdh" / "best.json").is_file()
     assert not (smoke[0] / "mlruns").exists()
+
+
+def test_mlflow_has_every_seed_with_its_curves(smoke):
+    recorded = Recorded(smoke[0])
+    for task in TASKS:
+        for arm in published_arms():
+            folder = smoke[0] / "data" / "07_model_output" / "smoke" / task.name / arm
+            summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+            history = pd.read_parquet(folder / "history.parquet")
+            children = recorded.children(summary["digest"])
+            assert {recorded.tags[c]["seed"] for c in children} == {"0", "1"}
+            for child in children:
+                assert recorded.runs[child][1] == "FINISHED"
+                assert recorded.tags[child]["mlflow.parentRunId"] in recorded.parents()
+                rows = history[history["seed"] == int(recorded.tags[child]["seed"])]
+                for name in ("train_loss", "valid_loss", "test_loss"):
+                    logged = dict(recorded.metrics[child].get(name, []))
+                    missing = pd.Series(dtype=float)
+                    values = rows.set_index("iteration").get(name, missing).dropna()
+                    assert values[list(logged)].to_dict() == logged
+                    assert bool(logged) == bool(len(values))
 
 
 @pytest.mark.parametrize(
@@ -534,12 +570,17 @@ def test_faults_are_sentences_on_the_command_line(smoke, args, message):
 
 def test_the_package_runs_as_a_module(project):
     env = {**os.environ, "PYTHONPATH": str(project / "src")}
+    env["MLFLOW_TRACKING_URI"] = "http://127.0.0.1:1"  # nobody's
+    env["COLUMNS"] = "500"
     command = [sys.executable, "-m", "adaptive_opt", "--env=smoke", "--pipelines=rr_synthesis"]
     done = subprocess.run(
         command, cwd=project, env=env, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "6 out of 6" in done.stdout
+    (line,) = [x for x in (done.stdout + done.stderr).splitlines() if "MLflow" in x]
+    assert "MLflow at http://127.0.0.1:1 has not taken 1 records of this run" in line
+    assert "sent with the next run" in line
 
 
 def test_runs_on_another_function_are_not_mixed_in(smoke):

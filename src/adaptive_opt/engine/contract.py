@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["EnsembleResult", "Plan", "Task"]
+__all__ = ["EnsembleResult", "HistoryBlock", "Observer", "Plan", "Rows", "Task", "ignore"]
+
+Rows = Mapping[int, Mapping[str, NDArray[np.float32]]]
+"""Part of a history: by iteration, and by column, a value for each member."""
 
 
 class Task(Protocol):
@@ -116,3 +121,30 @@ class EnsembleResult:
     seconds: float
     gradient_equivalents: float
     task_state: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class HistoryBlock:
+    """Rows that the history of some runs has got since the last block.
+
+    Attributes:
+        seeds: of the runs, in the order of the members.
+        iterations: length of a run.
+        rows: an iteration may come in two blocks, with other columns in each.
+        diverged_at: for each member the iteration from which on its values mean nothing.
+    """
+
+    seeds: Sequence[int]
+    iterations: int
+    rows: Rows
+    diverged_at: Sequence[int | None]
+
+
+Observer = Callable[[HistoryBlock], None]
+"""Is told of a history while it grows. It is called with the clock stopped, keeps its hands off
+what it is given, and neither waits nor raises: training waits for it and fails with it."""
+
+
+def ignore(block: HistoryBlock) -> None:
+    """An observer that looks away."""
+    del block

@@ -22,7 +22,7 @@ from adaptive_opt.tasks.networks import Execution, NetworkTask
 from adaptive_opt.tasks.text import TextData
 
 from .checkpoint import Checkpoint
-from .contract import EnsembleResult, Plan
+from .contract import EnsembleResult, HistoryBlock, Observer, Plan, ignore
 from .device import resolve_device
 from .optimizers import build_optimizer
 from .results import Progress, label_history, pack_result, summarise, unpack_result
@@ -49,6 +49,7 @@ def run_network(
     training: TrainingParameters,
     checkpoint: Checkpoint | None = None,
     seeds: Sequence[int] | None = None,
+    observer: Observer = ignore,
 ) -> tuple[pd.DataFrame, dict[str, Tensor], dict[str, Any]]:
     """Train every seed of an arm on a network.
 
@@ -62,6 +63,7 @@ def run_network(
         task_parameters, training: see :mod:`adaptive_opt.parameters`.
         checkpoint: where the state is kept.
         seeds: the runs; default 0 … ``task_parameters.seeds`` − 1.
+        observer: told of the history while it grows.
 
     Returns:
         The history (one row for each seed and logged iteration), final parameters and
@@ -85,7 +87,7 @@ def run_network(
             if group != seeds[:1]:
                 problem = build_network_task(data, task, group, task_parameters, training)
             run = _Run(task, arm, group, optimizer, hyperparameters, task_parameters, training)
-            result = run.train(problem, saved["state"], done, checkpoint, progress)
+            result = run.train(problem, saved["state"], done, checkpoint, progress, observer)
             saved["state"] = None
             done.append(pack_result(result))
             checkpoint.save({"done": done, "state": None})
@@ -133,6 +135,7 @@ class _Run:
         done: list[dict[str, Any]],
         checkpoint: Checkpoint,
         progress: Progress,
+        observer: Observer,
     ) -> EnsembleResult:
         """To the end, from the start or from a saved state."""
         settings, training = self.settings, self.training
@@ -156,6 +159,7 @@ class _Run:
             curvature_share=training.curvature_share,
             diverged_above=training.diverged_above,
         )
+        length = plan.epochs * problem.batches_per_epoch
         with random_stream(problem.device, self.task, *self.seeds):
             return train_ensemble(
                 problem,
@@ -167,6 +171,9 @@ class _Run:
                 start=state,
                 checkpoint=checkpoint,
                 enclose=lambda inner: {"done": done, "state": inner},
+                on_rows=lambda rows, diverged_at: observer(
+                    HistoryBlock(self.seeds, length, rows, diverged_at)
+                ),
             )
 
 

@@ -25,7 +25,7 @@ from adaptive_opt.tasks.rahimi_recht import RahimiRecht
 from adaptive_opt.tasks.rr_functions import RRFunction, global_minimum
 
 from .checkpoint import Checkpoint
-from .contract import EnsembleResult, Plan
+from .contract import EnsembleResult, HistoryBlock, Observer, Plan, ignore
 from .device import resolve_device
 from .optimizers import build_optimizer
 from .results import Progress, label_history, summarise
@@ -55,6 +55,7 @@ def run_rahimi_recht(
     training: TrainingParameters,
     checkpoint: Checkpoint | None = None,
     seeds: Sequence[int] | None = None,
+    observer: Observer = ignore,
 ) -> tuple[pd.DataFrame, dict[str, Tensor], dict[str, Any]]:
     """Train every seed of an arm as one ensemble and measure its Hessians.
 
@@ -65,6 +66,7 @@ def run_rahimi_recht(
         task_parameters, training: see :mod:`adaptive_opt.parameters`.
         checkpoint: where the state is kept; a run that was broken off is taken up there.
         seeds: the runs; default 0 … ``task_parameters.seeds`` − 1.
+        observer: told of the history while it grows.
 
     Returns:
         The history (one row for each seed and logged iteration, Hessian columns where one
@@ -99,6 +101,9 @@ def run_rahimi_recht(
                     "state": state,
                     "hessians": torch.from_numpy(statistics.wait()),
                 },
+                on_rows=lambda rows, diverged_at: observer(
+                    HistoryBlock(seeds, iterations, rows, diverged_at)
+                ),
             )
         with Progress(f"{task} {arm} Hessians", statistics.pending, "chunks") as progress:
             hessians = statistics.result(progress.update)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from torch import Tensor
 from adaptive_opt.optim import EnsembleOptimizer, Memberwise, SecondOrderOptimizer
 
 from .checkpoint import Checkpoint
-from .contract import EnsembleResult, Plan, Task
+from .contract import EnsembleResult, Plan, Rows, Task
 from .device import DeviceClock
 from .history import Recorder
 from .schedule import make_schedule
@@ -25,6 +25,8 @@ FLUSH_EVERY = 50
 AnyOptimizer = EnsembleOptimizer | Memberwise
 
 OnEpoch = Callable[[int, Recorder, Callable[[str], dict[str, Tensor]]], bool]
+
+OnRows = Callable[[Rows, Sequence[int | None]], None]
 
 
 def train_ensemble(
@@ -40,6 +42,7 @@ def train_ensemble(
     checkpoint: Checkpoint | None = None,
     enclose: Callable[[dict[str, Any]], dict[str, Any]] = lambda state: state,
     on_epoch: OnEpoch | None = None,
+    on_rows: OnRows = lambda *_: None,
 ) -> EnsembleResult:
     """Train all members to the end of the plan.
 
@@ -60,8 +63,10 @@ def train_ensemble(
         enclose: makes what is saved of a state, to add to it.
         on_epoch: told, after each epoch, its number from 1, the history so far and a way to
             look at held-out data; training ends when it says so.
+        on_rows: told the rows of the history, a block at a time, and for each member where it
+            diverged; the clock stands meanwhile.
     """
-    loop = _Loop(task, params, optimizer, plan, on_snapshot)
+    loop = _Loop(task, params, optimizer, plan, on_snapshot, on_rows)
     t, length = 0, task.batches_per_epoch
     task.prepare(params)
     if start is not None:
@@ -105,8 +110,9 @@ class _Loop:
         optimizer: AnyOptimizer,
         plan: Plan,
         on_snapshot: Callable[[Tensor], None],
+        on_rows: OnRows,
     ) -> None:
-        self.on_snapshot = on_snapshot
+        self.on_snapshot, self.on_rows = on_snapshot, on_rows
         self.task, self.params, self.optimizer, self.plan = task, params, optimizer, plan
         self.clock = DeviceClock(task.device)
         self.recorder = Recorder(task.members)
@@ -236,6 +242,7 @@ class _Loop:
         self._freeze_diverged(losses)
         for kept, p in zip(self._last_good, self._kept, strict=True):
             kept.copy_(p.detach())
+        self.on_rows(rows, self.diverged_at)
 
     def _freeze_diverged(self, losses: dict[int, Any]) -> None:
         if self._first_loss is None:

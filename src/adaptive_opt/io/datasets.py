@@ -7,8 +7,6 @@ or the new one, never half of one. Kedro's own datasets do the formats and the p
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -18,6 +16,8 @@ from kedro_datasets.matplotlib import MatplotlibDataset as KedroMatplotlibDatase
 from kedro_datasets.pandas import CSVDataset as KedroCSVDataset
 from kedro_datasets.pandas import ParquetDataset as KedroParquetDataset
 from kedro_datasets.plotly import JSONDataset as KedroPlotlyDataset
+
+from .files import write_whole
 
 __all__ = [
     "CSVDataset",
@@ -29,17 +29,6 @@ __all__ = [
     "TensorsDataset",
     "TextDataset",
 ]
-
-
-def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
-    """Let ``write`` fill a file beside ``path``, then put it in its place."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    try:
-        write(partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 class _Whole:

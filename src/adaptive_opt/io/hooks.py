@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +23,7 @@ from adaptive_opt.parameters import (
 from adaptive_opt.parameters.data import ImageDataParameters, TextDataParameters
 from adaptive_opt.study import ARMS, EVERY_TASK, HALVES, KINDS, arm_names, get_task, tasks_of
 
-__all__ = ["CheckpointHooks", "ParameterHooks", "ValidationHooks", "known_tags"]
-
-PARAMETERS_A_REQUEST = 100
-LONGEST = 6000
-"""Limits of MLflow's."""
+__all__ = ["CheckpointHooks", "ValidationHooks", "known_tags"]
 
 
 def known_tags() -> list[str]:
@@ -79,35 +74,6 @@ class CheckpointHooks:
         namespace, _, name = dataset_name.rpartition(".")
         if namespace.startswith("training.") and name == "summary" and self._catalog is not None:
             self._catalog.load(f"{namespace}.folder").checkpoint.unlink(missing_ok=True)
-
-
-class ParameterHooks:
-    """Every parameter of the run in MLflow, by its dotted name, in a few requests."""
-
-    @hook_impl(trylast=True)  # kedro-mlflow opens the run
-    def before_pipeline_run(self, catalog: Any) -> None:
-        """Log them, if a run is open."""
-        import mlflow
-        from mlflow.entities import Param
-
-        run = mlflow.active_run()
-        if run is None:
-            return
-        flat = [
-            Param(name, str(value)[:LONGEST]) for name, value in _flat(catalog.load("parameters"))
-        ]
-        client = mlflow.MlflowClient()
-        for start in range(0, len(flat), PARAMETERS_A_REQUEST):
-            part = flat[start : start + PARAMETERS_A_REQUEST]
-            client.log_batch(run.info.run_id, params=part)
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _deep_faults(parameters: dict[str, Any], namespaces: set[str]) -> list[Fault]:

@@ -18,6 +18,7 @@ __all__ = [
     "StudyParameters",
     "TaskParameters",
     "TextTaskParameters",
+    "TrackingParameters",
     "TrainingParameters",
     "task_parameters",
 ]
@@ -290,6 +291,24 @@ class AnalysisParameters(Strict):
     fidelity: FidelityParameters
 
 
+class TrackingParameters(Strict):
+    """``tracking``: what is recorded in MLflow; no result depends on it.
+
+    Attributes:
+        enabled: whether anything is.
+        points: parts that a curve is divided into; it keeps one point of each, and the last.
+        live_seconds: between two updates of the curves of a training.
+        wait_seconds: that a run waits at its end for MLflow to take the rest.
+        artifacts: whether reports, tables, figures and best configurations are copied there.
+    """
+
+    enabled: bool = True
+    points: Count = 150
+    live_seconds: NonNegative = 5.0
+    wait_seconds: NonNegative = 20.0
+    artifacts: bool = True
+
+
 class StudyParameters(Strict):
     """All parameters; those of tasks, data and arms are checked by their own classes."""
 
@@ -301,3 +320,4 @@ class StudyParameters(Strict):
     analysis: AnalysisParameters
     arms: dict[str, dict[str, dict[str, Any]]]
     tuning: dict[str, Any]
+    tracking: TrackingParameters = TrackingParameters()

@@ -28,6 +28,7 @@ def train(
     """
     from adaptive_opt.engine.checkpoint import Checkpoint
     from adaptive_opt.engine.provenance import identify_run
+    from adaptive_opt.io.tracking.training import note_finished, track_training
     from adaptive_opt.tasks.load import task_data
 
     settings = training_parameters(arm, training)
@@ -40,16 +41,20 @@ def train(
     elif (finished := folder.finished(digest)) is not None:
         logger.info("%s, %s: finished before, nothing has changed", task, arm)
         kept: tuple[Any, dict[str, Any], dict[str, Any]] = finished
+        note_finished(task, arm, digest, resolved, folder.path, kept[2])
         return kept
-    history, weights, summary = _runner(task)(
-        task_data(task, tensors),
-        task=task,
-        arm=arm,
-        **resolved,
-        task_parameters=task_parameters(task, tasks),
-        training=settings,
-        checkpoint=checkpoint,
-    )
+    with track_training(task, arm, digest, resolved) as tracked:
+        history, weights, summary = _runner(task)(
+            task_data(task, tensors),
+            task=task,
+            arm=arm,
+            **resolved,
+            task_parameters=task_parameters(task, tasks),
+            training=settings,
+            checkpoint=checkpoint,
+            observer=tracked.observe,
+        )
+        tracked.finish(history, summary)
     folder.forget()
     return history, weights, {**summary, "configuration": config, "digest": digest}
 
