@@ -15,6 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
+from adaptive_opt.engine.snapshots import read_snapshots
 from adaptive_opt.evidence.schema import Verdict
 from adaptive_opt.io.datasets import TensorsDataset
 from adaptive_opt.study import TASKS, arm_names, published_arms, tasks_of
@@ -66,7 +67,7 @@ def test_smoke_takes_at_most_a_minute(smoke, project):
     assert smoke[1] < 60 * max(1.0, list_pipelines(project)[0] / 2.4)
 
 
-def test_every_run_leaves_history_weights_and_summary(smoke):
+def test_every_run_leaves_history_weights_snapshots_and_summary(smoke):
     for task in TASKS:
         for arm in published_arms():
             folder = smoke[0] / "data" / "07_model_output" / "smoke" / task.name / arm
@@ -81,6 +82,9 @@ def test_every_run_leaves_history_weights_and_summary(smoke):
             else:
                 assert {shape[0] for shape in shapes.values()} == {2}
                 assert history["test_loss"].notna().sum() == 2  # once a run
+            kept = TensorsDataset(filepath=str(folder / "snapshots.safetensors")).load()
+            last = max(read_snapshots(kept), key=lambda one: one.epoch)
+            assert all(torch.equal(t, weights[n][0]) for n, t in last.parameters.items())
             assert not (folder / "checkpoint.pt").exists()
             summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
             assert summary["arm"] == arm
@@ -441,7 +445,8 @@ def test_a_damaged_result_is_made_again(smoke):
     project = smoke[0]
     folder = project / "data/07_model_output/smoke/resnet18/sgdm"
     before = pd.read_parquet(folder / "history.parquet").drop(columns="device_seconds")
-    for name in ("history.parquet", "weights.safetensors", "summary.json"):
+    files = ("history.parquet", "weights.safetensors", "snapshots.safetensors", "summary.json")
+    for name in files:
         content = (folder / name).read_bytes()
         half = content[: len(content) // 2]
         (folder / name).write_bytes(b"null" if name == "summary.json" else half)
@@ -480,6 +485,7 @@ def test_a_killed_run_goes_on(smoke):
     pd.testing.assert_frame_equal(before, after)
     assert sorted(p.name for p in folder.iterdir()) == [
         "history.parquet",
+        "snapshots.safetensors",
         "summary.json",
         "weights.safetensors",
     ]

@@ -27,6 +27,7 @@ from .device import resolve_device
 from .optimizers import build_optimizer
 from .results import Progress, label_history, pack_result, summarise, unpack_result
 from .seeds import derive_seed, random_stream
+from .snapshots import Snapshots
 from .train import train_ensemble
 
 __all__ = ["build_network_task", "run_network"]
@@ -49,6 +50,7 @@ def run_network(
     training: TrainingParameters,
     checkpoint: Checkpoint | None = None,
     seeds: Sequence[int] | None = None,
+    snapshots: Snapshots | None = None,
 ) -> tuple[pd.DataFrame, dict[str, Tensor], dict[str, Any]]:
     """Train every seed of an arm on a network.
 
@@ -62,6 +64,7 @@ def run_network(
         task_parameters, training: see :mod:`adaptive_opt.parameters`.
         checkpoint: where the state is kept.
         seeds: the runs; default 0 … ``task_parameters.seeds`` − 1.
+        snapshots: where weights after chosen epochs are put.
 
     Returns:
         The history (one row for each seed and logged iteration), final parameters and
@@ -74,8 +77,10 @@ def run_network(
     together = training.ensemble == "together" or (training.ensemble == "auto" and small)
     groups = [seeds] if together else [[s] for s in seeds]
     checkpoint = checkpoint or Checkpoint(None)
-    saved = checkpoint.load() or {"done": [], "state": None}
+    snapshots = snapshots or Snapshots(())
+    saved = checkpoint.load() or {"done": [], "state": None, "snapshots": {}}
     done: list[dict[str, Any]] = saved["done"]
+    snapshots.restore(saved["snapshots"])
     if saved["done"] or saved["state"]:
         logger.info("%s, %s: going on from %s", task, arm, checkpoint.path)
     length = task_parameters.epochs * problem.batches_per_epoch
@@ -85,10 +90,10 @@ def run_network(
             if group != seeds[:1]:
                 problem = build_network_task(data, task, group, task_parameters, training)
             run = _Run(task, arm, group, optimizer, hyperparameters, task_parameters, training)
-            result = run.train(problem, saved["state"], done, checkpoint, progress)
+            result = run.train(problem, saved["state"], done, checkpoint, progress, snapshots)
             saved["state"] = None
             done.append(pack_result(result))
-            checkpoint.save({"done": done, "state": None})
+            checkpoint.save({"done": done, "state": None, "snapshots": snapshots.tensors})
     results = [unpack_result(d) for d in done]
     histories = [r.history.assign(member=r.history["member"] + i) for i, r in enumerate(results)]
     frame = pd.concat(histories, ignore_index=True)
@@ -133,6 +138,7 @@ class _Run:
         done: list[dict[str, Any]],
         checkpoint: Checkpoint,
         progress: Progress,
+        snapshots: Snapshots,
     ) -> EnsembleResult:
         """To the end, from the start or from a saved state."""
         settings, training = self.settings, self.training
@@ -156,6 +162,11 @@ class _Run:
             curvature_share=training.curvature_share,
             diverged_above=training.diverged_above,
         )
+
+        def keep(epoch: int) -> None:
+            names, buffers = problem.names, problem.buffers
+            snapshots.take(epoch, self.seeds, names, params, buffers, optimizer)
+
         with random_stream(problem.device, self.task, *self.seeds):
             return train_ensemble(
                 problem,
@@ -166,7 +177,12 @@ class _Run:
                 skip=progress.skip,
                 start=state,
                 checkpoint=checkpoint,
-                enclose=lambda inner: {"done": done, "state": inner},
+                enclose=lambda inner: {
+                    "done": done,
+                    "state": inner,
+                    "snapshots": snapshots.tensors,
+                },
+                keep=keep,
             )
 
 

@@ -30,6 +30,7 @@ from .device import resolve_device
 from .optimizers import build_optimizer
 from .results import Progress, label_history, summarise
 from .seeds import derive_seed, random_stream
+from .snapshots import Snapshots
 from .train import train_ensemble
 
 __all__ = [
@@ -55,6 +56,7 @@ def run_rahimi_recht(
     training: TrainingParameters,
     checkpoint: Checkpoint | None = None,
     seeds: Sequence[int] | None = None,
+    snapshots: Snapshots | None = None,
 ) -> tuple[pd.DataFrame, dict[str, Tensor], dict[str, Any]]:
     """Train every seed of an arm as one ensemble and measure its Hessians.
 
@@ -65,6 +67,7 @@ def run_rahimi_recht(
         task_parameters, training: see :mod:`adaptive_opt.parameters`.
         checkpoint: where the state is kept; a run that was broken off is taken up there.
         seeds: the runs; default 0 … ``task_parameters.seeds`` − 1.
+        snapshots: where weights after chosen epochs are put.
 
     Returns:
         The history (one row for each seed and logged iteration, Hessian columns where one
@@ -77,10 +80,12 @@ def run_rahimi_recht(
     )
     plan = training_plan(task_parameters, training)
     statistics = TrajectoryStatistics(problem.hessian, device)
+    kept, names = snapshots or Snapshots(()), [f"W{i}" for i in range(1, 1 + len(params))]
     saved = None if checkpoint is None else checkpoint.load()
     if saved is not None:
         logger.info("%s, %s: going on from its checkpoint", task, arm)
         statistics.restore(saved["hessians"].numpy())
+        kept.restore(saved["snapshots"])
     iterations = plan.epochs * problem.batches_per_epoch
     with small_kernels(device), random_stream(device, task, *seeds):
         with Progress(f"{task} {arm}", iterations, "iterations") as progress:
@@ -98,7 +103,9 @@ def run_rahimi_recht(
                 enclose=lambda state: {
                     "state": state,
                     "hessians": torch.from_numpy(statistics.wait()),
+                    "snapshots": kept.tensors,
                 },
+                keep=lambda epoch: kept.take(epoch, seeds, names, params, {}, optim),
             )
         with Progress(f"{task} {arm} Hessians", statistics.pending, "chunks") as progress:
             hessians = statistics.result(progress.update)
@@ -111,7 +118,7 @@ def run_rahimi_recht(
         task, arm, len(seeds), f"{iterations:,}", result.seconds,
         summary["microseconds_per_run_iteration"],
     )  # fmt: skip
-    return history, {f"W{i}": w for i, w in enumerate(result.weights, start=1)}, summary
+    return history, dict(zip(names, result.weights, strict=True)), summary
 
 
 def prepare_rahimi_recht(

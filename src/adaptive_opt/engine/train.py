@@ -40,6 +40,7 @@ def train_ensemble(
     checkpoint: Checkpoint | None = None,
     enclose: Callable[[dict[str, Any]], dict[str, Any]] = lambda state: state,
     on_epoch: OnEpoch | None = None,
+    keep: Callable[[int], None] = lambda _: None,
 ) -> EnsembleResult:
     """Train all members to the end of the plan.
 
@@ -60,6 +61,8 @@ def train_ensemble(
         enclose: makes what is saved of a state, to add to it.
         on_epoch: told, after each epoch, its number from 1, the history so far and a way to
             look at held-out data; training ends when it says so.
+        keep: told how many epochs are done, after each and at the start, when parameters and
+            optimizer may be looked at.
     """
     loop = _Loop(task, params, optimizer, plan, on_snapshot)
     t, length = 0, task.batches_per_epoch
@@ -67,6 +70,8 @@ def train_ensemble(
     if start is not None:
         t = loop.load_state_dict(start)
         skip(t)
+    else:
+        keep(0)
 
     def save_if_due() -> None:
         if checkpoint is not None and checkpoint.due:
@@ -83,6 +88,7 @@ def train_ensemble(
             if task.resumes_within_epoch and t % length:
                 save_if_due()
         loop.clock.stop()
+        keep(t // length)
         save_if_due()
         if on_epoch is not None and loop.ends_after_epoch(t // length, on_epoch):
             break

@@ -74,6 +74,9 @@ class TaskParameters(Strict):
         max_grad_norm: gradients are clipped to this global norm; None, as published: not.
         target: the root mean squared error whose first passage is reported, whichever the
             loss.
+        snapshot_epochs: after so many epochs weights are kept for the analysis of curvature; those
+            beyond the end are left out.
+        snapshot_seeds: number of runs of which they are, the first ones.
     """
 
     loss: Literal["rmse", "mse"] = "rmse"
@@ -83,6 +86,8 @@ class TaskParameters(Strict):
     initialisation: Literal["per_seed", "shared"] = "per_seed"
     max_grad_norm: Positive | None = None
     target: Positive
+    snapshot_epochs: list[Whole] = []
+    snapshot_seeds: Count = 1
 
     @property
     def target_loss(self) -> float:
@@ -101,6 +106,7 @@ class NetworkTaskParameters(Strict):
         max_grad_norm: gradients are clipped to this global norm, and curvature as
             ``training.clip_curvature`` says.
         target: the training loss whose first passage is reported.
+        snapshot_epochs, snapshot_seeds: see :class:`TaskParameters`.
     """
 
     epochs: Count
@@ -109,6 +115,8 @@ class NetworkTaskParameters(Strict):
     evaluate_every: Count = 1
     max_grad_norm: Positive | None = None
     target: Positive
+    snapshot_epochs: list[Whole] = []
+    snapshot_seeds: Count = 1
 
     @property
     def target_loss(self) -> float:
