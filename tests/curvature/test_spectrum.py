@@ -141,6 +141,12 @@ def test_a_pair_that_has_not_converged_is_marked():
     assert eigenpairs(operator, 2, tolerance=1e-10, max_restarts=500).good.all()
 
 
+def test_of_a_matrix_that_is_zero():
+    found = eigenpairs(Matrix(torch.zeros(200, 200, dtype=DOUBLE)), 2)
+    assert found.values.tolist() == [0, 0]
+    assert found.good.all()
+
+
 def test_all_eigenvalues_may_be_asked_for():
     loss = NetworkLoss(nn.Linear(2, 3), [(torch.randn(9, 2), torch.arange(9) % 3)], dtype=DOUBLE)
     matrix = loss.operator("hessian") @ torch.eye(9, dtype=DOUBLE)

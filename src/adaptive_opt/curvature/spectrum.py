@@ -35,15 +35,26 @@ from typing import Any
 import numpy as np
 import torch
 from curvlinops.papyan2020traces.spectrum import fast_lanczos
-from scipy.sparse.linalg import ArpackNoConvergence, eigsh
+from scipy.sparse.linalg import ArpackError, ArpackNoConvergence, eigsh
 from torch import Tensor
 
 from adaptive_opt.errors import StudyError
 
-__all__ = ["Density", "Eigenpairs", "Estimate", "density", "eigenpairs", "moments"]
+__all__ = [
+    "Density",
+    "Eigenpairs",
+    "Estimate",
+    "column_block",
+    "density",
+    "eigenpairs",
+    "moments",
+]
 
 DENSE_SIZE = 64
 """Below it the matrix is formed: its products cost no more than those of Lanczos."""
+
+BLOCK_ELEMENTS = 2**22
+"""Of vectors that are multiplied at a time: some megabytes, beside what a product takes itself."""
 
 WHICH = {"largest": "LA", "magnitude": "LM"}
 
@@ -131,7 +142,9 @@ def eigenpairs(
         values, vectors = _arpack(operator, count, which, tolerance, size, max_restarts, seed)
     products = operator @ vectors
     residuals = torch.linalg.vector_norm(products - vectors * values.to(vectors), dim=0)
-    relative = residuals.double().cpu() / values.abs()
+    residuals = residuals.double().cpu()
+    exact = residuals == 0  # of a matrix that is zero, whose eigenvalues are
+    relative = torch.where(exact, 0.0, residuals / values.abs())
     return Eigenpairs(values, vectors, relative, tolerance)
 
 
@@ -162,6 +175,11 @@ def _arpack(
         )
     except ArpackNoConvergence as unfinished:
         values, vectors = unfinished.eigenvalues, unfinished.eigenvectors
+    except ArpackError:
+        image = operator @ torch.as_tensor(start, device=operator.device)
+        if image.any() or not image.isfinite().all():
+            raise
+        values, vectors = np.zeros(count, precision), np.eye(n, count, dtype=precision)
     key = np.abs(values) if which == "magnitude" else values
     order = np.argsort(-key)
     missing = count - len(order)
@@ -194,16 +212,23 @@ def moments(
         trace_inside = float((basis * image).sum(dtype=torch.float64))
         square_inside = float(image.double().square().sum())
     traces, squares = [], []
-    for _ in range(draws):
-        v = torch.randint(0, 2, (n,), generator=stream, **like).mul_(2).sub_(1)
+    block = column_block(operator)
+    for first in range(0, draws, block):
+        size = (n, min(block, draws - first))
+        v = torch.randint(0, 2, size, generator=stream, **like).mul_(2).sub_(1)
         v -= basis @ (basis.T @ v)
         image = operator @ v
-        traces.append(float(torch.dot(v.double(), image.double())))
-        squares.append(float(image.double().square().sum()))
+        traces += (v * image).sum(0, dtype=torch.float64).tolist()
+        squares += image.square().sum(0, dtype=torch.float64).tolist()
     trace, square = _estimate(traces), _estimate(squares)
     norm = (square_inside + square.value) ** 0.5
     half = 0.5 * square.error / norm if norm else 0.0  # of a root: by its derivative
     return Estimate(trace_inside + trace.value, trace.error), Estimate(norm, half)
+
+
+def column_block(operator: Any) -> int:
+    """How many vectors to multiply at a time: a product shares its passes between them."""
+    return int(max(1, min(8, BLOCK_ELEMENTS // operator.shape[0])))
 
 
 def _estimate(values: list[float]) -> Estimate:

@@ -11,6 +11,7 @@ from adaptive_opt.study import get_task
 __all__ = [
     "TASK_MODELS",
     "AnalysisParameters",
+    "CurvatureParameters",
     "FidelityParameters",
     "ImageTaskParameters",
     "RRFunctionParameters",
@@ -280,6 +281,45 @@ class FidelityParameters(Strict):
     paths: Annotated[int, Field(ge=2, strict=True)] = 8
 
 
+class CurvatureParameters(Strict):
+    """``analysis.curvature``: spectra at the weights that training left on the way.
+
+    Attributes:
+        batches: of training data, as many as there are at most.
+        samples: images, or streams of text, of each batch, the first ones; None: all.
+        micro_batch: images, or streams of text, at a time.
+        precision: ``fp32`` or ``fp64``.
+        eigenpairs: number of them.
+        tolerance: ‖Hv − λv‖ / |λ| above which a pair is marked.
+        trace_draws: random vectors for trace and Frobenius norm.
+        density_steps, density_draws: Lanczos steps, and random vectors, for the spectral density.
+        diagonal_draws: random vectors for the diagonal that estimates are compared with.
+        estimate_draws: of each random probe.
+        surface_points: along each of the two eigenvectors, odd.
+        line_points: between two solutions.
+    """
+
+    batches: Count = 4
+    samples: Count | None = None
+    micro_batch: Count = 64
+    precision: Literal["fp32", "fp64"] = "fp32"
+    eigenpairs: Annotated[int, Field(ge=2, strict=True)] = 2
+    tolerance: Positive = 1e-2
+    trace_draws: Annotated[int, Field(ge=2, strict=True)] = 16
+    density_steps: Annotated[int, Field(ge=2, strict=True)] = 40
+    density_draws: Annotated[int, Field(ge=2, strict=True)] = 4
+    diagonal_draws: Annotated[int, Field(ge=8, strict=True)] = 128
+    estimate_draws: Annotated[int, Field(ge=2, strict=True)] = 8
+    surface_points: Annotated[int, Field(ge=3, strict=True)] = 21
+    line_points: Annotated[int, Field(ge=3, strict=True)] = 41
+
+    @model_validator(mode="after")
+    def _centre_is_a_point(self) -> CurvatureParameters:
+        if self.surface_points % 2 == 0:
+            raise ValueError(f"surface_points must be odd, got {self.surface_points}")
+        return self
+
+
 class AnalysisParameters(Strict):
     """``analysis``: how histories become tables.
 
@@ -290,12 +330,14 @@ class AnalysisParameters(Strict):
             networks that classify.
         verdict: how arms are compared.
         fidelity: see :class:`FidelityParameters`.
+        curvature: see :class:`CurvatureParameters`.
     """
 
     settled_within: Annotated[float, Field(gt=1)] = 10.0
     train_accuracy_level: Share = 0.999
     verdict: VerdictParameters = VerdictParameters()
     fidelity: FidelityParameters
+    curvature: CurvatureParameters = CurvatureParameters()
 
 
 class StudyParameters(Strict):
