@@ -305,6 +305,29 @@ def test_fidelity_has_a_table_and_a_figure(smoke):
         assert all(torch.equal(trained[name], followed[name]) for name in ("W1", "W2"))
 
 
+def test_curvature_has_tables_a_report_and_figures(smoke):
+    done = kedro(smoke[0], "run", "--env=smoke", "--pipelines=curvature")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("finished before, nothing has changed") == 4 * 6
+    folder = smoke[0] / "data" / "08_reporting" / "smoke" / "curvature"
+    table = pd.read_csv(folder / "spectra.csv")
+    assert len(table) == 2 * 6 * 2  # tasks, arms, epochs
+    assert (table["eigenvalue_1"] > table["eigenvalue_2"]).all()
+    of_sgdm = table[table["arm"] == "sgdm"]
+    assert of_sgdm["preconditioned_eigenvalue"].to_numpy() == pytest.approx(
+        of_sgdm["eigenvalue_1"].to_numpy(), rel=1e-3
+    )
+    estimates = pd.read_csv(folder / "estimates.csv")
+    assert set(estimates["arm"]) == {"sophia", "sadh", "ssdh", "ssvp"}
+    report = (folder / "report.md").read_text(encoding="utf-8")
+    assert "## Transformer" in report
+    figures = ["sharpness", "stability", "density", "estimate", "surface", "line"]
+    for name in [*figures, "rr_cond29_spectra", "rr_cond15099_spectra"]:
+        assert json.loads((folder / f"{name}.plotly.json").read_text(encoding="utf-8"))["data"]
+        with Image.open(folder / f"{name}.png") as picture:
+            assert len(picture.convert("L").getcolors(256)) > 20
+
+
 @pytest.fixture(scope="module")
 def ledger(smoke):
     done = kedro(smoke[0], "run", "--env=smoke", "--pipelines=ledger")
@@ -582,7 +605,7 @@ def test_other_sets_of_arms_are_trained_and_judged(smoke, pipeline):
 def test_registry_list_is_quick(project):
     seconds, printed = list_pipelines(project)
     listed = {line.removeprefix("- ") for line in printed.splitlines() if line.startswith("- ")}
-    whole = {"__default__", "all", "fidelity", "ladder", "ledger", "zoo"}
+    whole = {"__default__", "all", "curvature", "fidelity", "ladder", "ledger", "zoo"}
     assert listed == whole | {"data", "rr_synthesis", "tuning", "training", "analysis"}
     assert seconds < 4
 

@@ -73,6 +73,8 @@ def _noise(groups: Tensor) -> float:
 def compare_diagonals(estimates: Tensor, groups: Tensor) -> dict[str, Estimate]:
     """Each of :data:`METRICS` with its standard error, as the module's page defines them.
 
+    NaN where the reference is nothing but noise, if only with one of its groups left out.
+
     Args:
         estimates: ``[draws, n]``.
         groups: of the reference, ``[groups, n]``.
@@ -95,7 +97,8 @@ def compare_diagonals(estimates: Tensor, groups: Tensor) -> dict[str, Estimate]:
     jackknife = left_out.var(0, correction=0) * (count - 1)
     spread = each.var(0) / len(each) if len(each) > 1 else torch.zeros_like(jackknife)
     error = (jackknife + spread).sqrt()
-    values: Iterable[tuple[float, float]] = zip(each.mean(0).tolist(), error.tolist(), strict=True)
+    value = torch.where(error.isfinite(), each.mean(0), torch.nan)
+    values: Iterable[tuple[float, float]] = zip(value.tolist(), error.tolist(), strict=True)
     return {name: Estimate(*v) for name, v in zip(METRICS, values, strict=True)}
 
 

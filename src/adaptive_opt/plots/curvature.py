@@ -135,6 +135,8 @@ def density_figure(densities: Sequence[pd.DataFrame]) -> Figure:
 def estimate_figure(estimates: pd.DataFrame) -> Figure:
     """Worth of the curvature estimates along training, a panel for each (task, arm)."""
     panels = []
+    if len(estimates):  # what is empty is missing where it comes from a CSV file
+        estimates = estimates.fillna({"probe": ""})
     for task in estimates["task"].unique() if len(estimates) else []:
         for arm in estimates[estimates["task"] == task]["arm"].unique():
             rows = estimates[
