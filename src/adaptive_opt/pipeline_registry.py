@@ -28,6 +28,7 @@ def register_pipelines() -> dict[str, Pipeline]:
         ``zoo``: for the published arms and those of pytorch_optimizer;
         ``fidelity``: what curvature estimates are worth on Rahimi–Recht, and the search that it
         needs;
+        ``curvature``: spectra of Hessians along training, with the runs of the published arms;
         ``ledger``: what each thing that the original did otherwise changes.
     """
     sources = data.create_pipeline() + rr_synthesis.create_pipeline()
@@ -60,6 +61,7 @@ def register_pipelines() -> dict[str, Pipeline]:
         "ladder": study(ladder, "ladder", EVERY_TASK),
         "all": study(every, "all"),
         "fidelity": _fidelity(),
+        "curvature": _curvature(sources, published),
         "ledger": _ledger(),
         "zoo": study([*published, *arm_names("zoo")], "zoo"),
         "__default__": sources + made + concluded,
@@ -79,6 +81,12 @@ def _tables(arms: Iterable[str], prefix: str = "") -> Pipeline:
     return analysis.create_pipeline(
         f"{prefix}rahimi_recht", arms
     ) + analysis.create_network_pipeline(f"{prefix}networks", arms)
+
+
+def _curvature(sources: Pipeline, arms: Sequence[str]) -> Pipeline:
+    """At the weights that the runs of some arms left, with the runs."""
+    runs = tuning.create_pipeline(arms) + training.create_pipeline(arms)
+    return sources + runs + analysis.create_curvature_pipeline(arms)
 
 
 def _fidelity(arm: str = "ssdh") -> Pipeline:

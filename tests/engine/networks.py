@@ -65,7 +65,10 @@ def training_parameters(**changes):
     return TrainingParameters(**{"device": "cpu", "statistics_every": 4, **changes})
 
 
-def train(task, arm, seeds=(0, 1), checkpoint=None, hyperparameters=None, sizes=None, **training):
+def train(
+    task, arm, seeds=(0, 1), checkpoint=None, hyperparameters=None, sizes=None, snapshots=None,
+    **training,
+):  # fmt: skip
     """One arm on one of the two tasks."""
     settings = training_parameters(**training)
     arms = {**ARMS, arm: hyperparameters} if hyperparameters else ARMS
@@ -78,4 +81,5 @@ def train(task, arm, seeds=(0, 1), checkpoint=None, hyperparameters=None, sizes=
         training=settings,
         checkpoint=checkpoint,
         seeds=seeds,
+        snapshots=snapshots,
     )

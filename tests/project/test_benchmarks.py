@@ -130,3 +130,13 @@ def test_tuning_says_what_has_to_be_searched_first():
     assert done.returncode == 2
     assert "data/06_models/nowhere/rr_cond29/sophia/best.json does not exist" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_network_curvature(tmp_path):
+    toy = ("--small", "--device=cpu", "--images=6", "--micro-batch=4", "--batch=4", "--steps=3")
+    figures, printed = benchmark("network_curvature", tmp_path / "f.json", *toy, "--draws=2")
+    for part in ("eigenpairs", "trace", "density"):
+        assert figures[part]["products"] > 0
+        assert f"{part}: " in printed
+    assert figures["density"]["products"] == 6
+    assert figures["eigenpairs"]["values"][0] > figures["eigenpairs"]["values"][1]

@@ -39,6 +39,16 @@ def test_a_run_killed_while_its_results_are_written_does_not_pass_for_the_one_be
     folder.forget()  # nothing there is fine
 
 
+def test_a_run_that_lacks_one_of_its_files_is_not_finished(tmp_path):
+    save(tmp_path, "a", 1)
+    wanted = ("weights", "snapshots")
+    assert RunFolder(tmp_path).finished("a", wanted) is None
+    TensorsDataset(filepath=str(tmp_path / "snapshots.safetensors")).save({})
+    _, weights, snapshots, _ = RunFolder(tmp_path).finished("a", wanted)
+    assert weights.keys() == {"w"}
+    assert snapshots == {}
+
+
 def test_a_summary_that_is_no_record_is_no_summary(tmp_path, caplog):
     save(tmp_path, "a", 1)
     for text in ("null", "[]", "5", "{", ""):

@@ -15,6 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
+from adaptive_opt.engine.snapshots import read_snapshots
 from adaptive_opt.evidence.schema import Verdict
 from adaptive_opt.io.datasets import TensorsDataset
 from adaptive_opt.study import TASKS, arm_names, published_arms, tasks_of
@@ -67,7 +68,7 @@ def test_smoke_takes_at_most_a_minute(smoke, project):
     assert smoke[1] < 60 * max(1.0, list_pipelines(project)[0] / 2.4)
 
 
-def test_every_run_leaves_history_weights_and_summary(smoke):
+def test_every_run_leaves_history_weights_snapshots_and_summary(smoke):
     for task in TASKS:
         for arm in published_arms():
             folder = smoke[0] / "data" / "07_model_output" / "smoke" / task.name / arm
@@ -82,6 +83,9 @@ def test_every_run_leaves_history_weights_and_summary(smoke):
             else:
                 assert {shape[0] for shape in shapes.values()} == {2}
                 assert history["test_loss"].notna().sum() == 2  # once a run
+            kept = TensorsDataset(filepath=str(folder / "snapshots.safetensors")).load()
+            last = max(read_snapshots(kept), key=lambda one: one.epoch)
+            assert all(torch.equal(t, weights[n][0]) for n, t in last.parameters.items())
             assert not (folder / "checkpoint.pt").exists()
             summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
             assert summary["arm"] == arm
@@ -302,6 +306,29 @@ def test_fidelity_has_a_table_and_a_figure(smoke):
         assert all(torch.equal(trained[name], followed[name]) for name in ("W1", "W2"))
 
 
+def test_curvature_has_tables_a_report_and_figures(smoke):
+    done = kedro(smoke[0], "run", "--env=smoke", "--pipelines=curvature")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("finished before, nothing has changed") == 4 * 6
+    folder = smoke[0] / "data" / "08_reporting" / "smoke" / "curvature"
+    table = pd.read_csv(folder / "spectra.csv")
+    assert len(table) == 2 * 6 * 2  # tasks, arms, epochs
+    assert (table["eigenvalue_1"] > table["eigenvalue_2"]).all()
+    of_sgdm = table[table["arm"] == "sgdm"]
+    assert of_sgdm["preconditioned_eigenvalue"].to_numpy() == pytest.approx(
+        of_sgdm["eigenvalue_1"].to_numpy(), rel=1e-3
+    )
+    estimates = pd.read_csv(folder / "estimates.csv")
+    assert set(estimates["arm"]) == {"sophia", "sadh", "ssdh", "ssvp"}
+    report = (folder / "report.md").read_text(encoding="utf-8")
+    assert "## Transformer" in report
+    figures = ["sharpness", "stability", "density", "estimate", "surface", "line"]
+    for name in [*figures, "rr_cond29_spectra", "rr_cond15099_spectra"]:
+        assert json.loads((folder / f"{name}.plotly.json").read_text(encoding="utf-8"))["data"]
+        with Image.open(folder / f"{name}.png") as picture:
+            assert len(picture.convert("L").getcolors(256)) > 20
+
+
 @pytest.fixture(scope="module")
 def ledger(smoke):
     done = kedro(smoke[0], "run", "--env=smoke", "--pipelines=ledger")
@@ -442,7 +469,8 @@ def test_a_damaged_result_is_made_again(smoke):
     project = smoke[0]
     folder = project / "data/07_model_output/smoke/resnet18/sgdm"
     before = pd.read_parquet(folder / "history.parquet").drop(columns="device_seconds")
-    for name in ("history.parquet", "weights.safetensors", "summary.json"):
+    files = ("history.parquet", "weights.safetensors", "snapshots.safetensors", "summary.json")
+    for name in files:
         content = (folder / name).read_bytes()
         half = content[: len(content) // 2]
         (folder / name).write_bytes(b"null" if name == "summary.json" else half)
@@ -481,6 +509,7 @@ def test_a_killed_run_goes_on(smoke):
     pd.testing.assert_frame_equal(before, after)
     assert sorted(p.name for p in folder.iterdir()) == [
         "history.parquet",
+        "snapshots.safetensors",
         "summary.json",
         "weights.safetensors",
     ]
@@ -617,7 +646,7 @@ def test_other_sets_of_arms_are_trained_and_judged(smoke, pipeline):
 def test_registry_list_is_quick(project):
     seconds, printed = list_pipelines(project)
     listed = {line.removeprefix("- ") for line in printed.splitlines() if line.startswith("- ")}
-    whole = {"__default__", "all", "fidelity", "ladder", "ledger", "zoo"}
+    whole = {"__default__", "all", "curvature", "fidelity", "ladder", "ledger", "zoo"}
     assert listed == whole | {"data", "rr_synthesis", "tuning", "training", "analysis"}
     assert seconds < 4
 

@@ -27,6 +27,7 @@ from .device import resolve_device
 from .optimizers import build_optimizer
 from .results import Progress, label_history, pack_result, summarise, unpack_result
 from .seeds import derive_seed, random_stream
+from .snapshots import Snapshots
 from .train import train_ensemble
 
 __all__ = ["build_network_task", "run_network"]
@@ -50,6 +51,7 @@ def run_network(
     checkpoint: Checkpoint | None = None,
     seeds: Sequence[int] | None = None,
     observer: Observer = ignore,
+    snapshots: Snapshots | None = None,
 ) -> tuple[pd.DataFrame, dict[str, Tensor], dict[str, Any]]:
     """Train every seed of an arm on a network.
 
@@ -64,6 +66,7 @@ def run_network(
         checkpoint: where the state is kept.
         seeds: the runs; default 0 … ``task_parameters.seeds`` − 1.
         observer: told of the history while it grows.
+        snapshots: where weights after chosen epochs are put.
 
     Returns:
         The history (one row for each seed and logged iteration), final parameters and
@@ -76,8 +79,10 @@ def run_network(
     together = training.ensemble == "together" or (training.ensemble == "auto" and small)
     groups = [seeds] if together else [[s] for s in seeds]
     checkpoint = checkpoint or Checkpoint(None)
-    saved = checkpoint.load() or {"done": [], "state": None}
+    snapshots = snapshots or Snapshots(())
+    saved = checkpoint.load() or {"done": [], "state": None, "snapshots": {}}
     done: list[dict[str, Any]] = saved["done"]
+    snapshots.restore(saved["snapshots"])
     if saved["done"] or saved["state"]:
         logger.info("%s, %s: going on from %s", task, arm, checkpoint.path)
     length = task_parameters.epochs * problem.batches_per_epoch
@@ -87,10 +92,12 @@ def run_network(
             if group != seeds[:1]:
                 problem = build_network_task(data, task, group, task_parameters, training)
             run = _Run(task, arm, group, optimizer, hyperparameters, task_parameters, training)
-            result = run.train(problem, saved["state"], done, checkpoint, progress, observer)
+            result = run.train(
+                problem, saved["state"], done, checkpoint, progress, observer, snapshots
+            )
             saved["state"] = None
             done.append(pack_result(result))
-            checkpoint.save({"done": done, "state": None})
+            checkpoint.save({"done": done, "state": None, "snapshots": snapshots.tensors})
     results = [unpack_result(d) for d in done]
     histories = [r.history.assign(member=r.history["member"] + i) for i, r in enumerate(results)]
     frame = pd.concat(histories, ignore_index=True)
@@ -136,6 +143,7 @@ class _Run:
         checkpoint: Checkpoint,
         progress: Progress,
         observer: Observer,
+        snapshots: Snapshots,
     ) -> EnsembleResult:
         """To the end, from the start or from a saved state."""
         settings, training = self.settings, self.training
@@ -160,6 +168,11 @@ class _Run:
             diverged_above=training.diverged_above,
         )
         length = plan.epochs * problem.batches_per_epoch
+
+        def keep(epoch: int) -> None:
+            names, buffers = problem.names, problem.buffers
+            snapshots.take(epoch, self.seeds, names, params, buffers, optimizer)
+
         with random_stream(problem.device, self.task, *self.seeds):
             return train_ensemble(
                 problem,
@@ -170,7 +183,12 @@ class _Run:
                 skip=progress.skip,
                 start=state,
                 checkpoint=checkpoint,
-                enclose=lambda inner: {"done": done, "state": inner},
+                enclose=lambda inner: {
+                    "done": done,
+                    "state": inner,
+                    "snapshots": snapshots.tensors,
+                },
+                keep=keep,
                 on_rows=lambda rows, diverged_at: observer(
                     HistoryBlock(self.seeds, length, rows, diverged_at)
                 ),

@@ -30,6 +30,7 @@ from .device import resolve_device
 from .optimizers import build_optimizer
 from .results import Progress, label_history, summarise
 from .seeds import derive_seed, random_stream
+from .snapshots import Snapshots
 from .train import train_ensemble
 
 __all__ = [
@@ -56,6 +57,7 @@ def run_rahimi_recht(
     checkpoint: Checkpoint | None = None,
     seeds: Sequence[int] | None = None,
     observer: Observer = ignore,
+    snapshots: Snapshots | None = None,
 ) -> tuple[pd.DataFrame, dict[str, Tensor], dict[str, Any]]:
     """Train every seed of an arm as one ensemble and measure its Hessians.
 
@@ -67,6 +69,7 @@ def run_rahimi_recht(
         checkpoint: where the state is kept; a run that was broken off is taken up there.
         seeds: the runs; default 0 … ``task_parameters.seeds`` − 1.
         observer: told of the history while it grows.
+        snapshots: where weights after chosen epochs are put.
 
     Returns:
         The history (one row for each seed and logged iteration, Hessian columns where one
@@ -79,10 +82,12 @@ def run_rahimi_recht(
     )
     plan = training_plan(task_parameters, training)
     statistics = TrajectoryStatistics(problem.hessian, device)
+    kept, names = snapshots or Snapshots(()), [f"W{i}" for i in range(1, 1 + len(params))]
     saved = None if checkpoint is None else checkpoint.load()
     if saved is not None:
         logger.info("%s, %s: going on from its checkpoint", task, arm)
         statistics.restore(saved["hessians"].numpy())
+        kept.restore(saved["snapshots"])
     iterations = plan.epochs * problem.batches_per_epoch
     with small_kernels(device), random_stream(device, task, *seeds):
         with Progress(f"{task} {arm}", iterations, "iterations") as progress:
@@ -100,10 +105,12 @@ def run_rahimi_recht(
                 enclose=lambda state: {
                     "state": state,
                     "hessians": torch.from_numpy(statistics.wait()),
+                    "snapshots": kept.tensors,
                 },
                 on_rows=lambda rows, diverged_at: observer(
                     HistoryBlock(seeds, iterations, rows, diverged_at)
                 ),
+                keep=lambda epoch: kept.take(epoch, seeds, names, params, {}, optim),
             )
         with Progress(f"{task} {arm} Hessians", statistics.pending, "chunks") as progress:
             hessians = statistics.result(progress.update)
@@ -116,7 +123,7 @@ def run_rahimi_recht(
         task, arm, len(seeds), f"{iterations:,}", result.seconds,
         summary["microseconds_per_run_iteration"],
     )  # fmt: skip
-    return history, {f"W{i}": w for i, w in enumerate(result.weights, start=1)}, summary
+    return history, dict(zip(names, result.weights, strict=True)), summary
 
 
 def prepare_rahimi_recht(

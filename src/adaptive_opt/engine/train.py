@@ -43,6 +43,7 @@ def train_ensemble(
     enclose: Callable[[dict[str, Any]], dict[str, Any]] = lambda state: state,
     on_epoch: OnEpoch | None = None,
     on_rows: OnRows = lambda *_: None,
+    keep: Callable[[int], None] = lambda _: None,
 ) -> EnsembleResult:
     """Train all members to the end of the plan.
 
@@ -65,6 +66,8 @@ def train_ensemble(
             look at held-out data; training ends when it says so.
         on_rows: told the rows of the history, a block at a time, and for each member where it
             diverged; the clock stands meanwhile.
+        keep: told how many epochs are done, after each and at the start, when parameters and
+            optimizer may be looked at.
     """
     loop = _Loop(task, params, optimizer, plan, on_snapshot, on_rows)
     t, length = 0, task.batches_per_epoch
@@ -72,6 +75,8 @@ def train_ensemble(
     if start is not None:
         t = loop.load_state_dict(start)
         skip(t)
+    else:
+        keep(0)
 
     def save_if_due() -> None:
         if checkpoint is not None and checkpoint.due:
@@ -88,6 +93,7 @@ def train_ensemble(
             if task.resumes_within_epoch and t % length:
                 save_if_due()
         loop.clock.stop()
+        keep(t // length)
         save_if_due()
         if on_epoch is not None and loop.ends_after_epoch(t // length, on_epoch):
             break

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 class RunFolder:
-    """Where a run's history, weights, summary and checkpoint are.
+    """Where a run's history, weights, snapshots, summary and checkpoint are.
 
     The catalog writes the summary last, and :meth:`forget` takes the old one away before new
     results are written, so a summary says that the run beside it is complete and its own.
@@ -38,8 +39,18 @@ class RunFolder:
         """No finished run is here any more; to be called before another is written."""
         (self.path / "summary.json").unlink(missing_ok=True)
 
-    def finished(self, digest: str) -> tuple[Any, dict[str, Any], dict[str, Any]] | None:
-        """History, weights and summary, if they are of this configuration and undamaged."""
+    def finished(
+        self, digest: str, tensors: Sequence[str] = ("weights",)
+    ) -> tuple[Any, ...] | None:
+        """What the run left, if it is of this configuration and undamaged.
+
+        Args:
+            digest: of the configuration.
+            tensors: names of the files of tensors.
+
+        Returns:
+            History, tensors of each file, summary.
+        """
         try:
             text = (self.path / "summary.json").read_text(encoding="utf-8")
             summary: dict[str, Any] = json.loads(text)
@@ -48,14 +59,15 @@ class RunFolder:
             if summary.get("digest") != digest:
                 return None
             history = ParquetDataset(filepath=str(self.path / "history.parquet")).load()
-            weights = TensorsDataset(filepath=str(self.path / "weights.safetensors")).load()
+            files = [str(self.path / f"{name}.safetensors") for name in tensors]
+            loaded = [TensorsDataset(filepath=file).load() for file in files]
         except FileNotFoundError:
             return None
         except (DatasetError, ValueError) as error:
             reason = str(error).split("\n")[0]
             logger.warning("the run in %s is damaged (%s) and made again", self.path, reason)
             return None
-        return history, weights, summary
+        return history, *loaded, summary
 
 
 class RunFolderDataset(AbstractDataset[Any, RunFolder]):

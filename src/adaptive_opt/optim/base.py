@@ -192,6 +192,10 @@ class EnsembleOptimizer(Optimizer):
     def finish(self) -> None:
         """Training is over; nothing to do."""
 
+    def denominators(self) -> dict[Tensor, Tensor]:
+        """By what the smoothed gradient is divided, for each parameter; empty: by nothing."""
+        return {}
+
     def statistics(self) -> dict[str, Tensor]:
         """Quantities of the last step, computed when asked for; 0-dim or ``[members]``."""
         return {}

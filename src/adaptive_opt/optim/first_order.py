@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ._lists import Tensors
@@ -156,11 +157,28 @@ class Adam(EnsembleOptimizer):
             ops.add_(v, [g * g * w for g, w in _pairs(grads, self._factor(1 - beta2, params))])
         else:
             ops.addcmul_(v, grads, grads, 1 - beta2)
-        denominator = ops.sqrt(v)
-        ops.mul_(denominator, self._factor((1 - beta2**t) ** -0.5, params))
-        ops.add_(denominator, self._factor(group["eps"], params))
+        denominator = self._denominator(group, v, t)
         step_size = group["lr"] / (1 - beta1**t)
         ops.sub_scaled_(params, ops.div_into(m, denominator), self._factor(step_size, params))
+
+    @torch.no_grad()
+    def denominators(self) -> dict[Tensor, Tensor]:
+        """``√v̂ + ε`` of each parameter, as at the last step."""
+        found: dict[Tensor, Tensor] = {}
+        for group in self.param_groups:
+            params = [p for p in group["params"] if "second_moment" in self.state.get(p, {})]
+            if params:
+                (v,) = self._states(params, "second_moment")
+                made = self._denominator(group, v, group["step"])
+                found |= dict(zip(params, made, strict=True))
+        return found
+
+    def _denominator(self, group: dict[str, Any], v: Tensors, t: int) -> Tensors:
+        ops = self.ops
+        denominator = ops.sqrt(v)
+        ops.mul_(denominator, self._factor((1 - group["beta2"] ** t) ** -0.5, v))
+        ops.add_(denominator, self._factor(group["eps"], v))
+        return denominator
 
     def statistics(self) -> dict[str, Tensor]:
         """``second_moment_norm``: the norm of v."""

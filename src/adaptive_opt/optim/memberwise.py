@@ -215,6 +215,22 @@ class Memberwise:
                 getattr(optimizer, mode)()
 
     @torch.no_grad()
+    def denominators(self) -> dict[Tensor, Tensor]:
+        """``√v̂ + ε`` of each parameter, of torch's Adam and AdamW; of others nothing is known."""
+        found: dict[Tensor, Tensor] = {}
+        for optimizer in self.optimizers:
+            if type(optimizer) not in (torch.optim.Adam, torch.optim.AdamW):
+                return {}
+            for group in optimizer.param_groups:
+                for p in group["params"]:
+                    state = optimizer.state.get(p, {})
+                    if state:
+                        v = state.get("max_exp_avg_sq", state["exp_avg_sq"])
+                        corrected = v / (1 - group["betas"][1] ** state["step"].to(v.device))
+                        found[p] = corrected.sqrt_().add_(group["eps"])
+        return found
+
+    @torch.no_grad()
     def statistics(self) -> dict[str, Tensor]:
         """``second_moment_norm``: the norm of v, ``[members]``, of Adam's many relatives.
 

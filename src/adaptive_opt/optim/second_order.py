@@ -180,6 +180,19 @@ class SecondOrderOptimizer(CurvatureEstimation):
             self.ops.add_(sums, [mi.sign() for mi in m])
 
     @torch.no_grad()
+    def denominators(self) -> dict[Tensor, Tensor]:
+        """``denom(D)`` of each parameter, as at the last step."""
+        found: dict[Tensor, Tensor] = {}
+        for group in self.param_groups:
+            params = [p for p in group["params"] if "curvature" in self.state.get(p, {})]
+            if params:
+                (curvature,) = self._states(params, "curvature")
+                eps = self._factor(group["eps"], params)
+                made = self.rule.denominator(self.ops, curvature, eps)
+                found |= dict(zip(params, made, strict=True))
+        return found
+
+    @torch.no_grad()
     def statistics(self) -> dict[str, Tensor]:
         """Of the last step: clipped fraction, norms of denom(D), of D and of the estimate.
 

@@ -9,6 +9,7 @@ from .configuration import configuration, logging_configuration
 from .faults import Fault, find_faults
 from .models import (
     AnalysisParameters,
+    CurvatureParameters,
     FidelityParameters,
     ImageTaskParameters,
     RRFunctionParameters,
@@ -21,6 +22,7 @@ from .tuning import TaskTuningParameters, TuningParameters, search_space, with_v
 
 __all__ = [
     "AnalysisParameters",
+    "CurvatureParameters",
     "Fault",
     "FidelityParameters",
     "ImageTaskParameters",

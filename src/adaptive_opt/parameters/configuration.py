@@ -11,6 +11,7 @@ __all__ = ["configuration", "logging_configuration"]
 
 EVERY_RUN = ("schedule", "schedule_floor", "clip_curvature", "diverged_above")
 NETWORKS = ("precision", "channels_last", "curvature_share")
+SNAPSHOTS = ("snapshot_epochs", "snapshot_seeds")
 LOGGING = ("log_every", "statistics_every")
 
 
@@ -25,7 +26,7 @@ def configuration(task: str, arm: str, parameters: dict[str, Any]) -> dict[str, 
     resolved = resolve_arm(arm, parameters["arms"][task], training)
     settings = task_parameters(task, parameters["tasks"])
     kept = EVERY_RUN + (NETWORKS if hasattr(settings, "evaluate_every") else ())
-    logged = {"target", "log_every", "evaluate_every"}
+    logged = {"target", "log_every", "evaluate_every", *SNAPSHOTS}
     return {
         **settings.model_dump(exclude=logged),
         **{name: getattr(training, name) for name in kept},
@@ -35,10 +36,11 @@ def configuration(task: str, arm: str, parameters: dict[str, Any]) -> dict[str, 
 
 
 def logging_configuration(task: str, parameters: dict[str, Any]) -> dict[str, Any]:
-    """The parameters that only what is noted of a run depends on, and how it is computed."""
+    """The parameters that only what is kept of a run depends on, and how it is computed."""
     training = TrainingParameters(**parameters["training"])
     settings = task_parameters(task, parameters["tasks"])
     kept = {name: getattr(training, name) for name in LOGGING}
+    kept |= {name: getattr(settings, name) for name in SNAPSHOTS}
     if hasattr(settings, "evaluate_every"):
         kept["log_every"] = settings.log_every or training.log_every
         kept["evaluate_every"] = settings.evaluate_every

@@ -11,6 +11,7 @@ from adaptive_opt.study import get_task
 __all__ = [
     "TASK_MODELS",
     "AnalysisParameters",
+    "CurvatureParameters",
     "FidelityParameters",
     "ImageTaskParameters",
     "RRFunctionParameters",
@@ -75,6 +76,9 @@ class TaskParameters(Strict):
         max_grad_norm: gradients are clipped to this global norm; None, as published: not.
         target: the root mean squared error whose first passage is reported, whichever the
             loss.
+        snapshot_epochs: after so many epochs weights are kept for the analysis of curvature; those
+            beyond the end are left out.
+        snapshot_seeds: number of runs of which they are, the first ones.
     """
 
     loss: Literal["rmse", "mse"] = "rmse"
@@ -84,6 +88,8 @@ class TaskParameters(Strict):
     initialisation: Literal["per_seed", "shared"] = "per_seed"
     max_grad_norm: Positive | None = None
     target: Positive
+    snapshot_epochs: list[Whole] = []
+    snapshot_seeds: Count = 1
 
     @property
     def target_loss(self) -> float:
@@ -102,6 +108,7 @@ class NetworkTaskParameters(Strict):
         max_grad_norm: gradients are clipped to this global norm, and curvature as
             ``training.clip_curvature`` says.
         target: the training loss whose first passage is reported.
+        snapshot_epochs, snapshot_seeds: see :class:`TaskParameters`.
     """
 
     epochs: Count
@@ -110,6 +117,8 @@ class NetworkTaskParameters(Strict):
     evaluate_every: Count = 1
     max_grad_norm: Positive | None = None
     target: Positive
+    snapshot_epochs: list[Whole] = []
+    snapshot_seeds: Count = 1
 
     @property
     def target_loss(self) -> float:
@@ -273,6 +282,45 @@ class FidelityParameters(Strict):
     paths: Annotated[int, Field(ge=2, strict=True)] = 8
 
 
+class CurvatureParameters(Strict):
+    """``analysis.curvature``: spectra at the weights that training left on the way.
+
+    Attributes:
+        batches: of training data, as many as there are at most.
+        samples: images, or streams of text, of each batch, the first ones; None: all.
+        micro_batch: images, or streams of text, at a time.
+        precision: ``fp32`` or ``fp64``.
+        eigenpairs: number of them.
+        tolerance: ‖Hv − λv‖ / |λ| above which a pair is marked.
+        trace_draws: random vectors for trace and Frobenius norm.
+        density_steps, density_draws: Lanczos steps, and random vectors, for the spectral density.
+        diagonal_draws: random vectors for the diagonal that estimates are compared with.
+        estimate_draws: of each random probe.
+        surface_points: along each of the two eigenvectors, odd.
+        line_points: between two solutions.
+    """
+
+    batches: Count = 4
+    samples: Count | None = None
+    micro_batch: Count = 64
+    precision: Literal["fp32", "fp64"] = "fp32"
+    eigenpairs: Annotated[int, Field(ge=2, strict=True)] = 2
+    tolerance: Positive = 1e-2
+    trace_draws: Annotated[int, Field(ge=2, strict=True)] = 16
+    density_steps: Annotated[int, Field(ge=2, strict=True)] = 40
+    density_draws: Annotated[int, Field(ge=2, strict=True)] = 4
+    diagonal_draws: Annotated[int, Field(ge=8, strict=True)] = 128
+    estimate_draws: Annotated[int, Field(ge=2, strict=True)] = 8
+    surface_points: Annotated[int, Field(ge=3, strict=True)] = 21
+    line_points: Annotated[int, Field(ge=3, strict=True)] = 41
+
+    @model_validator(mode="after")
+    def _centre_is_a_point(self) -> CurvatureParameters:
+        if self.surface_points % 2 == 0:
+            raise ValueError(f"surface_points must be odd, got {self.surface_points}")
+        return self
+
+
 class AnalysisParameters(Strict):
     """``analysis``: how histories become tables.
 
@@ -283,12 +331,14 @@ class AnalysisParameters(Strict):
             networks that classify.
         verdict: how arms are compared.
         fidelity: see :class:`FidelityParameters`.
+        curvature: see :class:`CurvatureParameters`.
     """
 
     settled_within: Annotated[float, Field(gt=1)] = 10.0
     train_accuracy_level: Share = 0.999
     verdict: VerdictParameters = VerdictParameters()
     fidelity: FidelityParameters
+    curvature: CurvatureParameters = CurvatureParameters()
 
 
 class TrackingParameters(Strict):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from adaptive_opt.curvature.arithmetic import matrix_units, written_out_encoder
 from adaptive_opt.optim import FastDoubleBackward
 
 __all__ = ["Execution", "NetworkTask"]
@@ -184,15 +185,15 @@ class NetworkTask:
         with ExitStack() as stack:
             if precision == "bf16":
                 stack.enter_context(torch.autocast(device, torch.bfloat16, cache_enabled=False))
-            stack.enter_context(_matrix_units("tf32" if precision == "tf32" else "ieee"))
+            stack.enter_context(matrix_units("tf32" if precision == "tf32" else "ieee"))
             if self.members > 1:  # what vmap knows how to batch
                 stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-                stack.enter_context(_written_out_encoder())
+                stack.enter_context(written_out_encoder())
             yield
 
     def _twice_differentiable(self) -> AbstractContextManager[Any]:
         stack = ExitStack()
-        stack.enter_context(_matrix_units("ieee"))
+        stack.enter_context(matrix_units("ieee"))
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         stack.enter_context(FastDoubleBackward() if self.members == 1 else nullcontext())
         return stack
@@ -242,28 +243,3 @@ class NetworkTask:
         """Inverse of :meth:`state_dict`."""
         for name, b in self.buffers.items():
             b.copy_(state["buffers"][name])
-
-
-@contextmanager
-def _matrix_units(precision: str) -> Iterator[None]:
-    """How CUDA multiplies 32-bit numbers, convolutions included, whose default is TF32."""
-    backends: Any = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)  # type: ignore[attr-defined]
-    before = [b.fp32_precision for b in backends]
-    try:
-        for b in backends:
-            b.fp32_precision = precision
-        yield
-    finally:
-        for b, kept in zip(backends, before, strict=True):
-            b.fp32_precision = kept
-
-
-@contextmanager
-def _written_out_encoder() -> Iterator[None]:
-    """Without the fused inference kernel of Transformer layers."""
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(before)

@@ -20,14 +20,18 @@ def train(
     tasks: dict[str, Any],
     arms: dict[str, Any],
     training: dict[str, Any],
-) -> tuple[Any, dict[str, Any], dict[str, Any]]:
-    """Train all seeds of an arm, with the best configuration: history, final weights, summary.
+) -> tuple[Any, dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """Train all seeds of an arm, with the best configuration.
 
     A run that ``folder`` has already, of the same configuration on the same data, is taken
     from there; one that was broken off goes on.
+
+    Returns:
+        History, final weights, weights after chosen epochs, summary.
     """
     from adaptive_opt.engine.checkpoint import Checkpoint
     from adaptive_opt.engine.provenance import identify_run
+    from adaptive_opt.engine.snapshots import Snapshots
     from adaptive_opt.io.tracking.training import note_finished, track_training
     from adaptive_opt.tasks.load import task_data
 
@@ -38,25 +42,32 @@ def train(
     checkpoint = Checkpoint(folder.checkpoint, digest, settings.checkpoint_seconds)
     if not settings.resume:
         checkpoint.remove()
-    elif (finished := folder.finished(digest)) is not None:
+    elif (finished := folder.finished(digest, ("weights", "snapshots"))) is not None:
         logger.info("%s, %s: finished before, nothing has changed", task, arm)
-        kept: tuple[Any, dict[str, Any], dict[str, Any]] = finished
-        note_finished(task, arm, digest, resolved, folder.path, kept[2])
-        return kept
+        note_finished(task, arm, digest, resolved, folder.path, finished[-1])
+        return finished  # type: ignore[no-any-return]
+    of_task = task_parameters(task, tasks)
+    snapshots = Snapshots(of_task.snapshot_epochs, range(of_task.snapshot_seeds))
     with track_training(task, arm, digest, resolved) as tracked:
         history, weights, summary = _runner(task)(
             task_data(task, tensors),
             task=task,
             arm=arm,
             **resolved,
-            task_parameters=task_parameters(task, tasks),
+            task_parameters=of_task,
             training=settings,
             checkpoint=checkpoint,
+            snapshots=snapshots,
             observer=tracked.observe,
         )
         tracked.finish(history, summary)
     folder.forget()
-    return history, weights, {**summary, "configuration": config, "digest": digest}
+    return (
+        history,
+        weights,
+        snapshots.tensors,
+        {**summary, "configuration": config, "digest": digest},
+    )
 
 
 def _runner(task: str) -> Any:

@@ -31,7 +31,7 @@ def _one(task: Task, arm: str) -> Pipeline:
     node = Node(
         update_wrapper(function, nodes.train),
         ["tensors", "folder", "best", "params:tasks", "params:arms", "params:training"],
-        ["history", "weights", "summary"],
+        ["history", "weights", "snapshots", "summary"],
         name="train",
         tags=[task.name, task.half, arm, get_arm(arm).kind],
     )

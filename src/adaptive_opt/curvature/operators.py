@@ -1,0 +1,278 @@
+r"""The Hessian and the generalised Gauss–Newton matrix of a network's loss, as linear operators.
+
+Of the mean loss over N targets in a stated number of batches,
+
+    L(θ) = (1/N) Σ_n ℓ(f_θ(x_n), y_n),    H = ∇²L,    G = (1/N) Σ_n J_nᵀ (∇²_f ℓ) J_n,
+
+with the network as it predicts: batch normalisation by its running statistics, no dropout.
+Batches are cut into micro-batches, so that memory does not grow with their number.
+
+The operators are curvlinops'. Its Hessian product differentiates the gradient forward, which
+as of torch 2.14 is wrong for the weights of a layer normalisation (the matrix is not even
+symmetric), so here the gradient is differentiated backward instead. Shapes: a vector is
+``[n]``, all parameters in the order of ``module.parameters()``.
+
+Source: Pearlmutter, *Fast Exact Multiplication by the Hessian* (1994); Schraudolph, *Fast
+Curvature Matrix-Vector Products* (2002); Dangel et al., *Position: Curvature Matrices Should Be
+Democratized via Linear Operators* (2025), the library.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from curvlinops import GGNLinearOperator, HessianLinearOperator
+from curvlinops._torch_base import PyTorchLinearOperator
+from torch import Tensor, nn
+
+from adaptive_opt.errors import StudyError
+from adaptive_opt.optim import FastDoubleBackward
+
+from .arithmetic import differentiable_kernels
+
+__all__ = ["KINDS", "NetworkLoss", "Scaled", "load_weights"]
+
+KINDS = ("hessian", "gauss_newton")
+
+Batch = tuple[Tensor, Tensor]
+
+
+class _Told:
+    """Mixin: kernels that can be differentiated, and somebody told of every product."""
+
+    told: Callable[[int], Any] = staticmethod(lambda _: None)
+
+    def _matmat(self, columns: list[Tensor]) -> list[Tensor]:
+        parent: Any = super()
+        with differentiable_kernels():
+            product: list[Tensor] = parent._matmat(columns)
+        self.told(columns[0].shape[-1])
+        return product
+
+    def _get_normalization_factor(self, inputs: Tensor, targets: Tensor) -> float:
+        del inputs
+        count: int = self._N_data  # type: ignore[attr-defined]
+        return len(targets) / count
+
+
+class _Hessian(_Told, HessianLinearOperator):
+    """Products by reverse over reverse; the gradient's graph serves all columns of a matrix."""
+
+    def _matmat_batch(self, X: Tensor, y: Tensor, M: list[Tensor]) -> list[Tensor]:  # noqa: N803
+        params = self._params
+        with torch.enable_grad(), FastDoubleBackward():
+            loss = self._loss_func(self._model_func(X), y)
+            grads = torch.autograd.grad(loss, params, create_graph=True, materialize_grads=True)
+        # A gradient that depends on no parameter has no graph.
+        seen = [i for i, g in enumerate(grads) if g.requires_grad]
+        out = [torch.zeros_like(m) for m in M]
+        columns = M[0].shape[-1]
+        for k in range(columns):
+            product = torch.autograd.grad(
+                [grads[i] for i in seen],
+                params,
+                [M[i][..., k] for i in seen],
+                retain_graph=k < columns - 1,
+                materialize_grads=True,
+            )
+            for into, part in zip(out, product, strict=True):
+                into[..., k] = part
+        return out
+
+
+class _GaussNewton(_Told, GGNLinearOperator):
+    """As curvlinops has it."""
+
+
+class Scaled(PyTorchLinearOperator):
+    r"""``S A S`` with a diagonal S: with S = P^{−1/2} the similar, symmetric form of P⁻¹A.
+
+    Args:
+        operator: A, symmetric.
+        scale: diagonal of S, ``[n]``; zero: the coordinate is held fixed.
+
+    Example:
+        >>> from torch.nn import Linear
+        >>> loss = NetworkLoss(Linear(1, 2, bias=False), [(torch.ones(1, 1), torch.tensor([0]))])
+        >>> half = Scaled(loss.operator("hessian"), torch.full((2,), 0.5))
+        >>> v = torch.tensor([1.0, -1.0])
+        >>> bool(torch.isclose(4 * (half @ v), loss.operator("hessian") @ v).all())
+        True
+    """
+
+    SELF_ADJOINT = True
+
+    def __init__(self, operator: Any, scale: Tensor) -> None:
+        super().__init__(operator._in_shape, operator._out_shape)
+        self._operator = operator
+        scale = scale.to(operator.device, operator.dtype)
+        parts = scale.split([s.numel() for s in operator._in_shape])
+        shapes = operator._in_shape
+        self._scale = [p.view(*s, 1) for p, s in zip(parts, shapes, strict=True)]
+
+    def _matmat(self, columns: list[Tensor]) -> list[Tensor]:
+        inner = [s * m for s, m in zip(self._scale, columns, strict=True)]
+        outer = self._operator._matmat(inner)
+        return [s * m for s, m in zip(self._scale, outer, strict=True)]
+
+    @property
+    def device(self) -> torch.device:
+        """Where products are made."""
+        found: torch.device = self._operator.device
+        return found
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """In which precision."""
+        found: torch.dtype = self._operator.dtype
+        return found
+
+
+class _Logits(nn.Module):
+    """A network with one row of logits for each target."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        logits: Tensor = self.network(inputs)
+        return logits.flatten(0, -2)
+
+
+class NetworkLoss:
+    """Mean loss of a network over some batches, as a function of all its parameters.
+
+    Args:
+        network: gives outputs ``[..., d]``; it is put into evaluation mode, in ``dtype``.
+        batches: inputs, and targets ``[..., d]``, or classes ``[...]``.
+        dtype: ``torch.float32`` or ``torch.float64``.
+        device: where.
+        micro_batch: inputs at a time; None: a batch as it comes.
+        criterion: the mean of ℓ; default cross-entropy.
+
+    Raises:
+        StudyError: no batch.
+
+    Example:
+        >>> from torch.nn import Linear
+        >>> loss = NetworkLoss(Linear(2, 3), [(torch.zeros(4, 2), torch.zeros(4).long())])
+        >>> loss.set(torch.zeros(loss.size))
+        >>> round(loss.value(), 4), loss.size  # ln 3
+        (1.0986, 9)
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        batches: Sequence[Batch],
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        micro_batch: int | None = None,
+        criterion: nn.Module | None = None,
+    ) -> None:
+        if not batches:
+            raise StudyError("curvature is that of the loss over some batches, and got none")
+        self.network = network.to(device, dtype).eval()
+        self._model = _Logits(self.network)
+        self._criterion = nn.CrossEntropyLoss() if criterion is None else criterion
+        self.parameters = list(self.network.parameters())
+        for p in self.parameters:
+            p.requires_grad_(True)
+        self.size = sum(p.numel() for p in self.parameters)
+        self.device, self.dtype = torch.device(device), dtype
+        self.data = []
+        for inputs, targets in batches:
+            size = micro_batch or len(inputs)
+            for x, y in zip(inputs.split(size), targets.split(size), strict=True):
+                rows = y.flatten(0, -2) if y.is_floating_point() else y.reshape(-1)
+                self.data.append((self._moved(x), self._moved(rows)))
+        self.targets = sum(len(y) for _, y in self.data)
+
+    def _moved(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self.device, self.dtype if tensor.is_floating_point() else tensor.dtype)
+
+    def value(self) -> float:
+        """The loss.
+
+        Raises:
+            StudyError: it is not finite.
+        """
+        value = self.value_or_nan()
+        if not math.isfinite(value):
+            raise StudyError(
+                f"the loss over {self.targets:,} targets is {value}, so there is no curvature to "
+                "measure; the weights are of a run that has diverged"
+            )
+        return value
+
+    @torch.no_grad()
+    def value_or_nan(self) -> float:
+        """The loss, whatever it is."""
+        with differentiable_kernels():
+            losses = [len(y) * self._criterion(self._model(x), y).double() for x, y in self.data]
+        return float(torch.stack(losses).sum() / self.targets)
+
+    def operator(self, kind: str, told: Callable[[int], Any] = lambda _: None) -> Any:
+        """One of :data:`KINDS` at the parameters as they are now, and move with them.
+
+        Args:
+            kind: ``hessian`` or ``gauss_newton``.
+            told: the number of products made, after each.
+        """
+        cls = {"hessian": _Hessian, "gauss_newton": _GaussNewton}[kind]
+        made = cls(
+            self._model,
+            self._criterion,
+            self.parameters,
+            self.data,
+            check_deterministic=False,
+            num_data=self.targets,
+        )
+        made.told = told
+        return made
+
+    def get(self) -> Tensor:
+        """All parameters, ``[n]``, a copy."""
+        return torch.cat([p.detach().reshape(-1) for p in self.parameters])
+
+    @torch.no_grad()
+    def set(self, point: Tensor) -> None:
+        """Inverse of :meth:`get`."""
+        parts = point.split([p.numel() for p in self.parameters])
+        for p, part in zip(self.parameters, parts, strict=True):
+            p.copy_(part.view_as(p))
+
+
+def load_weights(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Put parameters and buffers into a network, by name.
+
+    Args:
+        network: of the study.
+        weights: of the same architecture; buffers that are not trained need not be there.
+
+    Raises:
+        StudyError: they are of another architecture.
+    """
+    own = {**dict(network.named_parameters()), **dict(network.named_buffers())}
+    needed = network.state_dict()
+    faults = [f"it has no {name}" for name in needed if name not in weights]
+    faults += [f"{name} is not in the network" for name in weights if name not in own]
+    faults += [
+        f"{name} has shape {list(weights[name].shape)}, not {list(tensor.shape)}"
+        for name, tensor in own.items()
+        if name in weights and weights[name].shape != tensor.shape
+    ]
+    if faults:
+        more = f" (and {len(faults) - 1} more differences)" if len(faults) > 1 else ""
+        raise StudyError(
+            "the checkpoint is of another architecture than the task's network: "
+            f"{faults[0]}{more}; train anew, or use the parameters that it was trained with"
+        )
+    with torch.no_grad():
+        for name, tensor in weights.items():
+            own[name].copy_(tensor)
