@@ -7,10 +7,10 @@ export MLFLOW_DISABLE_TELEMETRY := true
 # what it compiled, Python would do it again for every command, at seconds each.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help run test lint viz mlflow benchmark clean
+.PHONY: help run test lint viz viz-build mlflow benchmark clean
 
 help:  ## what can be made
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*##' '{printf "%-11s%s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*##' '{printf "%-11s%s\n", $$1, $$2}'
 
 .venv/.installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
@@ -36,6 +36,9 @@ lint: .venv/.installed  ## style, types, layers
 
 viz: .venv/.installed  ## the pipelines and their results, in a browser
 	$(BIN)/kedro viz run --host 127.0.0.1
+
+viz-build: .venv/.installed  ## the same as a static site, in build/viz
+	$(BIN)/kedro viz build
 
 mlflow: .venv/.installed  ## what was run, with its curves, in a browser: http://127.0.0.1:5000
 	$(BIN)/mlflow ui --host 127.0.0.1 --workers 1 --backend-store-uri sqlite:///$(CURDIR)/mlflow.db

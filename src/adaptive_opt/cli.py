@@ -10,6 +10,7 @@ import click
 from kedro.framework.cli.project import run as kedro_run
 from kedro.framework.project import pipelines
 from kedro.io import DatasetError
+from kedro_viz.launchers.cli.main import viz
 
 from adaptive_opt.errors import StudyError
 from adaptive_opt.io.hooks import known_tags
@@ -42,3 +43,7 @@ def _check(what: str, names: Sequence[str], known: Sequence[str]) -> None:
 
 run = click.Command("run", params=kedro_run.params, callback=_run, help=kedro_run.help)
 cli.add_command(run)
+
+# kedro-viz's commands are global, which a project cannot define anew. Its `deploy` would publish
+# the paths of this machine.
+viz.lazy_subcommands = {"run": "adaptive_opt.io.viz.run", "build": "adaptive_opt.io.viz.build"}

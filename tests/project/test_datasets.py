@@ -107,3 +107,22 @@ def test_records_are_read_where_there_are_any(tmp_path):
     assert data.load()["step_b"] == {"name": "step_b"}
     with pytest.raises(DatasetError, match="not made here"):
         data.save({})
+
+
+def test_previews_of_what_kedro_has_none_for(tmp_path):
+    tensors = TensorsDataset(filepath=str(tmp_path / "t.safetensors"))
+    tensors.save({"W1": torch.ones(2, 3), "n": torch.tensor(3)})
+    assert tensors.preview()["data"] == [["W1", "F32", "[2, 3]"], ["n", "I64", "[]"]]
+    report = TextDataset(filepath=str(tmp_path / "report.md"))
+    report.save("# Loss\n\n| arm | loss |\n| --- | ---: |\n| Adam | 0.1 |\n")
+    assert "<h1>Loss</h1>" in report.preview()
+    assert "<td>Adam</td>" in report.preview()
+    assert "\n" not in report.preview()
+    page = TextDataset(filepath=str(tmp_path / "report.html"))
+    page.save(
+        "<html><head><title>T</title></head><body>said<script>\nrun()\n</script></body></html>"
+    )
+    assert page.preview() == "<html><body>said</body></html>"
+    (tmp_path / "step.json").write_text('{"a": 1}')
+    records = RecordsDataset(folder=str(tmp_path))
+    assert records.preview() == '{"step": {"a": 1}}'

@@ -7,10 +7,12 @@ or the new one, never half of one. Kedro's own datasets do the formats and the p
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from kedro.io import AbstractDataset, DatasetError
+from kedro_datasets._typing import HTMLPreview, JSONPreview, TablePreview
 from kedro_datasets.json import JSONDataset as KedroJSONDataset
 from kedro_datasets.matplotlib import MatplotlibDataset as KedroMatplotlibDataset
 from kedro_datasets.pandas import CSVDataset as KedroCSVDataset
@@ -120,6 +122,16 @@ class TensorsDataset(_FileDataset):
         tensors = {name: t.detach().cpu().contiguous() for name, t in data.items()}
         write_whole(self._filepath, lambda partial: partial.write_bytes(save(tensors)))
 
+    def preview(self) -> TablePreview:
+        """Name, kind and shape of each tensor, for kedro-viz."""
+        from safetensors import safe_open
+
+        with safe_open(self._filepath, framework="numpy") as file:
+            parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+            rows = [[n, p.get_dtype(), str(p.get_shape())] for n, p in parts.items()]
+        columns = ["tensor", "kind", "shape"]
+        return TablePreview({"index": [*range(len(rows))], "columns": columns, "data": rows})
+
 
 class TextDataset(_FileDataset):
     """A text file, UTF-8."""
@@ -131,6 +143,18 @@ class TextDataset(_FileDataset):
     def save(self, data: str) -> None:
         """Write the text."""
         write_whole(self._filepath, lambda partial: partial.write_text(data, encoding="utf-8"))
+
+    def preview(self) -> HTMLPreview:
+        """Markdown as HTML, and of a page what it has without its scripts, for kedro-viz."""
+        from markdown_it import MarkdownIt
+
+        text = self.load()
+        if self._filepath.suffix == ".md":
+            text = MarkdownIt("commonmark").enable("table").render(text)
+        for tag in ("head", "script", "style"):
+            text = re.sub(rf"<{tag}\b.*?</{tag}>", "", text, flags=re.DOTALL)
+        # kedro-viz takes the end of a line for a paragraph's.
+        return HTMLPreview(" ".join(text.split()))
 
 
 class RecordsDataset(AbstractDataset[Any, dict[str, Any]]):
@@ -152,6 +176,10 @@ class RecordsDataset(AbstractDataset[Any, dict[str, Any]]):
         """What is in each, by its name without the ending, in alphabetical order."""
         files = sorted(self._folder.glob(self._pattern))
         return {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in files}
+
+    def preview(self) -> JSONPreview:
+        """All of it, for kedro-viz."""
+        return JSONPreview(json.dumps(self.load()))
 
     def save(self, data: Any) -> None:
         """Refused: they are made elsewhere."""
