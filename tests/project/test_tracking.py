@@ -73,11 +73,12 @@ def database(project):
 def train_arm(parameters, function, folder, arm="adam"):
     """Train as the pipeline does, and save as the catalog does."""
     given = (parameters[name] for name in ("tasks", "arms", "training"))
-    history, weights, summary = train(
+    history, weights, snapshots, summary = train(
         TASK, arm, function, RunFolder(folder), {"values": {}}, *given
     )
     ParquetDataset(filepath=str(folder / "history.parquet")).save(history)
     TensorsDataset(filepath=str(folder / "weights.safetensors")).save(weights)
+    TensorsDataset(filepath=str(folder / "snapshots.safetensors")).save(snapshots)
     JSONDataset(filepath=str(folder / "summary.json")).save(summary)
     return history, weights
 
