@@ -7,10 +7,10 @@ export MLFLOW_DISABLE_TELEMETRY := true
 # what it compiled, Python would do it again for every command, at seconds each.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help run test lint viz benchmark clean
+.PHONY: help install run test lint viz docs docs-serve benchmark clean
 
 help:  ## what can be made
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*##' '{printf "%-11s%s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*##' '{printf "%-11s%s\n", $$1, $$2}'
 
 .venv/.installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
@@ -18,6 +18,8 @@ help:  ## what can be made
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --editable '.[dev]'
 	@touch $@
+
+install: .venv/.installed  ## the environment in .venv, and nothing else
 
 run: .venv/.installed  ## the study on embedded data, in minutes
 	$(BIN)/kedro run
@@ -36,6 +38,12 @@ lint: .venv/.installed  ## style, types, layers
 
 viz: .venv/.installed  ## the pipelines and their results, in a browser
 	$(BIN)/kedro viz run --host 127.0.0.1
+
+docs: .venv/.installed  ## the documentation as a site, in build/docs
+	$(BIN)/python -m sphinx -q -W --keep-going -d build/doctrees docs build/docs
+
+docs-serve: docs  ## the same at http://127.0.0.1:8000
+	$(BIN)/python -m http.server --bind 127.0.0.1 --directory build/docs 8000
 
 benchmark: .venv/.installed  ## how fast ensembles and steps are, against others
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[zoo]'
