@@ -7,7 +7,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 # what it compiled, Python would do it again for every command, at seconds each.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help run test lint viz viz-build mlflow benchmark clean
+.PHONY: help install run test lint viz viz-build mlflow docs docs-serve benchmark clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*##' '{printf "%-11s%s\n", $$1, $$2}'
@@ -18,6 +18,8 @@ help:  ## what can be made
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --editable '.[dev]'
 	@touch $@
+
+install: .venv/.installed  ## the environment in .venv, and nothing else
 
 run: .venv/.installed  ## the study on embedded data, in minutes
 	$(BIN)/kedro run
@@ -42,6 +44,12 @@ viz-build: .venv/.installed  ## the same as a static site, in build/viz
 
 mlflow: .venv/.installed  ## what was run, with its curves, in a browser: http://127.0.0.1:5000
 	$(BIN)/mlflow ui --host 127.0.0.1 --workers 1 --backend-store-uri sqlite:///$(CURDIR)/mlflow.db
+
+docs: .venv/.installed  ## the documentation as a site, in build/docs
+	$(BIN)/python -m sphinx -q -W --keep-going -d build/doctrees docs build/docs
+
+docs-serve: docs  ## the same at http://127.0.0.1:8000
+	$(BIN)/python -m http.server --bind 127.0.0.1 --directory build/docs 8000
 
 benchmark: .venv/.installed  ## how fast ensembles and steps are, against others
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[zoo]'

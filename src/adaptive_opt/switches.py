@@ -1,6 +1,7 @@
 """What the original study did otherwise, one switch for each, and the runs that flip them.
 
-Beside the grid (:mod:`.study`) the other table that pipelines are made from, and as light.
+Beside the grid (:mod:`adaptive_opt.study`) the other table that pipelines are made from, and as
+light.
 """
 
 from __future__ import annotations

@@ -8,8 +8,8 @@ noise, stand R independent estimates a_r:
     relative_error    mean_r √((‖a_r − d̂‖² − N²) / (‖d̂‖² − N²))
 
 The standard error has two parts, the spread over r and the jackknife over the groups. Signs count:
-a denominator of absolute values disagrees with d wherever d is negative; |d| cannot be known as
-well, because noise makes |d̂| larger wherever an entry is small. N / ‖d‖ is the *reference's noise*.
+a denominator of absolute values disagrees with d wherever d is negative; its size cannot be known as
+well, because noise makes the size larger wherever an entry is small. N / ‖d‖ is the *reference's noise*.
 
 Sources: Bekas, Kokiopoulou & Saad, *An estimator for the diagonal of a matrix* (2007); Efron, *The
 Jackknife, the Bootstrap and Other Resampling Plans* (1982).
@@ -43,7 +43,7 @@ def diagonal_groups(operator: Any, draws: int, seed: int = 0) -> Tensor:
 
     Args:
         operator: H.
-        draws: of all groups; at least :data:`GROUPS` are made.
+        draws: of all groups; at least ``GROUPS`` are made.
         seed: of the draws.
     """
     each = -(-draws // GROUPS)
@@ -71,7 +71,7 @@ def _noise(groups: Tensor) -> float:
 
 
 def compare_diagonals(estimates: Tensor, groups: Tensor) -> dict[str, Estimate]:
-    """Each of :data:`METRICS` with its standard error, as the module's page defines them.
+    """Each of ``METRICS`` with its standard error, as the module's page defines them.
 
     NaN where the reference is nothing but noise, if only with one of its groups left out.
 

@@ -218,7 +218,7 @@ class NetworkLoss:
         return float(torch.stack(losses).sum() / self.targets)
 
     def operator(self, kind: str, told: Callable[[int], Any] = lambda _: None) -> Any:
-        """One of :data:`KINDS` at the parameters as they are now, and move with them.
+        """One of ``KINDS`` at the parameters as they are now, and move with them.
 
         Args:
             kind: ``hessian`` or ``gauss_newton``.

@@ -1,7 +1,7 @@
 r"""What is known of a symmetric linear operator A (n × n) from products with vectors.
 
 *Top eigenpairs* by implicitly restarted Lanczos (ARPACK), each with its residual
-‖Av − λv‖ / |λ|, which bounds the distance of λ to an eigenvalue, relative to |λ|.
+``‖Av − λv‖ / |λ|``, which bounds the distance of λ to an eigenvalue, relative to its size.
 
 *Trace and Frobenius norm* from the same products. With Q an orthonormal basis (n × q; that of
 the top eigenvectors, which hold most of a network's trace), P = I − QQᵀ and v with
@@ -66,7 +66,7 @@ class Eigenpairs:
     Attributes:
         values: ``[k]``, float64; NaN where the iteration found none.
         vectors: ``[n, k]``, unit columns.
-        residuals: ‖Av − λv‖ / |λ|, ``[k]``.
+        residuals: ``‖Av − λv‖ / |λ|``, ``[k]``.
         tolerance: what a residual may be at most.
     """
 

@@ -98,7 +98,7 @@ class Snapshots:
                         self.tensors[f"{prefix}.{kind}.{name}"] = one
 
     def restore(self, saved: dict[str, Any]) -> None:
-        """Go on from :attr:`tensors` of the same run."""
+        """Go on from ``tensors`` of the same run."""
         self.tensors = dict(saved)
 
 

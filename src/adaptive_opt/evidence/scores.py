@@ -23,8 +23,9 @@ CAVEAT = (
 def performance_profiles(times: pd.DataFrame, largest: float = LARGEST_RATIO) -> pd.DataFrame:
     """Share of the tasks that an arm solves within a factor of the fastest arm on each.
 
-    ρ(a, τ) = |{tasks: t(a, task) ≤ τ · min over arms t}| / |tasks| (Dolan & Moré, 2002), at
-    every τ where a profile moves.
+    At every τ where a profile moves (Dolan & Moré, 2002),
+
+        ρ(a, τ) = |{tasks: t(a, task) ≤ τ · min over arms t}| / |tasks|.
 
     Args:
         times: tasks × arms, infinite where an arm never arrives. A task that no arm solves

@@ -81,10 +81,10 @@ def mean_interval(
 ) -> tuple[float, float]:
     """Confidence interval of the mean: studentised bootstrap, Student's t below twelve values.
 
-    With x̄ and s of the n values and x̄*, s* of resamples of them, and q the 1−α quantile of
-    |x̄* − x̄| / (s*/√n), the interval is x̄ ± q s/√n: Hall's symmetric interval (1988). The
+    With x̄ and s of the n values and x̄′, s′ of resamples of them, and q the 1−α quantile of
+    ``|x̄′ − x̄| / (s′/√n)``, the interval is x̄ ± q s/√n: Hall's symmetric interval (1988). The
     percentile and BCa intervals are too short at the few seeds that there are, and the one with
-    unequal tails is so where censoring makes ties. A constant resample (s* = 0) counts as
+    unequal tails is so where censoring makes ties. A constant resample (s′ = 0) counts as
     infinitely far out, which widens the interval.
 
     Args:

@@ -291,7 +291,7 @@ class CurvatureParameters(Strict):
         micro_batch: images, or streams of text, at a time.
         precision: ``fp32`` or ``fp64``.
         eigenpairs: number of them.
-        tolerance: ‖Hv − λv‖ / |λ| above which a pair is marked.
+        tolerance: of the residual ``‖Hv − λv‖ / |λ|`` above which a pair is marked.
         trace_draws: random vectors for trace and Frobenius norm.
         density_steps, density_draws: Lanczos steps, and random vectors, for the spectral density.
         diagonal_draws: random vectors for the diagonal that estimates are compared with.
