@@ -142,6 +142,7 @@ def noticed(folder: Path, tests: str) -> str | None:
 def copy(folder: Path) -> None:
     """The project without what was made from it."""
     ignored = (".git", ".venv", ".*_cache", ".viz", "__pycache__", "data", "mlflow.db")
+    ignored += ("mlflow_artifacts", "mlflow_unsent")
     shutil.copytree(PROJECT, folder, ignore=shutil.ignore_patterns(*ignored))
 
 

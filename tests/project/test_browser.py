@@ -4,9 +4,11 @@ Pictures of them are left in ``build/screenshots``.
 """
 
 import contextlib
+import json
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -147,16 +149,42 @@ def test_kedro_viz_opens_pipeline_by_pipeline(smoke, visit):
     assert visit.complaints == []
 
 
-def test_the_static_site_says_nothing_of_the_machine(smoke, visit, tmp_path):
-    site = tmp_path / "site"
+@pytest.fixture(scope="module")
+def site(smoke, tmp_path_factory):
+    """The folder of the static site."""
+    folder = tmp_path_factory.mktemp("site")
     command = [sys.executable, "-X", "importtime", "-m", "kedro", "viz", "build"]
     done = subprocess.run(
-        [*command, "--env=smoke", f"--into={site}"], cwd=smoke[0], capture_output=True,
+        [*command, "--env=smoke", f"--into={folder}"], cwd=smoke[0], capture_output=True,
         text=True, check=False, env={**os.environ, "PYTHONPATH": ""},
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert "| kedro_viz" in done.stderr
     assert not [line for line in done.stderr.splitlines() if line.endswith("| torch")]
+    return folder
+
+
+def test_everything_can_be_looked_at(site):
+    """A preview of every table, figure, record and report; the source of every node."""
+    graph = json.loads((site / "api" / "main").read_bytes())
+    told = {
+        n["id"]: json.loads((site / "api" / "nodes" / n["id"]).read_bytes()) for n in graph["nodes"]
+    }
+    datasets = [told[n["id"]] for n in graph["nodes"] if n["type"] == "data"]
+    tables = [d for d in datasets if d["type"].startswith("io.datasets.")]
+    assert len(tables) > 450
+    assert [d["filepath"] for d in tables if not d["preview"]] == []
+    assert {d["preview_type"].removesuffix("Preview") for d in tables} == {
+        "HTML", "Image", "JSON", "Plotly", "Table"
+    }  # fmt: skip
+    assert all(told[n["id"]]["code"] for n in graph["nodes"] if n["type"] == "task")
+    assert graph["layers"] == LAYERS
+    layer = {n["id"]: LAYERS.index(n["layer"]) for n in graph["nodes"] if n.get("layer")}
+    joined = [(e["source"], e["target"]) for e in graph["edges"]]
+    assert [e for e in joined if {*e} <= {*layer} and layer[e[0]] > layer[e[1]]] == []
+
+
+def test_the_static_site_says_nothing_of_the_machine(smoke, visit, site):
     texts = {p: p.read_bytes() for p in site.rglob("*") if p.is_file() and "assets" not in p.parts}
     assert len(texts) > 700
     for place in {smoke[0], Path.home(), Path(sys.prefix), PROJECT}:
@@ -172,13 +200,16 @@ def test_the_static_site_says_nothing_of_the_machine(smoke, visit, tmp_path):
     assert visit.complaints == []
 
 
-def test_mlflow_lists_the_runs_and_its_curves_grow(smoke, visit):
+def test_mlflow_lists_the_runs_and_its_curves_grow(smoke, visit, tmp_path):
     from mlflow import MlflowClient
 
-    store = f"sqlite:///{smoke[0] / 'mlflow.db'}"
+    # A copy: what is logged here is no run of the study.
+    with sqlite3.connect(smoke[0] / "mlflow.db") as made, sqlite3.connect(tmp_path / "db") as copy:
+        made.backup(copy)
+    store = f"sqlite:///{tmp_path / 'db'}"
     command = [str(Path(sys.executable).with_name("mlflow")), "ui", "--host=127.0.0.1"]
     command += ["--port={port}", "--workers=1", f"--backend-store-uri={store}"]
-    with serving(smoke[0], command, "/health") as url:
+    with serving(tmp_path, command, "/health") as url:
         client = MlflowClient(url)
         experiment = client.get_experiment_by_name("adaptive_opt").experiment_id
         only_parents = "attributes.status = 'FINISHED'"

@@ -37,7 +37,7 @@ def graph():
                 ("d", "end"), ("p", "end"), ("end", "e"), ("a", "d"), ("d", "b"), ("a.x", "d"),
             ]
         ],
-        "layers": ["06_models", "08_reporting"],
+        "layers": ["08_reporting", "06_models"],
         "modular_pipelines": {
             "__root__": pipeline("__root__", ("a", mp), ("b", mp), ("d", "data"), ("p", "data")),
             "a": pipeline("a", ("a.x", mp), ("a.y", mp), ("d", "data")),
@@ -77,7 +77,9 @@ def test_whatever_can_be_seen_together_is_joined(graph):
 
 
 def test_a_namespace_has_the_first_layer_that_it_fills(graph):
-    layers = {n["id"]: n.get("layer") for n in nest(graph)["nodes"] if "odular" in n["type"]}
+    arranged = nest(graph)
+    assert arranged["layers"] == ["06_models", "08_reporting"]
+    layers = {n["id"]: n.get("layer") for n in arranged["nodes"] if "odular" in n["type"]}
     filled = {"a": "06_models", "a.x": "06_models", "b": "08_reporting", "b.z": "08_reporting"}
     assert layers == {"a.y": None, **filled}
 

@@ -29,7 +29,8 @@ def nest(graph: Mapping[str, Any]) -> dict[str, Any]:
 
     A dataset that nothing makes stands in the innermost namespace that all its users share. An
     edge joins every two things that can be seen at the same time, whichever namespaces are open,
-    if data pass between them. A namespace has the first of the layers that it fills.
+    if data pass between them. Layers are in the order of their names, which begin with numbers,
+    and a namespace has the first of those that it fills.
 
     Args:
         graph: ``nodes``, ``edges``, ``layers`` and the tree ``modular_pipelines``.
@@ -54,10 +55,11 @@ def nest(graph: Mapping[str, Any]) -> dict[str, Any]:
     tree[ROOT]["children"] += [
         {"id": i, "type": "parameters"} for i, n in nodes.items() if n["type"] == "parameters"
     ]
-    for name, layer in _layers(graph["layers"], nodes, maker, home).items():
+    for name, layer in _layers(nodes, maker, home).items():
         nodes[name]["layer"] = layer
     edges = [{"source": s, "target": t} for s, t in sorted(_edges(maker, users, home))]
-    return {**graph, "nodes": [*nodes.values()], "edges": edges, "modular_pipelines": tree}
+    arranged = {"edges": edges, "layers": sorted(graph["layers"]), "modular_pipelines": tree}
+    return {**graph, "nodes": [*nodes.values()], **arranged}
 
 
 def _flow(
@@ -107,17 +109,14 @@ def _edges(
 
 
 def _layers(
-    order: list[str],
-    nodes: Mapping[str, Mapping[str, Any]],
-    maker: Mapping[str, str],
-    home: Mapping[str, str],
+    nodes: Mapping[str, Mapping[str, Any]], maker: Mapping[str, str], home: Mapping[str, str]
 ) -> dict[str, str]:
     """The first layer that each namespace fills."""
     first: dict[str, str] = {}
     for data, task in maker.items():
-        layer = str(nodes[data].get("layer"))
-        for name in _around(home[task]) if layer in order else ():
-            first[name] = min(first.get(name, layer), layer, key=order.index)
+        layer: str = nodes[data].get("layer") or ""
+        for name in _around(home[task]) if layer else ():
+            first[name] = min(first.get(name, layer), layer)
     return first
 
 

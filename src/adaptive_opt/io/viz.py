@@ -7,7 +7,6 @@ its newest version at the Python Package Index.
 
 from __future__ import annotations
 
-import json
 import shutil
 import socket
 import sys
@@ -107,6 +106,7 @@ class Lineage:
             previews: whether tables and figures are in it.
         """
         import fsspec
+        import orjson
         from kedro_viz.api.rest.responses.metadata import (
             MetadataAPIResponse,
             get_metadata_response,
@@ -128,15 +128,16 @@ class Lineage:
         save_api_run_status_response_to_fs(str(api / "run-status"), disk)
         save_api_version_response_to_fs(str(api / "version"), disk)
         for file in (p for p in api.rglob("*") if p.is_file()):
-            documents[str(file.relative_to(api))] = json.loads(file.read_text(encoding="utf-8"))
+            documents[file.relative_to(api).as_posix()] = orjson.loads(file.read_bytes())
         metadata = MetadataAPIResponse.model_validate(get_metadata_response())
         documents["metadata"] = metadata.model_dump()
         now = datetime.now(timezone.utc).strftime("%d.%m.%Y %H:%M:%S")
         documents["deploy-viz-metadata"] = {"timestamp": now, "version": kedro_viz.__version__}
         words = machine_paths(self.project, Path.home(), Path(sys.prefix), Path(sys.base_prefix))
         for name, document in documents.items():
-            text = json.dumps(replace_in_strings(document, words), ensure_ascii=False)
-            (api / name).write_text(text, encoding="utf-8")
+            # Not json, which would write NaN, that browsers do not read.
+            text = orjson.dumps(replace_in_strings(document, words), option=orjson.OPT_NON_STR_KEYS)
+            (api / name).write_bytes(text)
         shutil.copytree(PAGE / "assets", into / "assets")
         shutil.copy(PAGE / "favicon.ico", into)
         for name in ("index.html", "404.html"):

@@ -197,11 +197,11 @@ def note_finished(
     spool, settings = _current()
     if spool is None:
         return
-    record = {"kind": "kept", "time": milliseconds(), "folder": str(folder)}
-    record |= {"summary": arm_metrics(summary), "points": settings["points"]}
     try:
+        record = {"kind": "kept", "time": milliseconds(), "folder": str(folder)}
+        record |= {"summary": arm_metrics(summary), "points": settings["points"]}
         spool.put(record | _identity(task, arm, digest, resolved))
-    except OSError as error:
+    except Exception as error:
         logger.warning("%s, %s: MLflow is not told of these runs (%s)", task, arm, error)
 
 
