@@ -8,8 +8,9 @@ noise, stand R independent estimates a_r:
     relative_error    mean_r √((‖a_r − d̂‖² − N²) / (‖d̂‖² − N²))
 
 The standard error has two parts, the spread over r and the jackknife over the groups. Signs count:
-a denominator of absolute values disagrees with d wherever d is negative; its size cannot be known as
-well, because noise makes the size larger wherever an entry is small. N / ‖d‖ is the *reference's noise*.
+a denominator of absolute values disagrees with d wherever d is negative; its size cannot be known
+as well, because noise makes it larger wherever an entry is small. N / ‖d‖ is the *reference's
+noise*.
 
 Sources: Bekas, Kokiopoulou & Saad, *An estimator for the diagonal of a matrix* (2007); Efron, *The
 Jackknife, the Bootstrap and Other Resampling Plans* (1982).
