@@ -88,7 +88,15 @@ def maps_to_matplotlib(figure: MapFigure) -> mpl_figure.Figure:
         for ax, one in zip(axes, figure.maps, strict=False):
             if figure.contours:
                 shown = ax.contourf(one.x, one.y, one.z, levels=LEVELS, cmap=SEQUENTIAL[0])
-                ax.contour(one.x, one.y, one.z, levels=LEVELS, colors="white", linewidths=0.4)
+                ax.contour(
+                    one.x,
+                    one.y,
+                    one.z,
+                    levels=LEVELS,
+                    colors="white",
+                    linewidths=0.4,
+                    linestyles="solid",
+                )
             else:
                 shown = _rectangles(ax, one, limit)
             for x, y, word in one.marks:
