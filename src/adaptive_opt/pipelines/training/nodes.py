@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from typing import Any
 
 from adaptive_opt.parameters import task_parameters, training_parameters, with_values
@@ -28,12 +29,14 @@ def train(
     """
     from adaptive_opt.engine.checkpoint import Checkpoint
     from adaptive_opt.engine.provenance import identify_run
+    from adaptive_opt.tasks.digest import data_digest
     from adaptive_opt.tasks.load import task_data
 
     settings = training_parameters(arm, training)
     arms = with_values(arms, task, arm, best["values"])
     parameters = {"tasks": tasks, "arms": arms, "training": training}
-    resolved, config, digest = identify_run(task, arm, tensors, parameters)
+    identity = identify_run(task, arm, data_digest(task, tensors), parameters)
+    digest, begun = identity.digest, time.perf_counter()
     checkpoint = Checkpoint(folder.checkpoint, digest, settings.checkpoint_seconds)
     if not settings.resume:
         checkpoint.remove()
@@ -41,17 +44,19 @@ def train(
         logger.info("%s, %s: finished before, nothing has changed", task, arm)
         kept: tuple[Any, dict[str, Any], dict[str, Any]] = finished
         return kept
+    resumed = checkpoint.path is not None and checkpoint.path.is_file()
     history, weights, summary = _runner(task)(
         task_data(task, tensors),
         task=task,
         arm=arm,
-        **resolved,
+        **identity.optimizer,
         task_parameters=task_parameters(task, tasks),
         training=settings,
         checkpoint=checkpoint,
     )
     folder.forget()
-    return history, weights, {**summary, "configuration": config, "digest": digest}
+    seconds = None if resumed else time.perf_counter() - begun
+    return history, weights, {**summary, "seconds": seconds, **identity.record()}
 
 
 def _runner(task: str) -> Any:
