@@ -13,7 +13,8 @@ import pandas as pd
 import pytest
 import torch
 
-from adaptive_opt.engine.checkpoint import Checkpoint, configuration_digest
+from adaptive_opt.engine.checkpoint import Checkpoint
+from adaptive_opt.parameters import configuration_digest
 from tests.conftest import PROJECT
 from tests.engine.networks import train
 
@@ -229,6 +230,7 @@ FULL_DISK = """
 import resource, signal, sys, torch
 from pathlib import Path
 from adaptive_opt.engine.checkpoint import Checkpoint
+from adaptive_opt.parameters import configuration_digest
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 checkpoint = Checkpoint(Path(sys.argv[1]), "a")
 checkpoint.save({"tensor": torch.zeros(10)})
