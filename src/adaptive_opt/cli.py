@@ -48,6 +48,13 @@ Tags: tasks (rr_cond29, rr_cond15099, resnet18, transformer), arms (sgdm, adam, 
 ssdh, ssvp, …), kinds (first-order, second-order, ladder, zoo), halves (rahimi_recht, networks).
 """
 
+ADAPTIVE_HELP = """Commands that look at the study and change nothing.
+
+\b
+Example:
+  kedro adaptive status --env=smoke
+"""
+
 STATUS_HELP = """What of the grid is done, goes on, is broken off, stale or missing.
 
 Reads only, and starts nothing. A run is stale that was made with other parameters, data or code
@@ -174,11 +181,8 @@ run = _Command("run", params=_options(), callback=_run, help=RUN_HELP)
 cli.add_command(run)
 
 
-@cli.group()
-def adaptive() -> None:
-    """What there is of the study: kedro adaptive status."""
-
-
+adaptive = click.Group("adaptive", help=ADAPTIVE_HELP)
+cli.add_command(adaptive)
 adaptive.add_command(
     _Command(
         "status",
@@ -187,6 +191,7 @@ adaptive.add_command(
             click.Option(["--json", "as_json"], is_flag=True, help="For machines."),
         ],
         callback=_status,
+        short_help="What is done, under way, stale or missing, and how long the rest takes.",
         help=STATUS_HELP,
     )
 )

@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 
 from adaptive_opt.engine.provenance import identify_run
 from adaptive_opt.io.grid import Files, survey
-from adaptive_opt.io.outcome import where_results_are
+from adaptive_opt.io.outcome import OutcomeHooks, where_results_are
 from adaptive_opt.io.status import as_record, as_text
 from adaptive_opt.parameters import TuningParameters, search_space, with_values
 from adaptive_opt.search.identity import study_name, trial_identity
@@ -202,3 +202,24 @@ def test_results_are_told_by_kind_and_folder(tmp_path):
         ["runs", "data/07_model_output/base/rr"],
         ["MLflow", "http://127.0.0.1:5000"],
     ]
+
+
+def test_only_what_a_run_made_is_told(tmp_path, capsys):
+    old, new = "analysis.networks.costs", "analysis.networks.outcomes"
+    for name in (old, new):
+        (tmp_path / f"{name}.csv").touch()
+    os.utime(tmp_path / f"{old}.csv", times=(time.time() - 60,) * 2)
+    catalog = SimpleNamespace(
+        get=lambda name: SimpleNamespace(_filepath=tmp_path / f"{name}.csv")
+    )  # as Kedro's datasets have it
+    pipeline = SimpleNamespace(all_outputs=lambda: {old, new, "none.of.these"}, nodes=[1, 2])
+    hooks = OutcomeHooks()
+    hooks.before_pipeline_run()
+    hooks.after_pipeline_run({"project_path": str(tmp_path)}, pipeline, catalog)
+    assert f"tables    {new}.csv" in capsys.readouterr().out
+    hooks.after_node_run()
+    hooks.on_node_error(SimpleNamespace(name="analysis.networks.report"))
+    hooks.on_pipeline_error(pipeline)
+    said = capsys.readouterr().err
+    assert "Failed in analysis.networks.report, after 1 of 2 nodes" in said
+    assert "the same command goes on" in said.replace("\n", " ")
