@@ -11,6 +11,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*##' '{printf "%-11s%s\n", $$1, $$2}'
+	@echo "For example: make run. More, inside .venv: kedro run --help, kedro adaptive --help"
 
 .venv/.installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
@@ -23,9 +24,6 @@ install: .venv/.installed  ## the environment in .venv, and nothing else
 
 run: .venv/.installed  ## the study on embedded data, in minutes
 	$(BIN)/kedro run
-	@echo "The report: data/08_reporting/base/report.html"
-	@echo "Tables: report.md in data/08_reporting/base/search, …/rahimi_recht and …/networks"
-	@echo "Figures: beside them"
 
 test: .venv/.installed  ## all tests
 	$(BIN)/python -m pytest

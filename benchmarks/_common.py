@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import platform
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,15 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpF
     """Defaults, and the description as it is written."""
 
 
-def parser(description: str | None) -> argparse.ArgumentParser:
-    """An argument parser with the options that every benchmark has."""
-    made = argparse.ArgumentParser(description=description, formatter_class=_Help)
+def parser(description: str | None, example: str = "") -> argparse.ArgumentParser:
+    """An argument parser with the options that every benchmark has.
+
+    Args:
+        description: what the benchmark does.
+        example: options of a call of it.
+    """
+    call = f"Example: python benchmarks/{Path(sys.argv[0]).name} {example}".strip()
+    made = argparse.ArgumentParser(description=description, epilog=call, formatter_class=_Help)
     made.add_argument("--json", type=Path, metavar="FILE", help="write the figures here")
     return made
 

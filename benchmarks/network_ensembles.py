@@ -79,7 +79,7 @@ def measure(
 
 def main() -> None:
     """Measure, print, and write."""
-    line = parser(__doc__)
+    line = parser(__doc__, "--task resnet18 --seeds 8")
     line.add_argument("--task", nargs="+", choices=TASKS, default=list(TASKS), help="networks")
     line.add_argument(
         "--arms", nargs="+", choices=published_arms(), default=["adam", "ssdh"], help="optimizers"

@@ -209,7 +209,7 @@ def run_study(functions: dict[str, RRFunction]) -> dict[str, Any]:
 
 def main() -> None:
     """Measure, print, and write."""
-    options = parser(__doc__)
+    options = parser(__doc__, "--members 16 96 --json rr.json")
     options.add_argument("--rounds", type=int, default=5, help="turns each side takes")
     options.add_argument("--epochs", type=int, default=25, help="epochs a turn, of 8 iterations")
     options.add_argument("--members", type=int, nargs="+", default=[16, 96, 256])

@@ -242,7 +242,7 @@ def choose(every: list[Contender], patterns: Sequence[str] | None) -> list[Conte
 
 def arguments() -> argparse.ArgumentParser:
     """The command line."""
-    made = parser(__doc__)
+    made = parser(__doc__, "--task transformer --contenders 'SSDH*' --parts steps")
     made.add_argument("--task", nargs="+", choices=TASKS, default=list(TASKS), help="networks")
     made.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="figures")
     made.add_argument(

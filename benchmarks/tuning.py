@@ -150,7 +150,7 @@ def compare_configurations(scale: str, device: str, epochs: int | None) -> dict[
 
 def main() -> None:
     """Command line."""
-    line = parser(__doc__)
+    line = parser(__doc__, "--parts ways --task rr_cond29 --arm ssdh")
     parts = ("ways", "configurations")
     line.add_argument("--parts", nargs="+", choices=parts, default=list(parts), help="what to do")
     line.add_argument("--task", choices=("rr_cond29", "rr_cond15099"), default="rr_cond15099")

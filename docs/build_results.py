@@ -385,7 +385,9 @@ exact diagonal.
 
 def main() -> None:
     """Collect if asked to, and write the page."""
-    options = argparse.ArgumentParser(description=__doc__)
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     options.add_argument("--collect", action="store_true", help="fetch tables and figures first")
     if options.parse_args().collect:
         collect()

@@ -7,6 +7,7 @@ Nothing on the page is typed by hand but the words; a test compares it with what
 
 from __future__ import annotations
 
+import argparse
 import json
 import statistics
 from pathlib import Path
@@ -178,4 +179,7 @@ networks below a million parameters together. What larger ones gain is not measu
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
     (DOCS / "step_cost.md").write_text(page(), encoding="utf-8")

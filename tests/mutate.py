@@ -110,7 +110,7 @@ MUTATIONS = [
     ("dead worker's trial forgotten", "search/study.py", "optuna.storages.fail_stale_trials(self.study)", "_ = 0", "search/test_study.py"),
     ("dead worker's trial paid for", "search/study.py", 'if trial.state.name == "FAIL" and result.get("outcome") != "failed":', "if False:", "search/test_study.py"),
     ("workers draw alike", "search/study.py", "self.inner = make(trial.number)", "self.inner = make(0)", "search/test_study.py"),
-    ("space not part of the study", "search/tune.py", '"space": self.space.describe(),', '"space": 0,', "search/test_study.py"),
+    ("space not part of the study", "search/identity.py", '"space": space.describe(),', '"space": 0,', "search/test_study.py"),
     ("interrupted trials lost", "search/tune.py", "  # Ctrl-C: at once, not after the worker has been silent for long\n        shared.give_back(claimed)", "\n        pass", "search/test_study.py"),
     ("trials mixed up", "engine/trials.py", "torch.tensor(values).repeat_interleave(seeds)", "torch.tensor(values).repeat(seeds)", "search/test_arm.py"),
     ("never reached is reached at the end", "search/objective.py", "else 1 + short", "else 1.0", "search/test_arm.py"),
@@ -119,7 +119,10 @@ MUTATIONS = [
     ("decades rounded", "evidence/rahimi_recht.py", "np.floor(np.log10", "np.round(np.log10", "evidence"),
     ("worst run is best", "evidence/rahimi_recht.py", ".to_numpy().argmin()", ".to_numpy().argmax()", "evidence"),
     ("written in place", "io/datasets.py", "write(partial)", "write(path)", "project/test_datasets.py"),
-    ("soft merge lost", "settings.py", '"merge_strategy": {"parameters": "soft"}', '"merge_strategy": {}', "project/test_parameters.py"),
+    ("soft merge lost", "io/configuration.py", '"merge_strategy": {"parameters": "soft"}', '"merge_strategy": {}', "project/test_parameters.py"),
+    ("a stale run looks done", "io/grid.py", 'if self.summary.get("digest") != identity.digest:', "if False:", "project/test_status.py"),
+    ("a checkpoint of another run counts", "io/grid.py", 'if saved.get("digest") != identity.digest:', "if not saved:", "project/test_status.py"),
+    ("results of an earlier run are told", "io/outcome.py", "and Path(path).stat().st_mtime >= since", "", "project/test_status.py"),
     ("faults stop at the first", "parameters/faults.py", "return [_fault(model, e, prefix) for e in error", "return [_fault(model, e, prefix) for e in error.errors()[:1]] or [_fault(model, e, prefix) for e in error", "project/test_parameters.py"),
 ]  # fmt: skip
 

@@ -1,19 +1,176 @@
-"""The project's ``kedro run``: a sentence instead of a traceback where the user can help."""
+"""The project's commands: ``kedro run`` with sentences instead of tracebacks, and the grid."""
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from typing import Any
 
 import click
+import yaml
+from kedro.config import MissingConfigException
 from kedro.framework.cli.project import run as kedro_run
+from kedro.framework.cli.utils import KedroCliError
 from kedro.framework.project import pipelines
 from kedro.io import DatasetError
+from kedro.pipeline import Pipeline
 from kedro_viz.launchers.cli.main import viz
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import ValidationError
 
 from adaptive_opt.errors import StudyError
+from adaptive_opt.io.configuration import nearest
 from adaptive_opt.io.hooks import known_tags
+from adaptive_opt.io.outcome import how_to_go_on
+
+FAULTS = (StudyError, DatasetError, MissingConfigException)
+"""What the user can help: said as one sentence."""
+
+RUNNERS = ("SequentialRunner", "ParallelRunner", "ThreadRunner")
+
+LISTED = "kedro registry describe lists them"
+
+RUN_HELP = """Make the study, or a part of it: data, searches, training, tables, figures, verdict.
+
+What is finished is left alone until something that it depends on changes, and what was broken
+off goes on: the same command again is always right. kedro adaptive status says what is left.
+
+\b
+Examples:
+  kedro run                                   the default study, minutes
+  kedro run --env=smoke                       the same in less than a minute, to try things
+  kedro run --tags=rr_cond29,ssdh             what belongs to a task or to an arm
+  kedro run --pipelines=tuning,training --tags=ssdh
+  kedro run --params=tasks.rr_cond29.seeds=32,training.device=cpu
+
+\b
+Pipelines: data, rr_synthesis, tuning, training, analysis, and whole studies: __default__,
+ladder, zoo, all, fidelity, ledger.
+Tags: tasks (rr_cond29, rr_cond15099, resnet18, transformer), arms (sgdm, adam, sophia, sadh,
+ssdh, ssvp, …), kinds (first-order, second-order, ladder, zoo), halves (rahimi_recht, networks).
+"""
+
+ADAPTIVE_HELP = """Commands that look at the study and change nothing.
+
+\b
+Example:
+  kedro adaptive status --env=smoke
+"""
+
+STATUS_HELP = """What of the grid is done, goes on, is broken off, stale or missing.
+
+Reads only, and starts nothing. A run is stale that was made with other parameters, data or code
+than there are now; what has changed is named. How long the rest takes is estimated from what was
+finished on the same tasks; – where nothing was. A run shows as running once it has written its
+first checkpoint (training.checkpoint_seconds).
+
+\b
+Examples:
+  kedro adaptive status
+  kedro adaptive status --env=paper --tags=resnet18
+  kedro adaptive status --pipelines=ladder --json
+"""
+
+
+class _Command(click.Command):
+    """One that says a malformed option in a sentence too."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        try:
+            return super().make_context(*args, **kwargs)
+        except KedroCliError as error:
+            raise click.UsageError(error.message) from error
+        except KeyError as error:
+            raise click.UsageError(f"--config: the file needs a section {error}") from error
+        except (yaml.YAMLError, OmegaConfBaseException) as error:
+            said = getattr(error, "problem", None) or str(error).split("\n")[0]
+            raise click.UsageError(
+                f"--params cannot be read ({said}); write key.inner=value,other=value"
+            ) from error
+
+
+def _options(*names: str) -> list[click.Parameter]:
+    """Options of ``kedro run`` by name, all without one."""
+    return [p for p in kedro_run.params if not names or p.name in names]
+
+
+def _run(**options: Any) -> Any:
+    if kedro_run.callback is None:
+        raise RuntimeError("kedro's run command has no callback")
+    try:
+        if (runner := options["runner"]) and "." not in runner:
+            _check("runner", [runner], RUNNERS)
+        chosen(**options)
+        return kedro_run.callback(**options)
+    except FAULTS as error:
+        raise click.ClickException(str(error)) from error
+    except ValidationError as error:
+        if error.title != "KedroMlflowConfig":
+            raise
+        said = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+        raise click.ClickException("\n  ".join(["mlflow.yml is at fault:", *said])) from error
+    except KeyboardInterrupt:
+        click.echo(f"\nBroken off. {how_to_go_on()}", err=True)
+        raise
+
+
+def chosen(
+    *,
+    tags: Sequence[str],
+    pipeline: str | None = None,
+    node_names: Sequence[str] = (),
+    from_nodes: Sequence[str] = (),
+    to_nodes: Sequence[str] = (),
+    from_inputs: Sequence[str] = (),
+    to_outputs: Sequence[str] = (),
+    namespaces: Sequence[str] = (),
+    **others: Any,
+) -> Pipeline:
+    """The part of the pipelines that some options of ``kedro run`` choose.
+
+    Raises:
+        StudyError: a name is unknown, or nothing is left.
+    """
+    _check("task, arm, kind or half", tags, known_tags())
+    asked = [p for p in (pipeline, *others.get("pipelines", ())) if p]
+    _check("pipeline", asked, sorted(pipelines))
+    whole = sum((pipelines[name] for name in asked or ["__default__"]), Pipeline([]))
+    nodes = sorted(node.name for node in whole.nodes)
+    _check("node of these pipelines", [*node_names, *from_nodes, *to_nodes], nodes, LISTED)
+    datasets = sorted(whole.datasets())
+    _check("dataset of these pipelines", [*from_inputs, *to_outputs], datasets, LISTED)
+    words = [(node.namespace or "").split(".") for node in whole.nodes]
+    within = {".".join(w[:depth]) for w in words for depth in range(1, len(w) + 1)}
+    _check("namespace of these pipelines", namespaces, sorted(within), LISTED)
+    try:
+        return whole.filter(
+            tags=tags,
+            node_names=node_names,
+            from_nodes=from_nodes,
+            to_nodes=to_nodes,
+            from_inputs=from_inputs,
+            to_outputs=to_outputs,
+            node_namespaces=namespaces,
+        )
+    except ValueError as error:
+        raise StudyError("nothing was run: no node is all that was asked for at once") from error
+
+
+def _check(what: str, names: Sequence[str], known: Sequence[str], many: str = "") -> None:
+    for name in names:
+        if name not in known:
+            raise StudyError(f"no {what} is called {name!r}; {nearest(name, known, many)}")
+
+
+def _status(*, as_json: bool, env: str | None, params: dict[str, Any], **options: Any) -> None:
+    import json
+
+    from adaptive_opt.io.status import as_text, look
+
+    try:
+        record, command = look(chosen(**options), env, params, options)
+    except FAULTS as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(json.dumps(record, indent=1) if as_json else as_text(record, command))
 
 
 @click.group(name="adaptive_opt")
@@ -21,29 +178,24 @@ def cli() -> None:
     """Commands of this project."""
 
 
-def _run(**options: Any) -> Any:
-    if kedro_run.callback is None:
-        raise RuntimeError("kedro's run command has no callback")
-    try:
-        _check("task, arm, kind or half", options["tags"], known_tags())
-        asked = [p for p in (options["pipeline"], *options["pipelines"]) if p]
-        _check("pipeline", asked, sorted(pipelines))
-        return kedro_run.callback(**options)
-    except (StudyError, DatasetError) as error:
-        raise click.ClickException(str(error)) from error
-
-
-def _check(what: str, names: Sequence[str], known: Sequence[str]) -> None:
-    for name in names:
-        if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
-            raise StudyError(f"no {what} is called {name!r}; {hint}")
-
-
-run = click.Command("run", params=kedro_run.params, callback=_run, help=kedro_run.help)
+run = _Command("run", params=_options(), callback=_run, help=RUN_HELP)
 cli.add_command(run)
 
 # kedro-viz's commands are global, which a project cannot define anew. Its `deploy` would publish
 # the paths of this machine.
 viz.lazy_subcommands = {"run": "adaptive_opt.io.viz.run", "build": "adaptive_opt.io.viz.build"}
+
+adaptive = click.Group("adaptive", help=ADAPTIVE_HELP)
+cli.add_command(adaptive)
+adaptive.add_command(
+    _Command(
+        "status",
+        params=[
+            *_options("env", "pipelines", "tags", "params"),
+            click.Option(["--json", "as_json"], is_flag=True, help="For machines."),
+        ],
+        callback=_status,
+        short_help="What is done, under way, stale or missing, and how long the rest takes.",
+        help=STATUS_HELP,
+    )
+)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Sequence
 
 from kedro.pipeline import Pipeline
@@ -18,6 +19,13 @@ REPORTED = (
 
 
 def register_pipelines() -> dict[str, Pipeline]:
+    """All of them, without Kedro's advice against the names of other namespaces' results."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="One or more dataset names contain '.'")
+        return _pipelines()
+
+
+def _pipelines() -> dict[str, Pipeline]:
     """The parts of the study, and whole ones.
 
     Returns:

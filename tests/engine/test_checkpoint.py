@@ -1,9 +1,9 @@
 """A run that is killed goes on where it was and ends as if nothing had happened."""
 
 import json
+import multiprocessing
 import os
 import pickle
-import signal
 import subprocess
 import sys
 import time
@@ -13,8 +13,8 @@ import pandas as pd
 import pytest
 import torch
 
-from adaptive_opt.engine.checkpoint import Checkpoint, configuration_digest
-from tests.conftest import PROJECT
+from adaptive_opt.engine.checkpoint import Checkpoint
+from adaptive_opt.parameters import configuration_digest
 from tests.engine.networks import train
 
 CASES = {
@@ -26,17 +26,9 @@ CASES = {
     "transformer_ensemble": {"task": "transformer", "arm": "sadh", "ensemble": "together"},
 }
 
-SCRIPT = """
-import json, sys, torch
-torch.set_num_threads(1)
-from pathlib import Path
-from tests.engine.test_checkpoint import run_case
-name, folder, every = sys.argv[1], Path(sys.argv[2]), float(sys.argv[3])
-history, weights, summary = run_case(name, folder, every)
-history.to_parquet(folder / "history.parquet")
-torch.save(weights, folder / "weights.pt")
-(folder / "summary.json").write_text(json.dumps(summary["diverged_at"]))
-"""
+# A process that is killed is forked from one that has imported everything, and computed nothing.
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload([__name__, "adaptive_opt.engine.rahimi_recht"])
 
 
 def run_case(name, folder, every):
@@ -60,8 +52,24 @@ def run_case(name, folder, every):
     return train(**{"ensemble": "apart", **case}, sizes={"epochs": 40}, checkpoint=checkpoint)
 
 
+def leave(name, folder, every):
+    """Run a case and leave its results in a folder."""
+    torch.set_num_threads(1)
+    history, weights, summary = run_case(name, folder, every)
+    history.to_parquet(folder / "history.parquet")
+    torch.save(weights, folder / "weights.pt")
+    (folder / "summary.json").write_text(json.dumps(summary["diverged_at"]))
+
+
 def start(name, folder, every):
-    return subprocess.Popen([sys.executable, "-c", SCRIPT, name, folder, str(every)], cwd=PROJECT)
+    process = PROCESSES.Process(target=leave, args=(name, folder, every), daemon=True)
+    process.start()
+    return process
+
+
+def wait(process):
+    process.join()
+    return process.exitcode
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -76,16 +84,16 @@ def test_killed_again_and_again(name, tmp_path):
     for _ in range(3):
         process = start(name, broken, 0.01)
         before = _changed(broken)
-        while process.poll() is None and _changed(broken) == before:
+        while process.is_alive() and _changed(broken) == before:
             time.sleep(0.002)
         time.sleep(chance.uniform(0, 0.1))
-        if process.poll() is None:
-            process.send_signal(signal.SIGKILL)
+        if process.is_alive():
+            process.kill()
             kills += 1
-        process.wait()
+        process.join()
     assert kills >= 2
-    assert start(name, broken, 1e9).wait() == 0
-    assert uninterrupted.wait() == 0
+    assert wait(start(name, broken, 1e9)) == 0
+    assert wait(uninterrupted) == 0
     a, b = (pd.read_parquet(f / "history.parquet") for f in (whole, broken))
     timeless = [c for c in a if c != "device_seconds"]
     pd.testing.assert_frame_equal(a[timeless], b[timeless], check_exact=True)
@@ -229,6 +237,7 @@ FULL_DISK = """
 import resource, signal, sys, torch
 from pathlib import Path
 from adaptive_opt.engine.checkpoint import Checkpoint
+from adaptive_opt.parameters import configuration_digest
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 checkpoint = Checkpoint(Path(sys.argv[1]), "a")
 checkpoint.save({"tensor": torch.zeros(10)})

@@ -243,5 +243,7 @@ def test_an_optimizer_that_was_edited_is_another_one(tmp_path, monkeypatch):
     assert before == code_digest("mine_for_digest.Mine") != code_digest("torch.optim.SGD")
     (tmp_path / "mine_for_digest.py").write_text(text + "    # changed\n")
     assert code_digest("mine_for_digest.Mine") != before
-    monkeypatch.setattr("torch.__version__", "0.0")
-    assert code_digest("torch.optim.SGD") != code_digest("torch.optim.Adam")
+    before = code_digest("torch.optim.SGD")
+    assert before != code_digest("torch.optim.Adam")
+    monkeypatch.setattr("adaptive_opt.engine.provenance.version", lambda package: "0.0")
+    assert code_digest("torch.optim.SGD") != before

@@ -1,24 +1,23 @@
 """The project in an empty folder, and what a run at the scale smoke leaves there."""
 
-import os
 import shutil
-import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import PROJECT
+from tests.project.warm import FORKS, WarmKedro, run_kedro
 
 KEDRO = [str(Path(sys.executable).with_name("kedro"))]
+WARM = {}
 
 
-def kedro(project, *args):
-    env = {**os.environ, "COLUMNS": "500", "PYTHONPATH": ""}
-    return subprocess.run(
-        [*KEDRO, *args], cwd=project, env=env, capture_output=True, text=True, check=False
-    )
+def kedro(project, *args, **environment):
+    """A command in the project, by the process that has imported everything if there is one."""
+    return WARM.get(project, partial(run_kedro, project))(*args, **environment)
 
 
 @pytest.fixture(scope="session")
@@ -28,12 +27,17 @@ def project(tmp_path_factory):
         shutil.copytree(PROJECT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", ".telemetry"):
         shutil.copy(PROJECT / name, folder)
-    return folder
+    if FORKS:
+        WARM[folder] = WarmKedro(folder, tmp_path_factory.mktemp("output"))
+    yield folder
+    if FORKS:
+        WARM.pop(folder).close()
 
 
 @pytest.fixture(scope="session")
 def smoke(project):
+    """The project after a run, the seconds that it took, and what it printed."""
     start = time.perf_counter()
-    done = kedro(project, "run", "--env=smoke")
+    done = run_kedro(project, "run", "--env=smoke")
     assert done.returncode == 0, done.stdout + done.stderr
-    return project, time.perf_counter() - start
+    return project, time.perf_counter() - start, done.stdout

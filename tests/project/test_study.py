@@ -21,6 +21,7 @@ from adaptive_opt.switches import VARIANTS
 from tests.conftest import PROJECT
 from tests.project.conftest import KEDRO, kedro
 from tests.project.test_tracking import Recorded
+from tests.project.warm import run_kedro
 
 SEARCH_FIGURES = ("history", "parallel_coordinates", "importances", "slice")
 
@@ -30,7 +31,7 @@ def list_pipelines(project):
     took = []
     for _ in range(3):
         start = time.perf_counter()
-        done = kedro(project, "registry", "list")
+        done = run_kedro(project, "registry", "list")
         took.append(time.perf_counter() - start)
         assert done.returncode == 0, done.stderr
     return min(took), done.stdout
@@ -39,6 +40,35 @@ def list_pipelines(project):
 def test_smoke_takes_at_most_a_minute(smoke, project):
     """On a machine that lists the pipelines in the 2.4 s that it takes on two idle cores."""
     assert smoke[1] < 60 * max(1.0, list_pipelines(project)[0] / 2.4)
+
+
+def test_a_run_ends_with_where_its_results_are(smoke):
+    project, _, printed = smoke
+    last = printed[printed.index("Made by this run") :].splitlines()[1:]
+    told = dict(line.split(maxsplit=1) for line in last)
+    assert told["report"] == "data/08_reporting/smoke/report.html"
+    for kind, ending in (("figures", "png"), ("tables", "csv"), ("texts", "md")):
+        made = [*(project / "data/08_reporting").rglob(f"*.{ending}")]
+        assert told[kind].startswith(f"{len(made)} in data/08_reporting/smoke: networks")
+    assert told["runs"].startswith("46 in data/07_model_output/smoke: resnet18")
+    assert told["MLflow"].startswith("make mlflow")
+
+
+def test_the_grid_is_looked_at_without_torch(smoke):
+    """What was searched and trained is done; of a changed parameter it is known what it moves."""
+    look = ["adaptive", "status", "--env=smoke", "--json"]
+    done = kedro(smoke[0], *look, "--params=arms.resnet18.sadh.eps=1e-6,training.log_every=7")
+    assert done.returncode == 0, done.stdout + done.stderr
+    cells = {(c["task"], c["arm"]): c for c in json.loads(done.stdout)["cells"]}
+    assert len(cells) == 2 * 12 + 2 * 11
+    stale = cells.pop(("resnet18", "sadh"))
+    assert (stale["search"]["state"], stale["search"]["why"]) == ("stale", "eps: 1e-12, now 1e-06")
+    assert stale["training"]["state"] == "stale"
+    assert stale["seconds_left"] > 0
+    assert {c["search"]["state"] for c in cells.values()} == {"done"}
+    for (task, _), cell in cells.items():  # networks say themselves how often they log
+        assert cell["training"]["state"] == ("stale" if task.startswith("rr") else "done")
+        assert cell["training"]["why"] in ("", "log_every: 10, now 7")
 
 
 def test_every_run_leaves_history_weights_snapshots_and_summary(smoke):
@@ -139,11 +169,8 @@ def test_published_configurations_are_taken_on_request(smoke):
     ],
 )
 def test_a_wrong_database_is_said_before_anything_is_trained(smoke, url, message):
-    env = {**os.environ, "COLUMNS": "500", "PYTHONPATH": "", "ADAPTIVE_OPT_TUNING_STORAGE": url}
-    command = [*KEDRO, "run", "--env=smoke", "--pipelines=tuning", "--tags=adam"]
-    done = subprocess.run(
-        command, cwd=smoke[0], env=env, capture_output=True, text=True, check=False
-    )
+    args = ["run", "--env=smoke", "--pipelines=tuning", "--tags=adam"]
+    done = kedro(smoke[0], *args, ADAPTIVE_OPT_TUNING_STORAGE=url)
     assert done.returncode == 1
     assert message in done.stderr
     assert "Traceback" not in done.stdout + done.stderr
@@ -524,6 +551,9 @@ def test_mlflow_has_every_seed_with_its_curves(smoke):
             "tuning.source: resnet18, nadam: not searched; kedro run --pipelines=tuning",
         ),
         (["--tags=sshd"], "no task, arm, kind or half is called 'sshd'; did you mean 'ssdh'?"),
+        (["--env=smok"], "no environment is called 'smok', for conf/smok is no folder; did you"),
+        (["--nodes=training.rr_cond29.sgmd.train"], "did you mean 'training.rr_cond29.sgdm.train'"),
+        (["--tags=ssdh", "--nodes=data.resnet18.load", "--namespaces=tuning"], "nothing was run"),
         (
             ["--params=tasks.rr_cond29.epoch=3"],
             "--params: tasks.rr_cond29.epoch: unknown parameter",
@@ -548,6 +578,9 @@ def test_faults_are_sentences_on_the_command_line(smoke, args, message):
     assert "Traceback" not in done.stdout + done.stderr
     assert "Running node" not in done.stdout
     assert "Completed node" not in done.stdout
+    if "99999" in message:  # not known before the node is run
+        assert "Failed in training.transformer.sgdm.train, after 0 of 1 nodes." in done.stderr
+        assert "kedro run --env=smoke --nodes=training.transformer.sgdm.train" in done.stderr
 
 
 def test_the_package_runs_as_a_module(project):

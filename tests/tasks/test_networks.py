@@ -309,8 +309,8 @@ def test_channels_first_where_the_last_would_corrupt_memory():
 
 def test_compiled_passes_are_the_same_and_preparing_changes_nothing():
     data = text()
-    plain = text_task(data=data)
-    compiled = text_task(data=data, execution=Execution(CPU, compile=True))
+    plain = text_task(data=data, layers=1)
+    compiled = text_task(data=data, layers=1, execution=Execution(CPU, compile=True))
     weights = plain.initial_parameters()
     state = torch.get_rng_state()
     compiled.prepare(weights)

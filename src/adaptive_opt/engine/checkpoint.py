@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import os
 import time
@@ -12,23 +10,9 @@ from typing import Any
 
 import torch
 
-__all__ = ["Checkpoint", "configuration_digest"]
+__all__ = ["Checkpoint"]
 
 logger = logging.getLogger(__name__)
-
-
-def configuration_digest(configuration: dict[str, Any]) -> str:
-    """Identifies a resolved configuration, whatever the order of its keys.
-
-    Example:
-        >>> a, b = {"lr": 0.1, "seeds": 3}, {"seeds": 3, "lr": 0.1}
-        >>> configuration_digest(a) == configuration_digest(b)
-        True
-        >>> configuration_digest(a) == configuration_digest({**a, "lr": 0.2})
-        False
-    """
-    text = json.dumps(configuration, sort_keys=True)
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 class Checkpoint:
@@ -40,7 +24,7 @@ class Checkpoint:
 
     Args:
         path: of the file; None: nothing is ever saved.
-        digest: of the configuration, see :func:`configuration_digest`.
+        digest: of the configuration, see :func:`adaptive_opt.parameters.configuration_digest`.
         every: seconds between two saves.
     """
 

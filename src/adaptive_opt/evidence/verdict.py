@@ -140,15 +140,14 @@ def _is_headline(metric: str, target: str, targets: Mapping[str, Any]) -> bool:
     return metric == "train_loss" and target == (levels[-1] if levels else "fixed")
 
 
-def _times_of(rows: pd.DataFrame, arm: str, clock: str) -> pd.Series:
-    """By seed; infinite where a run never arrives."""
-    own = rows[rows["arm"] == arm].set_index("seed")
-    return own[clock].where(own["reached"], np.inf)
+def _by_arm(rows: pd.DataFrame, clock: str) -> tuple[pd.DataFrame, pd.Series]:
+    """Times of every arm, and until when all of its runs were observed.
 
-
-def _horizon(rows: pd.DataFrame, arms: Sequence[str], clock: str) -> float:
-    """Until when all runs of these arms were observed."""
-    return float(rows.loc[rows["arm"].isin(arms), f"end_{clock}"].min())
+    Times are by seed, a column an arm; infinite where a run never arrives.
+    """
+    times = rows.assign(time=rows[clock].where(rows["reached"], np.inf))
+    ends = rows.groupby("arm", observed=True)[f"end_{clock}"].min()
+    return times.pivot(index="seed", columns="arm", values="time"), ends
 
 
 def _fastest_baseline(rows: pd.DataFrame, clock: str) -> str | None:
@@ -160,13 +159,14 @@ def _fastest_baseline(rows: pd.DataFrame, clock: str) -> str | None:
     arms = [a for a in rows["arm"].unique() if get_arm(a).kind == "first-order"]
     if not arms:
         return None
-    horizon = _horizon(rows, arms, clock)
+    times, ends = _by_arm(rows, clock)
+    horizon = float(ends[arms].min())
 
     def order(arm: str) -> tuple[bool, float, int]:
-        times = _times_of(rows, arm, clock)
-        mean = float(np.log(times.clip(upper=horizon)).mean())
-        arrived = int(np.isfinite(times).sum())
-        return 2 * arrived < len(times), round(mean, 9), -arrived
+        own = times[arm].dropna()
+        arrived = int(np.isfinite(own).sum())
+        mean = float(np.log(own.clip(upper=horizon)).mean())
+        return 2 * arrived < len(own), round(mean, 9), -arrived
 
     return str(min(arms, key=order))
 
@@ -176,10 +176,11 @@ def _compared(
 ) -> list[dict[str, Any]]:
     """Each pair of arms compared, corrected for the number of pairs."""
     found = []
+    times, ends = _by_arm(rows, clock)
     for arm, other in pairs:
-        both = pd.concat([_times_of(rows, a, clock) for a in (arm, other)], axis=1).dropna()
+        both = times[[arm, other]].dropna()
         t, u = both.iloc[:, 0], both.iloc[:, 1]
-        horizon = _horizon(rows, [arm, other], clock)
+        horizon = float(ends[[arm, other]].min())
         result = statistics.compare(
             t, u, horizon, margin=settings["margin"], confidence=settings["confidence"]
         )
@@ -277,11 +278,11 @@ def _break_even(
         without = f"{arm}_constant" if (task, f"{arm}_constant") in runs else baseline
         plain = runs[task, without]
         values = break_even_period(
-            iterations=float(_times_of(rows, arm, "iteration").median()),
+            iterations=float(_by_arm(rows, "iteration")[0][arm].median()),
             seconds=run["device_seconds"] / run["iterations"],
             seconds_without=plain["device_seconds"] / plain["iterations"],
             update_period=run["hyperparameters"]["update_period"],
-            baseline_seconds=float(_times_of(rows, baseline, "device_seconds").median()),
+            baseline_seconds=float(_by_arm(rows, "device_seconds")[0][baseline].median()),
         )
         period = values["period"] if math.isfinite(values["period"]) else None
         found.append(

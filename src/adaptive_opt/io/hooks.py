@@ -23,7 +23,7 @@ from adaptive_opt.parameters import (
 from adaptive_opt.parameters.data import ImageDataParameters, TextDataParameters
 from adaptive_opt.study import ARMS, EVERY_TASK, HALVES, KINDS, arm_names, get_task, tasks_of
 
-__all__ = ["CheckpointHooks", "ValidationHooks", "known_tags"]
+__all__ = ["CheckpointHooks", "ValidationHooks", "check_parameters", "known_tags"]
 
 
 def known_tags() -> list[str]:
@@ -34,6 +34,14 @@ def known_tags() -> list[str]:
 class ValidationHooks:
     """Checks parameters, function files and the device before the first node."""
 
+    def __init__(self) -> None:
+        self._conf: Path | None = None
+
+    @hook_impl
+    def after_context_created(self, context: Any) -> None:
+        """Remember where the parameters are from."""
+        self._conf = Path(context.config_loader.conf_source)
+
     @hook_impl
     def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Any, catalog: Any) -> None:
         """Raise one error that lists every fault, each with file and key."""
@@ -42,19 +50,46 @@ class ValidationHooks:
                 "ThreadRunner would mix the random numbers of runs; take ParallelRunner, or none"
             )
         parameters = catalog.load("parameters")
-        faults = find_faults(parameters, _zoo_arms(pipeline))
-        if not faults:
-            faults = _deep_faults(
-                parameters, {n.split(".")[0] for n in pipeline.inputs() | pipeline.all_outputs()}
-            )
+        env = run_params.get("env")
+        conf = self._conf or Path(run_params["project_path"]) / "conf"
+        given = run_params.get("runtime_params") or {}
+        check_parameters(parameters, pipeline, conf, env, given)
+        faults = _deep_faults(
+            parameters, {n.split(".")[0] for n in pipeline.inputs() | pipeline.all_outputs()}
+        )
         if not faults:
             faults = _stale_data(parameters["data"], pipeline, catalog)
         if not faults:
             faults = _search_faults(parameters, pipeline, catalog)
         if faults:
-            project = Path(run_params["project_path"])
-            given = run_params.get("runtime_params") or {}
-            raise StudyError(_report(faults, project, run_params.get("env"), given))
+            raise StudyError(_report(faults, conf, env, given))
+
+
+def check_parameters(
+    parameters: dict[str, Any],
+    pipeline: Any,
+    conf: Path,
+    env: str | None,
+    given: dict[str, Any],
+    *,
+    classes: bool = True,
+) -> None:
+    """All that the parameters alone can be at fault in.
+
+    Args:
+        parameters: all of them.
+        pipeline: that takes them.
+        conf: the folder of the environments.
+        env: the environment.
+        given: on the command line.
+        classes: see :func:`adaptive_opt.parameters.find_faults`.
+
+    Raises:
+        StudyError: every fault, each with file and key.
+    """
+    faults = find_faults(parameters, _zoo_arms(pipeline), classes=classes)
+    if faults:
+        raise StudyError(_report(faults, conf, env, given))
 
 
 class CheckpointHooks:
@@ -208,22 +243,22 @@ def _budget_faults(task: str, arm: str, parameters: dict[str, Any]) -> list[Faul
     return [Fault(("tuning", "tasks", task, "budget"), message)]
 
 
-def _report(faults: list[Fault], project: Path, env: str | None, runtime: dict[str, Any]) -> str:
+def _report(faults: list[Fault], conf: Path, env: str | None, runtime: dict[str, Any]) -> str:
     lines = [
-        f"{_origin(f.path, project, env, runtime)}: {'.'.join(f.path)}: {f.message}" for f in faults
+        f"{_origin(f.path, conf, env, runtime)}: {'.'.join(f.path)}: {f.message}" for f in faults
     ]
     count = "a fault" if len(lines) == 1 else f"{len(lines)} faults"
     return "\n  ".join([f"The parameters have {count}; nothing was run.", *lines])
 
 
-def _origin(path: tuple[str, ...], project: Path, env: str | None, runtime: dict[str, Any]) -> str:
+def _origin(path: tuple[str, ...], conf: Path, env: str | None, runtime: dict[str, Any]) -> str:
     """Where a parameter is set: where most of its path is found, the command line first."""
     best, depth = "--params", _depth(runtime, path)
     for folder in [f for f in (env, "local", "base") if f]:
-        for file in sorted((project / "conf" / folder).glob("parameters*.yml")):
+        for file in sorted((conf / folder).glob("parameters*.yml")):
             found = _depth(yaml.safe_load(file.read_text(encoding="utf-8")), path)
             if found > depth:
-                best, depth = file.relative_to(project).as_posix(), found
+                best, depth = file.relative_to(conf.parent).as_posix(), found
     return best
 
 

@@ -5,7 +5,7 @@ key, with the nearest valid name where a key is unknown.
 """
 
 from .arms import resolve_arm, training_parameters
-from .configuration import configuration, logging_configuration
+from .configuration import configuration, configuration_digest, logging_configuration
 from .faults import Fault, find_faults
 from .models import (
     AnalysisParameters,
@@ -33,6 +33,7 @@ __all__ = [
     "TrainingParameters",
     "TuningParameters",
     "configuration",
+    "configuration_digest",
     "find_faults",
     "logging_configuration",
     "resolve_arm",

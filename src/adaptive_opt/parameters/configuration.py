@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from typing import Any
 
 from .arms import resolve_arm, training_parameters
 from .models import TrainingParameters, task_parameters
 
-__all__ = ["configuration", "logging_configuration"]
+__all__ = ["configuration", "configuration_digest", "logging_configuration"]
 
 EVERY_RUN = ("schedule", "schedule_floor", "clip_curvature", "diverged_above")
 NETWORKS = ("precision", "channels_last", "curvature_share")
@@ -48,3 +50,17 @@ def logging_configuration(task: str, parameters: dict[str, Any]) -> dict[str, An
     else:
         kept["hessian_every"] = training.hessian_every
     return kept
+
+
+def configuration_digest(configuration: dict[str, Any]) -> str:
+    """Identifies a resolved configuration, whatever the order of its keys.
+
+    Example:
+        >>> a, b = {"lr": 0.1, "seeds": 3}, {"seeds": 3, "lr": 0.1}
+        >>> configuration_digest(a) == configuration_digest(b)
+        True
+        >>> configuration_digest(a) == configuration_digest({**a, "lr": 0.2})
+        False
+    """
+    text = json.dumps(configuration, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

@@ -41,12 +41,16 @@ class Fault:
     message: str
 
 
-def find_faults(parameters: dict[str, Any], zoo: Collection[str] = ()) -> list[Fault]:
+def find_faults(
+    parameters: dict[str, Any], zoo: Collection[str] = (), *, classes: bool = True
+) -> list[Fault]:
     """Everything wrong with the parameters, as far as they alone can tell.
 
     Args:
         parameters: all of them.
         zoo: arms of that kind to look at too; their package takes seconds to import.
+        classes: whether to ask the optimizers that have no schema here, for which torch is
+            imported.
     """
     faults = _model_faults(StudyParameters, parameters, ())
     every = [t.name for t in EVERY_TASK]
@@ -64,12 +68,12 @@ def find_faults(parameters: dict[str, Any], zoo: Collection[str] = ()) -> list[F
         for name in known_tasks:
             if name not in present:
                 faults.append(Fault((section, name), "is missing"))
-            elif section in ("tasks", "data"):
+            elif section in ("tasks", "data") and isinstance(present[name], dict):
                 models = TASK_MODELS if section == "tasks" else DATA_MODELS
                 model = models[get_task(name).family]
                 faults += _model_faults(model, present[name], (section, name))
     for task in EVERY_TASK:
-        faults += _task_faults(task.name, parameters, zoo)
+        faults += _task_faults(task.name, parameters, zoo, classes)
     return faults + _tuning_faults(parameters, zoo)
 
 
@@ -83,7 +87,9 @@ def _tuning_faults(parameters: dict[str, Any], zoo: Collection[str]) -> list[Fau
     return [Fault(("tuning", *path), message) for path, message in dict(found).items()]
 
 
-def _task_faults(task: str, parameters: dict[str, Any], zoo: Collection[str]) -> list[Fault]:
+def _task_faults(
+    task: str, parameters: dict[str, Any], zoo: Collection[str], classes: bool
+) -> list[Fault]:
     section = parameters.get("arms")
     arms = section.get(task) if isinstance(section, dict) else None
     if not isinstance(arms, dict):
@@ -98,7 +104,7 @@ def _task_faults(task: str, parameters: dict[str, Any], zoo: Collection[str]) ->
             schema = arm_schema(get_arm(name))
             if schema is not None:
                 faults += _model_faults(schema, given, path)
-            elif get_arm(name).kind != "zoo" or name in zoo:
+            elif classes and (get_arm(name).kind != "zoo" or name in zoo):
                 faults += _foreign_faults(get_arm(name), given, path)
     for arm in ARMS:
         if arm.published and arm.name not in arms:

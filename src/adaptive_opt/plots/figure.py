@@ -21,6 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 from plotly.subplots import make_subplots
 
 from .colours import DASHES
+from .template import lay_out, white_background
 
 __all__ = ["Counts", "Figure", "Line", "Panel", "to_matplotlib", "to_plotly"]
 
@@ -161,6 +162,7 @@ def to_matplotlib(figure: Figure) -> mpl_figure.Figure:
         drawn.suptitle(figure.title, fontsize=13)
         if figure.note:
             drawn.supxlabel(figure.note, fontsize=8, color="#555555")
+        lay_out(drawn)
     return drawn
 
 
@@ -287,6 +289,7 @@ def _label(lines: Sequence[Line], ax: Any, heights: Sequence[float]) -> None:
         )
 
 
+@white_background()
 def to_plotly(figure: Figure) -> go.Figure:
     """The figure for a browser, with a legend that switches arms in all panels."""
     columns = max(1, min(figure.columns, len(figure.panels)))
@@ -327,7 +330,7 @@ def to_plotly(figure: Figure) -> go.Figure:
     if not figure.panels:
         drawn.add_annotation(text=figure.missing, showarrow=False, font={"size": 14})
     width, height = 97 * figure.size[0] * columns, 100 * figure.height * rows
-    drawn.update_layout(title=figure.title, template="plotly_white", height=height, width=width)
+    drawn.update_layout(title=figure.title, height=height, width=width)
     return drawn
 
 

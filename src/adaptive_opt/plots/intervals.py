@@ -12,6 +12,8 @@ import plotly.graph_objects as go
 from matplotlib.ticker import NullFormatter
 from plotly.subplots import make_subplots
 
+from .template import lay_out, white_background
+
 __all__ = ["VERDICT_COLOURS", "Interval", "IntervalPanel", "to_matplotlib", "to_plotly"]
 
 VERDICT_COLOURS = {
@@ -101,9 +103,11 @@ def to_matplotlib(title: str, panels: Sequence[IntervalPanel], note: str = "") -
         drawn.suptitle(title, fontsize=13)
         if note:
             drawn.supxlabel(note, fontsize=8, color="#555555")
+        lay_out(drawn)
     return drawn
 
 
+@white_background()
 def to_plotly(title: str, panels: Sequence[IntervalPanel]) -> go.Figure:
     """For a browser, two panels a row."""
     columns = min(2, max(1, len(panels)))
@@ -148,7 +152,5 @@ def to_plotly(title: str, panels: Sequence[IntervalPanel]) -> go.Figure:
         order = [r.label for r in panel.rows]
         drawn.update_yaxes(categoryorder="array", categoryarray=order[::-1], **at)
     tallest = max([len(p.rows) for p in panels] or [1])
-    drawn.update_layout(
-        title=title, template="plotly_white", height=(140 + 26 * tallest) * rows + 60
-    )
+    drawn.update_layout(title=title, height=(140 + 26 * tallest) * rows + 60)
     return drawn

@@ -16,12 +16,17 @@ from adaptive_opt.study import get_arm, get_task
 
 from .colours import arm_style
 from .figure import Figure, Line, Panel
+from .template import white_background
 
 __all__ = ["SEARCH_FIGURES", "best_of_n_figure", "search_figures"]
+
+TREES = 64
+"""Of fANOVA's forest, where there are as many as sixteen trials."""
 
 SEARCH_FIGURES = ("history", "parallel_coordinates", "importances", "slice")
 
 
+@white_background()
 def search_figures(trials: pd.DataFrame, best: dict[str, Any]) -> list[go.Figure]:
     """Those of :data:`SEARCH_FIGURES`, in that order, of one study.
 
@@ -62,15 +67,17 @@ def search_figures(trials: pd.DataFrame, best: dict[str, Any]) -> list[go.Figure
         ]
     for figure, kind in zip(figures, SEARCH_FIGURES, strict=True):
         words = {"importances": "importances (fANOVA)"}.get(kind, kind.replace("_", " "))
-        figure.update_layout(title=f"{label}: {words}", template="plotly_white")
+        figure.update_layout(title=f"{label}: {words}")
     return figures
 
 
 def _importances(study: Any, name: str) -> go.Figure:
     import optuna
 
-    # Of few trials PED-ANOVA, though quicker, says little: its best tenth is one or two.
-    evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
+    # Of few trials PED-ANOVA, though quicker, says little: its best tenth is one or two. Nor do
+    # many trees say more than some.
+    trees = min(TREES, 4 * len(study.trials))
+    evaluator = optuna.importance.FanovaImportanceEvaluator(n_trees=trees, seed=0)
     try:
         return optuna.visualization.plot_param_importances(
             study, evaluator=evaluator, target_name=name
@@ -81,7 +88,7 @@ def _importances(study: Any, name: str) -> go.Figure:
 
 def _empty(title: str, reason: str) -> go.Figure:
     figure = go.Figure()
-    figure.update_layout(title=title, template="plotly_white")
+    figure.update_layout(title=title)
     return figure.add_annotation(text=reason, showarrow=False, font={"size": 14})
 
 

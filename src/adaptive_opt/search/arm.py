@@ -10,12 +10,10 @@ import pandas as pd
 from torch import Tensor
 
 from adaptive_opt.engine.optimizers import cost_of_run
-from adaptive_opt.engine.provenance import code_digest
 from adaptive_opt.engine.trials import Trial, TrialPlan, train_network_trial, train_trials
 from adaptive_opt.parameters import (
     TaskTuningParameters,
     TuningParameters,
-    configuration,
     resolve_arm,
     search_space,
     task_parameters,
@@ -26,6 +24,7 @@ from adaptive_opt.study import get_task
 from adaptive_opt.tasks.digest import data_digest
 from adaptive_opt.tasks.load import task_data
 
+from .identity import middle_of, trial_identity
 from .objective import score
 from .spaces import Space
 from .storage import Storage
@@ -68,7 +67,9 @@ def search_arm(
         scale=scale,
         space=space,
         train=problem.train,
-        depends_on={"data": data_digest(task, tensors), **problem.depends_on()},
+        depends_on=trial_identity(
+            task, arm, data_digest(task, tensors), parameters, problem.plan, space
+        ),
         budget=problem.budget,
         cost=problem.cost,
         batch=problem.plan.batch,
@@ -83,7 +84,9 @@ def search_arm(
     )
     trials, best = search(wanted, storage, tuning.widen)
     length = {"trial_epochs": problem.plan.epochs, "trial_seeds": problem.plan.seeds}
-    return trials, {**best, "objective": problem.plan.objective, **length}
+    length |= {"budget_units": problem.plan.budget}
+    known = {"objective": problem.plan.objective, "made_of": dict(wanted.depends_on)}
+    return trials, {**best, **length, **known}
 
 
 def as_published(task: str, arm: str) -> tuple[pd.DataFrame, dict[str, Any]]:
@@ -115,27 +118,11 @@ class _Problem:
             seeds=plan.seeds,
             horizon=plan.epochs if plan.horizon == "trial" else self.settings.epochs,
         )
-        self.searched = {n: d.decode(sum(d.bounds) / 2) for n, d in space.items()}
-        self.resolved = self._resolve(self.searched)
+        self.resolved = self._resolve(middle_of(space))
         self.batches = self._batches_per_epoch()
         self.iterations = plan.epochs * self.batches
         self.budget = float(plan.budget * plan.seeds * self.iterations)
         self.cost = self._cost(self.iterations)
-
-    def depends_on(self) -> dict[str, Any]:
-        """Everything but the configuration that a trial's value depends on."""
-        names = ("objective", "epochs", "seeds", "horizon")
-        arms = self._arms(self.searched)
-        fixed = configuration(self.task, self.arm, {**self.parameters, "arms": arms})
-        left_out = {*self.searched, "seeds"} | (
-            {"epochs"} if self.plan.horizon == "trial" else set()
-        )
-        return {
-            **{k: v for k, v in fixed.items() if k not in left_out},
-            **{f"trial_{name}": getattr(self.plan, name) for name in names},
-            "target": self.target if self.plan.objective == "time_to_target" else None,
-            "code": code_digest(self.resolved["optimizer"]),
-        }
 
     def train(self, configurations: Sequence[Configuration], report: Report) -> list[Outcome]:
         """As :attr:`.tune.Search.train`."""
@@ -201,10 +188,8 @@ class _Problem:
         return one * self.plan.seeds
 
     def _resolve(self, values: Configuration) -> dict[str, Any]:
-        return resolve_arm(self.arm, self._arms(values)[self.task], self.training)
-
-    def _arms(self, values: Configuration) -> dict[str, Any]:
-        return with_values(self.parameters["arms"], self.task, self.arm, values)
+        arms = with_values(self.parameters["arms"], self.task, self.arm, values)
+        return resolve_arm(self.arm, arms[self.task], self.training)
 
     def _batches_per_epoch(self) -> int:
         if not self.on_network:

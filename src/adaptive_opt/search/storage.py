@@ -52,6 +52,19 @@ class Storage:
         except (ArgumentError, ValueError):
             return "the URL of the studies' database"
 
+    @property
+    def absent(self) -> bool:
+        """Whether it is a file, and the file is not there."""
+        from sqlalchemy.engine import make_url
+        from sqlalchemy.exc import ArgumentError
+
+        try:
+            url = make_url(self._url)
+        except (ArgumentError, ValueError):
+            return False
+        file = url.get_backend_name() == "sqlite" and url.database
+        return bool(file) and not Path(str(file)).exists()
+
     def open(self, heartbeat_seconds: int = 10, retries: int = 2) -> RDBStorage:
         """The database, its tables made if they are not there.
 

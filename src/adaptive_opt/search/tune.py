@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from adaptive_opt.engine.checkpoint import configuration_digest
 from adaptive_opt.engine.results import Progress
 from adaptive_opt.engine.seeds import derive_seed
 from adaptive_opt.errors import StudyError
 
+from .identity import study_name
 from .spaces import Space
 from .storage import Storage
 from .study import SharedStudy, make_sampler
@@ -98,16 +98,10 @@ class Search:
 
     @property
     def name(self) -> str:
-        """Of the study: another space or objective makes another study."""
-        digest = configuration_digest(
-            {
-                **self.depends_on,
-                "space": self.space.describe(),
-                "search": [self.sampler, self.startup, self.pruner, self.epochs, self.min_epochs],
-                "seed": self.seed,
-            }
+        """Of the study, see :func:`.identity.study_name`."""
+        return study_name(
+            self.scale, self.task, self.arm, self.depends_on, self.space, self, self.seed
         )
-        return f"{self.scale}.{self.task}.{self.arm}.{digest[:12]}"
 
 
 def search(wanted: Search, storage: Storage, widen: int = 0) -> tuple[pd.DataFrame, dict[str, Any]]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["as_hex", "as_tensor", "fingerprint"]
 
@@ -15,6 +16,7 @@ def fingerprint(tensors: Mapping[str, Tensor], words: Iterable[str] = ()) -> str
     """BLAKE2b of names, shapes, types, values and words, 16 bytes as hexadecimal.
 
     Example:
+        >>> import torch
         >>> fingerprint({"x": torch.zeros(2, 3)}) == fingerprint({"x": torch.zeros(3, 2)})
         False
     """
@@ -29,9 +31,11 @@ def fingerprint(tensors: Mapping[str, Tensor], words: Iterable[str] = ()) -> str
 
 def as_tensor(digest: str) -> Tensor:
     """A hexadecimal digest as uint8, for a file of tensors."""
+    import torch
+
     return torch.tensor(list(bytes.fromhex(digest)), dtype=torch.uint8)
 
 
-def as_hex(digest: Tensor) -> str:
-    """Inverse of :func:`as_tensor`."""
+def as_hex(digest: Any) -> str:
+    """Inverse of :func:`as_tensor`, for a NumPy array too."""
     return bytes(digest.tolist()).hex()

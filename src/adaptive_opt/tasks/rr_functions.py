@@ -6,7 +6,6 @@ initial weights. Source: Rahimi & Recht, *Reflections on random kitchen sinks* (
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +16,7 @@ from adaptive_opt.curvature import deep_linear
 from adaptive_opt.curvature.statistics import condition_number, zero_tolerance
 from adaptive_opt.errors import StudyError
 
+from .digest import function_digest
 from .function_files import read_function_file
 
 __all__ = [
@@ -63,11 +63,7 @@ class RRFunction:
 
     def digest(self) -> str:
         """Identifies the function: a hash of everything in it."""
-        made = hashlib.sha256()
-        for name, tensor in self.to_tensors().items():
-            made.update(f"{name}{tuple(tensor.shape)}".encode())
-            made.update(tensor.contiguous().numpy().tobytes())
-        return made.hexdigest()[:16]
+        return function_digest(self.to_tensors())
 
     @classmethod
     def from_tensors(cls, tensors: dict[str, Tensor]) -> RRFunction:

@@ -57,8 +57,8 @@ def describe_run(run_params: dict[str, Any], parameters: dict[str, Any]) -> dict
     """
     import torch
 
-    from adaptive_opt.engine.checkpoint import configuration_digest
     from adaptive_opt.engine.device import resolve_device
+    from adaptive_opt.parameters import configuration_digest
 
     study = {name: section for name, section in parameters.items() if name != "tracking"}
     device = resolve_device(parameters["training"]["device"])

@@ -10,6 +10,7 @@ from adaptive_opt.parameters import (
     AnalysisParameters,
     TaskParameters,
     TrainingParameters,
+    configuration_digest,
     with_values,
 )
 from adaptive_opt.study import published_arms
@@ -35,15 +36,16 @@ def train(
     """
     import pandas as pd
 
-    from adaptive_opt.engine.checkpoint import configuration_digest
     from adaptive_opt.engine.provenance import identify_run
+    from adaptive_opt.tasks.digest import data_digest
 
     given = {"tasks": tasks, "arms": arms, "training": training}
     parameters = with_switches(variant, task, given)
     for best in bests:
         parameters["arms"] = with_values(parameters["arms"], task, best["arm"], best["values"])
-    identified = {arm: identify_run(task, arm, tensors, parameters) for arm in published_arms()}
-    digest = configuration_digest({arm: made for arm, (_, _, made) in identified.items()})
+    data = data_digest(task, tensors)
+    identified = {arm: identify_run(task, arm, data, parameters) for arm in published_arms()}
+    digest = configuration_digest({arm: made.digest for arm, made in identified.items()})
     settings = TrainingParameters(**parameters["training"])
     if settings.resume and (finished := folder.finished(digest)) is not None:
         logger.info("ledger, %s, %s: finished before, nothing has changed", variant, task)
@@ -53,11 +55,11 @@ def train(
     histories = []
     weights: dict[str, Any] = {}
     runs: dict[str, Any] = {}
-    for arm, (resolved, config, _) in identified.items():
-        history, final, run = _run(task, arm, tensors, resolved, parameters)
+    for arm, made in identified.items():
+        history, final, run = _run(task, arm, tensors, made.optimizer, parameters)
         histories.append(history)
         weights |= {f"{arm}.{name}": w for name, w in final.items()}
-        runs[arm] = {**run, "configuration": config}
+        runs[arm] = {**run, "configuration": made.configuration}
     folder.forget()
     source = {best["source"] for best in bests}
     found = {"variant": variant, "task": task, "runs": runs, "digest": digest}

@@ -19,12 +19,19 @@ def make_function(task: str, given: dict[str, Any]) -> dict[str, Any]:
     return function.to_tensors()
 
 
-def describe_function(task: str, tensors: dict[str, Any], tasks: dict[str, Any]) -> dict[str, Any]:
-    """Condition numbers and spectra of a function."""
+def describe_function(
+    task: str, tensors: dict[str, Any], tasks: dict[str, Any], given: dict[str, Any]
+) -> dict[str, Any]:
+    """Condition numbers and spectra of a function, and what it was made with."""
     from adaptive_opt.tasks.rr_functions import RRFunction, function_report
 
     loss = TaskParameters(**tasks[task]).loss
-    return {"task": task, **function_report(RRFunction.from_tensors(tensors), loss)}
+    made_with = RRFunctionParameters(**given[task]).model_dump()
+    return {
+        "task": task,
+        "made_with": made_with,
+        **function_report(RRFunction.from_tensors(tensors), loss),
+    }
 
 
 def draw_function(report: dict[str, Any]) -> tuple[Any, Any]:

@@ -29,7 +29,7 @@ def _one(task: Task) -> Pipeline:
             Node(bound(nodes.make_function), "params:rr_synthesis", "function", name="make"),
             Node(
                 bound(nodes.describe_function),
-                ["function", "params:tasks"],
+                ["function", "params:tasks", "params:rr_synthesis"],
                 "report",
                 name="describe",
             ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from typing import Any
 
 from adaptive_opt.parameters import task_parameters, training_parameters, with_values
@@ -33,27 +34,30 @@ def train(
     from adaptive_opt.engine.provenance import identify_run
     from adaptive_opt.engine.snapshots import Snapshots
     from adaptive_opt.io.tracking.training import note_finished, track_training
+    from adaptive_opt.tasks.digest import data_digest
     from adaptive_opt.tasks.load import task_data
 
     settings = training_parameters(arm, training)
     arms = with_values(arms, task, arm, best["values"])
     parameters = {"tasks": tasks, "arms": arms, "training": training}
-    resolved, config, digest = identify_run(task, arm, tensors, parameters)
+    identity = identify_run(task, arm, data_digest(task, tensors), parameters)
+    digest, begun = identity.digest, time.perf_counter()
     checkpoint = Checkpoint(folder.checkpoint, digest, settings.checkpoint_seconds)
     if not settings.resume:
         checkpoint.remove()
     elif (finished := folder.finished(digest, ("weights", "snapshots"))) is not None:
         logger.info("%s, %s: finished before, nothing has changed", task, arm)
-        note_finished(task, arm, digest, resolved, folder.path, finished[-1])
+        note_finished(task, arm, digest, identity.optimizer, folder.path, finished[-1])
         return finished  # type: ignore[no-any-return]
+    resumed = checkpoint.path is not None and checkpoint.path.is_file()
     of_task = task_parameters(task, tasks)
     snapshots = Snapshots(of_task.snapshot_epochs, range(of_task.snapshot_seeds))
-    with track_training(task, arm, digest, resolved) as tracked:
+    with track_training(task, arm, digest, identity.optimizer) as tracked:
         history, weights, summary = _runner(task)(
             task_data(task, tensors),
             task=task,
             arm=arm,
-            **resolved,
+            **identity.optimizer,
             task_parameters=of_task,
             training=settings,
             checkpoint=checkpoint,
@@ -62,12 +66,8 @@ def train(
         )
         tracked.finish(history, summary)
     folder.forget()
-    return (
-        history,
-        weights,
-        snapshots.tensors,
-        {**summary, "configuration": config, "digest": digest},
-    )
+    seconds = None if resumed else time.perf_counter() - begun
+    return history, weights, snapshots.tensors, {**summary, "seconds": seconds, **identity.record()}
 
 
 def _runner(task: str) -> Any:

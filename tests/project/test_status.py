@@ -1,0 +1,225 @@
+"""What a look at the grid tells, from files as searches and runs leave them."""
+
+import copy
+import json
+import os
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from kedro.config import OmegaConfigLoader
+from safetensors.numpy import save_file
+
+from adaptive_opt.engine.provenance import identify_run
+from adaptive_opt.io.grid import Files, survey
+from adaptive_opt.io.outcome import OutcomeHooks, where_results_are
+from adaptive_opt.io.status import as_record, as_text
+from adaptive_opt.parameters import TuningParameters, search_space, with_values
+from adaptive_opt.search.identity import study_name, trial_identity
+from adaptive_opt.search.spaces import Space
+from adaptive_opt.settings import CONFIG_LOADER_ARGS
+from adaptive_opt.tasks.digest import data_digest
+from tests.conftest import PROJECT
+from tests.project.test_parameters import put
+
+TASK = "rr_cond29"
+FUNCTION = {"A": np.eye(3), "X": np.ones((1000, 3)), "W1": np.ones((4, 3)), "W2": np.ones((3, 4))}
+
+
+class Study:
+    """The smoke study in an empty folder, with what one puts there."""
+
+    def __init__(self, folder, parameters):
+        self.parameters = parameters
+        self.files = Files(lambda name: folder / name)
+        self.storage = SimpleNamespace(absent=True)
+        save_file(FUNCTION, folder / f"rr_synthesis.{TASK}.function")
+        self.data = data_digest(TASK, FUNCTION)
+
+    def search(self, arm, **changed):
+        """Leave what a finished search leaves."""
+        tuning = TuningParameters(**self.parameters["tuning"])
+        arms = self.parameters["arms"][TASK]
+        space = Space.from_parameters(search_space(TASK, arm, tuning, arms))
+        plan = tuning.tasks[TASK]
+        made_of = trial_identity(TASK, arm, self.data, self.parameters, plan, space)
+        name = study_name("smoke", TASK, arm, made_of, space, plan, tuning.seed)
+        best = {
+            "task": TASK, "arm": arm, "source": "search", "study": name, "made_of": made_of,
+            "values": dict.fromkeys(space, 0.1), "space": space.describe(), "widened": 0,
+            "trials": {"complete": 3, "failed": 1}, "budget": 160.0, "spent": 160.0,
+            "budget_units": plan.budget, "seconds": 4.0,
+        }  # fmt: skip
+        self._write(f"tuning.{TASK}.{arm}.best", {**best, **changed})
+
+    def identity(self, arm):
+        best = self.files.record(f"tuning.{TASK}.{arm}.best")
+        arms = with_values(self.parameters["arms"], TASK, arm, best["values"])
+        return identify_run(TASK, arm, self.data, {**self.parameters, "arms": arms})
+
+    def train(self, arm, **changed):
+        """Leave what a finished run leaves."""
+        summary = {
+            "seeds": [0, 1], "diverged_at": [None, None], "iterations": 320, "seconds": 10.0,
+            **self.identity(arm).record(),
+        }  # fmt: skip
+        self._write(f"training.{TASK}.{arm}.summary", {**summary, **changed})
+        for part in ("history", "weights"):
+            self.files.path(f"training.{TASK}.{arm}.{part}").touch()
+
+    def checkpoint(self, arm, state, age):
+        folder = self.files.path(f"training.{TASK}.{arm}.folder")
+        folder.mkdir(exist_ok=True)
+        torch.save({"digest": self.identity(arm).digest, "state": state}, folder / "checkpoint.pt")
+        os.utime(folder / "checkpoint.pt", times=(time.time() - age,) * 2)
+
+    def look(self, *arms):
+        asked = {(TASK, arm): {"search", "training"} for arm in arms}
+        cells, _ = survey(asked, self.parameters, self.files, self.storage)
+        record = as_record(cells, self.parameters)
+        json.dumps(record)
+        return record, as_text(record, "kedro run --env=smoke")
+
+    def _write(self, name, record):
+        self.files.path(name).write_text(json.dumps(record), encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def parameters():
+    return OmegaConfigLoader(str(PROJECT / "conf"), env="smoke", **CONFIG_LOADER_ARGS)["parameters"]
+
+
+@pytest.fixture
+def study(tmp_path, parameters):
+    return Study(tmp_path, copy.deepcopy(parameters))
+
+
+def states(record):
+    return [(c["search"]["state"], c["training"]["state"]) for c in record["cells"]]
+
+
+def test_where_nothing_was_run_it_says_so(study):
+    record, text = study.look("ssdh", "sgdm")
+    assert states(record) == [("missing", "missing")] * 2
+    assert text.startswith("Nothing was run yet at the scale smoke; begin with")
+    assert text.endswith("kedro run --env=smoke")
+
+
+def test_finished_and_missing_cells_and_the_time_that_is_left(study):
+    study.search("ssdh")
+    study.train("ssdh", diverged_at=[None, 17])
+    study.search("sgdm", spent=80.0)
+    record, text = study.look("ssdh", "sadh", "sgdm", "adam")
+    assert states(record) == [("done", "done"), ("missing",) * 2, ("done", "missing"),
+                              ("missing",) * 2]  # fmt: skip
+    left = [cell["seconds_left"] for cell in record["cells"]]
+    # As SSDH took; as SSDH trained; as long a search as SGDM's at twice what it spent.
+    assert left == [0.0, 14.0, 10.0, 18.0]
+    assert record["seconds_left"] == 42.0
+    assert "diverged: seed 1" in text
+    assert "1 of 4 trials failed" in text
+    assert "4 searches: 2 done, 2 missing." in text
+    assert "About 42 s left" in text
+
+
+def test_a_stale_run_is_told_with_what_has_changed(study):
+    study.search("ssdh")
+    study.train("ssdh")
+    put(study.parameters, "training.log_every", 7)
+    put(study.parameters, f"tasks.{TASK}.epochs", 80)
+    record, text = study.look("ssdh")
+    # The search spans the whole run (horizon: run), so its length matters to both.
+    assert states(record) == [("stale", "stale")]
+    assert "epochs: 40, now 80" in text
+    study.search("ssdh")
+    record, _ = study.look("ssdh")
+    (cell,) = record["cells"]
+    assert cell["search"]["state"] == "done"
+    assert cell["training"]["why"] == "epochs: 40, now 80, log_every: 10, now 7"
+    assert cell["seconds_left"] == 20.0  # twice as long a run as the one there was
+
+
+def test_a_code_change_or_other_data_make_stale(study):
+    study.search("ssdh")
+    record = study.identity("ssdh").record()
+    made_by = {**record["made_by"], "code": "of another day"}
+    study.train("ssdh", made_by=made_by, digest="of another day")
+    record, _ = study.look("ssdh")
+    assert record["cells"][0]["training"]["why"] == "code"
+    report = {"made_with": {"seed": 1}}
+    study._write(f"rr_synthesis.{TASK}.report", report)
+    record, _ = study.look("ssdh")
+    assert record["cells"][0]["training"]["why"] == f"rr_synthesis.{TASK}"
+
+
+def test_a_larger_budget_makes_a_part_of_a_search(study):
+    study.search("ssdh")
+    study.train("ssdh")
+    put(study.parameters, f"tuning.tasks.{TASK}.budget", 16)
+    record, text = study.look("ssdh")
+    assert states(record) == [("partly", "stale")]
+    assert record["cells"][0]["search"]["share"] == 0.25
+    assert "stale (its search)" in text
+
+
+@pytest.mark.parametrize(
+    ("state", "age", "said"),
+    [
+        ({"state": {"iteration": 240}, "hessians": torch.zeros(2)}, 5, "running (at iteration 240"),
+        ({"done": [{}], "state": {"iteration": 80}}, 9e3, "80 of 320 of seed 2 of 2"),
+    ],
+)
+def test_a_checkpoint_tells_of_a_run_under_way(study, state, age, said):
+    study.search("ssdh")
+    study.checkpoint("ssdh", state, age)
+    record, text = study.look("ssdh")
+    assert states(record) == [("done", "running" if age < 60 else "broken off")]
+    assert said in text
+    share = 240 / 320 if age < 60 else (1 + 80 / 320) / 2
+    assert record["cells"][0]["training"]["share"] == share
+    put(study.parameters, "training.log_every", 7)
+    assert states(study.look("ssdh")[0]) == [("done", "missing")]  # it is of another run
+
+
+def test_results_are_told_by_kind_and_folder(tmp_path):
+    base = tmp_path / "data/08_reporting/base"
+    made = {
+        "analysis.verdict.page": base / "report.html",
+        "analysis.verdict.ladder_figure_png": base / "verdict/ladder.png",
+        "tuning.search.best_of_n_figure_png": base / "search/best_of_n.png",
+        "tuning.search.best_of_n_figure": base / "search/best_of_n.plotly.json",
+        "tuning.search.search": base / "search/search.csv",
+        "training.rr_cond29.ssdh.summary": tmp_path / "data/07_model_output/base/rr/summary.json",
+        "training.rr_cond29.ssdh.history": tmp_path / "data/07_model_output/base/rr/h.parquet",
+    }
+    lines = where_results_are(made, tmp_path, "http://127.0.0.1:5000").splitlines()
+    assert [line.split(maxsplit=1) for line in lines[2:]] == [
+        ["report", "data/08_reporting/base/report.html"],
+        ["figures", "2 in data/08_reporting/base: search, verdict"],
+        ["tables", "data/08_reporting/base/search/search.csv"],
+        ["runs", "data/07_model_output/base/rr"],
+        ["MLflow", "http://127.0.0.1:5000"],
+    ]
+
+
+def test_only_what_a_run_made_is_told(tmp_path, capsys):
+    old, new = "analysis.networks.costs", "analysis.networks.outcomes"
+    for name in (old, new):
+        (tmp_path / f"{name}.csv").touch()
+    os.utime(tmp_path / f"{old}.csv", times=(time.time() - 60,) * 2)
+    catalog = SimpleNamespace(
+        get=lambda name: SimpleNamespace(_filepath=tmp_path / f"{name}.csv")
+    )  # as Kedro's datasets have it
+    pipeline = SimpleNamespace(all_outputs=lambda: {old, new, "none.of.these"}, nodes=[1, 2])
+    hooks = OutcomeHooks()
+    hooks.before_pipeline_run()
+    hooks.after_pipeline_run({"project_path": str(tmp_path)}, pipeline, catalog)
+    assert f"tables    {new}.csv" in capsys.readouterr().out
+    hooks.after_node_run()
+    hooks.on_node_error(SimpleNamespace(name="analysis.networks.report"))
+    hooks.on_pipeline_error(pipeline)
+    said = capsys.readouterr().err
+    assert "Failed in analysis.networks.report, after 1 of 2 nodes" in said
+    assert "the same command goes on" in said.replace("\n", " ")
