@@ -7,7 +7,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 # what it compiled, Python would do it again for every command, at seconds each.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help run test lint viz benchmark clean
+.PHONY: help run test lint viz notebooks benchmark clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*##' '{printf "%-11s%s\n", $$1, $$2}'
@@ -36,6 +36,9 @@ lint: .venv/.installed  ## style, types, layers
 
 viz: .venv/.installed  ## the pipelines and their results, in a browser
 	$(BIN)/kedro viz run --host 127.0.0.1
+
+notebooks: .venv/.installed  ## their outputs made anew, from what make run left
+	$(BIN)/python notebooks/refresh.py
 
 benchmark: .venv/.installed  ## how fast ensembles and steps are, against others
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[zoo]'

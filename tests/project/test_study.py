@@ -4,11 +4,9 @@ import html
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -20,34 +18,9 @@ from adaptive_opt.io.datasets import TensorsDataset
 from adaptive_opt.study import TASKS, arm_names, published_arms, tasks_of
 from adaptive_opt.switches import VARIANTS
 from tests.conftest import PROJECT, find_chromium
+from tests.project.conftest import KEDRO, kedro
 
 SEARCH_FIGURES = ("history", "parallel_coordinates", "importances", "slice")
-KEDRO = [str(Path(sys.executable).with_name("kedro"))]
-
-
-def kedro(project, *args):
-    env = {**os.environ, "COLUMNS": "500", "PYTHONPATH": ""}
-    return subprocess.run(
-        [*KEDRO, *args], cwd=project, env=env, capture_output=True, text=True, check=False
-    )
-
-
-@pytest.fixture(scope="module")
-def project(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("study")
-    for name in ("conf", "src"):
-        shutil.copytree(PROJECT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", ".telemetry"):
-        shutil.copy(PROJECT / name, folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def smoke(project):
-    start = time.perf_counter()
-    done = kedro(project, "run", "--env=smoke")
-    assert done.returncode == 0, done.stdout + done.stderr
-    return project, time.perf_counter() - start
 
 
 def list_pipelines(project):
@@ -576,7 +549,7 @@ def test_other_sets_of_arms_are_trained_and_judged(smoke, pipeline):
 def test_registry_list_is_quick(project):
     seconds, printed = list_pipelines(project)
     listed = {line.removeprefix("- ") for line in printed.splitlines() if line.startswith("- ")}
-    whole = {"__default__", "all", "fidelity", "ladder", "ledger", "zoo"}
+    whole = {"__default__", "all", "custom", "fidelity", "ladder", "ledger", "zoo"}
     assert listed == whole | {"data", "rr_synthesis", "tuning", "training", "analysis"}
     assert seconds < 4
 

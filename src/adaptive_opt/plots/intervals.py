@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import matplotlib as mpl
 import matplotlib.figure as mpl_figure
@@ -12,7 +12,10 @@ import plotly.graph_objects as go
 from matplotlib.ticker import FuncFormatter, NullFormatter
 from plotly.subplots import make_subplots
 
-__all__ = ["VERDICT_COLOURS", "Interval", "IntervalPanel", "to_matplotlib", "to_plotly"]
+from .picture import to_png
+
+__all__ = ["VERDICT_COLOURS", "Interval", "IntervalFigure", "IntervalPanel"]
+__all__ += ["to_matplotlib", "to_plotly"]
 
 VERDICT_COLOURS = {
     "faster": "#009E73",
@@ -47,6 +50,18 @@ class IntervalPanel:
     x_label: str = "ratio of times"
 
 
+@dataclass(frozen=True)
+class IntervalFigure:
+    """Panels under a title, with a note on what is seen; a notebook shows it as PNG."""
+
+    title: str
+    panels: Sequence[IntervalPanel] = field(repr=False)
+    note: str = ""
+
+    def _repr_png_(self) -> bytes:
+        return to_png(to_matplotlib(self))
+
+
 def _limits(panels: Sequence[IntervalPanel]) -> tuple[float, float]:
     """Of the axis: symmetric about 1, as wide as the ratios, at most :data:`WIDEST`."""
     edges = [abs(math.log(r.ratio)) for p in panels for r in p.rows]
@@ -57,8 +72,9 @@ def _limits(panels: Sequence[IntervalPanel]) -> tuple[float, float]:
     return 1 / reach, reach
 
 
-def to_matplotlib(title: str, panels: Sequence[IntervalPanel], note: str = "") -> mpl_figure.Figure:
+def to_matplotlib(figure: IntervalFigure) -> mpl_figure.Figure:
     """For a PNG file, two panels a row."""
+    panels = figure.panels
     columns = min(2, max(1, len(panels)))
     rows = max(1, -(-len(panels) // columns))
     tallest = max([len(p.rows) for p in panels] or [1])
@@ -89,14 +105,15 @@ def to_matplotlib(title: str, panels: Sequence[IntervalPanel], note: str = "") -
             ax.xaxis.set_minor_formatter(NullFormatter())
             ax.set_title(panel.title, fontsize=11)
             ax.set_xlabel(panel.x_label)
-        drawn.suptitle(title, fontsize=13)
-        if note:
-            drawn.supxlabel(note, fontsize=8, color="#555555")
+        drawn.suptitle(figure.title, fontsize=13)
+        if figure.note:
+            drawn.supxlabel(figure.note, fontsize=8, color="#555555")
     return drawn
 
 
-def to_plotly(title: str, panels: Sequence[IntervalPanel]) -> go.Figure:
+def to_plotly(figure: IntervalFigure) -> go.Figure:
     """For a browser, two panels a row."""
+    panels = figure.panels
     columns = min(2, max(1, len(panels)))
     rows = max(1, -(-len(panels) // columns))
     low, high = _limits(panels)
@@ -136,6 +153,6 @@ def to_plotly(title: str, panels: Sequence[IntervalPanel]) -> go.Figure:
         drawn.update_yaxes(categoryorder="array", categoryarray=order[::-1], **at)
     tallest = max([len(p.rows) for p in panels] or [1])
     drawn.update_layout(
-        title=title, template="plotly_white", height=(140 + 26 * tallest) * rows + 60
+        title=figure.title, template="plotly_white", height=(140 + 26 * tallest) * rows + 60
     )
     return drawn
