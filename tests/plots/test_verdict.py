@@ -57,6 +57,12 @@ def test_ratios_beyond_the_axis_stay_on_it():
     assert words == ["faster", "undecided", "slower"]
 
 
+def test_an_axis_of_less_than_a_power_of_ten_can_be_read():
+    panel = IntervalPanel("", [Interval("near", 0.9, 0.6, 1.3, "undecided")], 0.1)
+    (ax,) = to_matplotlib(IntervalFigure("", [panel])).axes
+    assert list(ax.get_xticks()) == [0.5, 0.7, 1, 1.5, 2]
+
+
 def test_plotly_has_a_trace_for_each_verdict_in_the_order_of_the_rows():
     panels = [IntervalPanel("", ROWS, 0.1), IntervalPanel("", ROWS[:1], 0.1)]
     drawn = to_plotly(IntervalFigure("", panels))

@@ -22,7 +22,7 @@ from tests.conftest import PROJECT
 from tests.project.conftest import kedro
 
 NAMES = ("rahimi_recht", "networks", "your_own_optimizer")
-FIGURES = {"rahimi_recht": 15, "networks": 12, "your_own_optimizer": 2}
+FIGURES = {"rahimi_recht": 15, "networks": 13, "your_own_optimizer": 2}
 KERNEL = "kedro_adaptive_opt"
 LOGIC = (ast.FunctionDef, ast.ClassDef, ast.Lambda, ast.For, ast.While, ast.If, ast.Try)
 LOGIC += (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp, ast.BinOp, ast.Compare)
@@ -138,7 +138,7 @@ def test_what_was_not_trained_is_said(caplog):
     tasks = tasks_of("rahimi_recht")[:1]
     assert load_runs(catalog, tasks, ["sgdm", "adam"]) == ["TRAINING.RR_COND29.ADAM.HISTORY"]
     assert "left out: training.rr_cond29.sgdm.history" in caplog.text
-    with pytest.raises(StudyError, match=r"nothing has been trained .* rr_cond29\.sgdm"):
+    with pytest.raises(StudyError, match=r"nothing has been trained .*rr_cond29\.sgdm"):
         load_runs(catalog, tasks, ["sgdm"])
 
 
@@ -167,7 +167,8 @@ def test_notebooks_hold_no_logic(name):
         for node in ast.walk(tree):
             if isinstance(node, ast.ImportFrom) and node.module != "IPython.display":
                 assert node.module.startswith(tuple(f"adaptive_opt.{k}" for k in known))
-            assert not isinstance(node, ast.Import) or [a.name for a in node.names] == ["os"]
+            if isinstance(node, ast.Import):
+                assert {a.name for a in node.names} <= {"logging", "os", "sys"}
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -28,6 +28,9 @@ VERDICT_COLOURS = {
 WIDEST = 100.0
 """Ratios beyond this factor are drawn at the edge, with an arrow."""
 
+TICKS = (0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 5, 10)
+"""Where few powers of ten are on the axis."""
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -101,6 +104,8 @@ def to_matplotlib(figure: IntervalFigure) -> mpl_figure.Figure:
                 )  # fmt: skip
             ax.set(xscale="log", xlim=(low, high), ylim=(len(panel.rows) - 0.4, -0.6))
             ax.set_yticks(range(len(panel.rows)), [r.label for r in panel.rows])
+            if high < TICKS[-1]:  # else powers of ten are enough
+                ax.set_xticks([t for t in TICKS if low <= t <= high])
             ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
             ax.xaxis.set_minor_formatter(NullFormatter())
             ax.set_title(panel.title, fontsize=11)
