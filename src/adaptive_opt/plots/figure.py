@@ -265,7 +265,7 @@ def _draw_panel(ax: Any, panel: Panel, gap: float) -> None:
     elif len(at) == 1:
         ax.set_xticks(list(at))
     elif not panel.x_log and all(v.is_integer() for v in at):
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        ax.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True))
     ax.autoscale_view()  # else the limits, and with them the transform, are not up to date
     transform = ax.transData + ax.transAxes.inverted()
     heights = [transform.transform((x, y))[1] for _, x, y in ends]
