@@ -7,7 +7,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 # what it compiled, Python would do it again for every command, at seconds each.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install run test lint viz viz-build mlflow docs docs-serve benchmark clean
+.PHONY: help install run test lint viz viz-build mlflow docs docs-serve notebooks benchmark clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*##' '{printf "%-11s%s\n", $$1, $$2}'
@@ -48,6 +48,9 @@ docs: .venv/.installed  ## the documentation as a site, in build/docs
 
 docs-serve: docs  ## the same at http://127.0.0.1:8000
 	$(BIN)/python -m http.server --bind 127.0.0.1 --directory build/docs 8000
+
+notebooks: .venv/.installed  ## their outputs made anew, from what make run left
+	$(BIN)/python notebooks/refresh.py
 
 benchmark: .venv/.installed  ## how fast ensembles and steps are, against others
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[zoo]'

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from kedro.pipeline import Pipeline
 
 from adaptive_opt.pipelines import analysis, data, rr_synthesis, training, tuning
-from adaptive_opt.study import EVERY_TASK, TASKS, Task, arm_names, published_arms
+from adaptive_opt.study import EVERY_TASK, TASKS, Task, arm_names, published_arms, tasks_of
 
 REPORTED = (
     *(f"analysis.rahimi_recht.{name}_figure" for name in ("median_loss", "decades")),
@@ -34,6 +34,8 @@ def _pipelines() -> dict[str, Pipeline]:
         placebos of SSDH, with the verdict and the report; ``ladder``: likewise with the placebos
         of SADH too, and also by the mean squared error; ``all``: for every arm;
         ``zoo``: for the published arms and those of pytorch_optimizer;
+        ``custom``: for an optimizer of the reader's own beside SGDM, Adam and SSDH, on
+        Rahimi–Recht;
         ``fidelity``: what curvature estimates are worth on Rahimi–Recht, and the search that it
         needs;
         ``curvature``: spectra of Hessians along training, with the runs of the published arms;
@@ -70,10 +72,27 @@ def _pipelines() -> dict[str, Pipeline]:
         "all": study(every, "all"),
         "fidelity": _fidelity(),
         "curvature": _curvature(sources, published),
+        "custom": _custom(),
         "ledger": _ledger(),
         "zoo": study([*published, *arm_names("zoo")], "zoo"),
         "__default__": sources + made + concluded,
     }
+
+
+def _custom() -> Pipeline:
+    """The arm ``custom`` searched, trained and judged beside three others."""
+    arms, tasks = ["sgdm", "adam", "ssdh", "custom"], tasks_of("rahimi_recht")
+    parts = [
+        rr_synthesis.create_pipeline(),
+        tuning.create_pipeline(arms, tasks),
+        training.create_pipeline(arms, tasks),
+        tuning.create_report("custom_search", arms, tasks),
+        analysis.create_pipeline("custom_rahimi_recht", arms),
+        analysis.create_verdict_pipeline(
+            "custom_verdict", arms, tasks, command="kedro run --pipelines=custom"
+        ),
+    ]
+    return Pipeline(parts)
 
 
 def _ledger() -> Pipeline:

@@ -79,6 +79,11 @@ class Arm:
     families: tuple[str, ...] = FAMILIES
     schedule: str | None = None
 
+    @property
+    def is_baseline(self) -> bool:
+        """Whether it sets the targets that others are judged by: first-order, and known."""
+        return self.kind == "first-order" and self.optimizer is not None
+
 
 def _own(name: str) -> str:
     return f"adaptive_opt.optim.{name}"

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
-from adaptive_opt.evidence.answer import ratio_words
+from adaptive_opt.evidence.answer import arm_answer, ratio_words
 from adaptive_opt.evidence.schema import Verdict
 from adaptive_opt.evidence.scores import break_even_period, integrated_scores
 from adaptive_opt.evidence.summary import summary
@@ -20,6 +20,7 @@ from adaptive_opt.evidence.verdict import (
     comparison_table,
     fix_targets,
     profile_table,
+    restrict,
 )
 from adaptive_opt.optim import SGDM, SSDH
 from adaptive_opt.parameters.models import VerdictParameters
@@ -137,6 +138,33 @@ def test_tensors_that_differ_in_scale_need_a_number_each():
     scales = [torch.full((6,), h, dtype=torch.float64) for h in (1.0, 100.0)]
     found = steps(verdict_on(scales)[0])
     assert found == {"coordinate": "equivalent", "spread": "equivalent", "layer": "faster"}
+
+
+def test_an_optimizer_of_the_readers_own_sets_no_target_even_where_it_is_the_fastest():
+    """And its verdict can be told apart from those of the other half of the study."""
+    falls = np.geomspace(1.0, 1e-3, 101)[:, None] * np.linspace(1.0, 1.001, SEEDS)
+    rest = np.repeat(falls[-1:], 100, axis=0)
+    losses = {"sgdm": np.concatenate([falls, rest[:50]]), "custom": [*falls[::2], *rest]}
+    histories = [history(arm, np.array(found)) for arm, found in losses.items()]
+    targets = fix_targets(histories[:1], {TASK: 1e-6}, SETTINGS)
+    levels = {t: {m: f["levels"] for m, f in x.items()} for t, x in targets.items()}
+    times = times_to_targets(histories, levels)
+    run = {"task": TASK, "iterations": 100, "device": "cpu", "torch": "2", "device_seconds": 1.0}
+    summaries = [{**run, "arm": arm, "hyperparameters": {}} for arm in ("sgdm", "custom")]
+    made = build_verdict(
+        times, targets, summaries, SETTINGS, "test", {"commands": [], "versions": {}}
+    )
+    assert {(r.arm, r.versus) for r in made.tasks[0].arms} == {("custom", "sgdm")}
+    said = arm_answer(made.tasks, "custom")
+    assert said.startswith("- Rahimi–Recht, condition 29: Custom is **faster**, 0.57 (")
+    assert "iterations of SGDM to a loss of 0.001; 8 of 10 runs get there, 8 of SGDM." in said
+    assert "gradient-equivalents of SGDM" in arm_answer(
+        made.tasks, "custom", "gradient_equivalents"
+    )
+    assert arm_answer(made.tasks, "sgdm") == ""
+    assert restrict(made, "rahimi_recht").tasks == made.tasks
+    assert restrict(made, "networks").tasks == []
+    assert "on 0 of 0 tasks" in restrict(made, "networks").answer[0]
 
 
 def test_targets_come_from_the_best_baseline_alone():

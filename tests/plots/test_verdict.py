@@ -8,8 +8,14 @@ import pytest
 
 from adaptive_opt.evidence.schema import LadderVerdict, TaskVerdict, Verdict
 from adaptive_opt.plots import page
-from adaptive_opt.plots.intervals import Interval, IntervalPanel, to_matplotlib, to_plotly
-from adaptive_opt.plots.verdict import ladder_panels
+from adaptive_opt.plots.intervals import (
+    Interval,
+    IntervalFigure,
+    IntervalPanel,
+    to_matplotlib,
+    to_plotly,
+)
+from adaptive_opt.plots.verdict import ladder_figure
 
 ROWS = [
     Interval("within", 0.5, 0.4, 0.6, "faster"),
@@ -40,7 +46,7 @@ def a_verdict(label="Rahimi–Recht, condition 29"):
 
 
 def test_ratios_beyond_the_axis_stay_on_it():
-    (ax,) = to_matplotlib("", [IntervalPanel("", ROWS, 0.1)]).axes
+    (ax,) = to_matplotlib(IntervalFigure("", [IntervalPanel("", ROWS, 0.1)])).axes
     low, high = ax.get_xlim()
     assert (low, high) == pytest.approx((0.01, 100.0))
     for line in ax.lines:
@@ -51,16 +57,23 @@ def test_ratios_beyond_the_axis_stay_on_it():
     assert words == ["faster", "undecided", "slower"]
 
 
+def test_an_axis_of_less_than_a_power_of_ten_can_be_read():
+    panel = IntervalPanel("", [Interval("near", 0.9, 0.6, 1.3, "undecided")], 0.1)
+    (ax,) = to_matplotlib(IntervalFigure("", [panel])).axes
+    assert list(ax.get_xticks()) == [0.7, 1, 1.5]
+
+
 def test_plotly_has_a_trace_for_each_verdict_in_the_order_of_the_rows():
-    drawn = to_plotly("", [IntervalPanel("", ROWS, 0.1), IntervalPanel("", ROWS[:1], 0.1)])
+    panels = [IntervalPanel("", ROWS, 0.1), IntervalPanel("", ROWS[:1], 0.1)]
+    drawn = to_plotly(IntervalFigure("", panels))
     assert [t.name for t in drawn.data] == ["faster", "slower", "undecided", "faster"]
     assert [t.showlegend for t in drawn.data] == [True, True, True, False]
     assert list(drawn.layout.yaxis.categoryarray) == ["far", "open", "within"]
-    assert to_plotly("", []).data == ()
+    assert to_plotly(IntervalFigure("", [])).data == ()
 
 
 def test_ladder_rows_name_both_rungs():
-    (panel,) = ladder_panels(a_verdict())
+    (panel,) = ladder_figure(a_verdict()).panels
     (row,) = panel.rows
     assert row.label == "SSDH: estimate / permuted"
     assert (row.ratio, row.high) == (0.25, math.inf)

@@ -13,7 +13,7 @@ from adaptive_opt.settings import CONFIG_LOADER_ARGS
 from adaptive_opt.study import TASKS, arm_names
 from tests.conftest import PROJECT
 
-ENVIRONMENTS = ["base", "smoke", "paper", "replication"]
+ENVIRONMENTS = ["base", "smoke", "quick", "paper", "replication"]
 
 
 def load(env="base"):

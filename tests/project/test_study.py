@@ -632,7 +632,7 @@ def test_other_sets_of_arms_are_trained_and_judged(smoke, pipeline):
 def test_registry_list_is_quick(project):
     seconds, printed = list_pipelines(project)
     listed = {line.removeprefix("- ") for line in printed.splitlines() if line.startswith("- ")}
-    whole = {"__default__", "all", "curvature", "fidelity", "ladder", "ledger", "zoo"}
+    whole = {"__default__", "all", "curvature", "custom", "fidelity", "ladder", "ledger", "zoo"}
     assert listed == whole | {"data", "rr_synthesis", "tuning", "training", "analysis"}
     assert seconds < 4
 

@@ -9,7 +9,7 @@ from adaptive_opt.study import get_arm
 from .ladder import STEPS
 from .schema import ArmVerdict, Result, TaskVerdict
 
-__all__ = ["CLOCK_WORDS", "answer", "ratio_words"]
+__all__ = ["CLOCK_WORDS", "answer", "arm_answer", "ratio_words"]
 
 CLOCK_WORDS = {
     "iteration": "iterations",
@@ -21,6 +21,28 @@ CLOCK_WORDS = {
 def answer(tasks: Sequence[TaskVerdict]) -> list[str]:
     """Three sentences: in iterations, in what they cost, and what the gain is made of."""
     return [_on_iterations(tasks), _on_costs(tasks), _on_ladders(tasks)]
+
+
+def arm_answer(tasks: Sequence[TaskVerdict], arm: str, clock: str = "iteration") -> str:
+    """A sentence a task on one arm against the best baseline, at the headline target, in Markdown.
+
+    Args:
+        tasks: the verdict's.
+        arm: its name.
+        clock: a key of :data:`CLOCK_WORDS`.
+    """
+    said = []
+    for task in tasks:
+        for r in task.arms:
+            if (r.arm, r.clock, r.headline) != (arm, clock, True):
+                continue
+            versus, words = get_arm(r.versus).label, CLOCK_WORDS[clock]
+            said.append(
+                f"- {task.label}: {r.label} is **{r.verdict}**, {ratio_words(r)} times the {words} "
+                f"of {versus} to a loss of {r.level:.2g}; {r.arrived} of {r.pairs} runs get there, "
+                f"{r.arrived_other} of {versus}."
+            )
+    return "\n".join(said)
 
 
 def ratio_words(result: Result) -> str:

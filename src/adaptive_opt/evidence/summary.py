@@ -18,6 +18,7 @@ __all__ = [
     "ladder_rows",
     "protocol",
     "score_rows",
+    "sections",
     "summary",
     "threats",
 ]
@@ -163,17 +164,28 @@ def threats(verdict: Verdict) -> list[str]:
     return said
 
 
-def summary(verdict: Verdict) -> str:
-    """The answer and the tables in Markdown."""
+def sections(tasks: Sequence[TaskVerdict]) -> str:
+    """The tables of some tasks in Markdown, a section each."""
 
     def table(rows: Callable[[TaskVerdict], Rows], task: TaskVerdict) -> Sequence[str]:
         head, body = rows(task)
         return [markdown(head, body)] if body else []
 
-    parts = [f"# {verdict.question}", *verdict.answer, f"Scale `{verdict.scale}`."]
-    for task in verdict.tasks:
+    parts: list[str] = []
+    for task in tasks:
         parts += [f"## {task.label}", *table(arm_rows, task), *task.made_of.values()]
         parts += [*table(ladder_rows, task), *table(break_even_rows, task)]
-    parts += ["## Over all tasks", markdown(*score_rows(verdict)), verdict.scores_caveat]
+    return "\n\n".join(parts)
+
+
+def summary(verdict: Verdict) -> str:
+    """The answer and the tables in Markdown."""
+    parts = [f"# {verdict.question}", *verdict.answer, f"Scale `{verdict.scale}`."]
+    parts += [
+        sections(verdict.tasks),
+        "## Over all tasks",
+        markdown(*score_rows(verdict)),
+        verdict.scores_caveat,
+    ]
     parts += ["## Threats to validity", *(f"- {t}" for t in threats(verdict))]
     return "\n\n".join(parts) + "\n"

@@ -21,6 +21,7 @@ from .tables import ARM_LABELS, Histories
 from .targets import CLOCKS, METRICS, target_ladder
 
 __all__ = ["QUESTION", "build_verdict", "comparison_table", "fix_targets", "profile_table"]
+__all__ += ["restrict"]
 
 QUESTION = (
     "Does second-order information for step size adaptation make neural networks converge faster?"
@@ -94,6 +95,15 @@ def build_verdict(
     )
 
 
+def restrict(verdict: Verdict, half: str) -> Verdict:
+    """What the record says about one half of the study.
+
+    The answer is that of its tasks; scores, which are over all tasks, are left out.
+    """
+    tasks = [task for task in verdict.tasks if get_task(task.task).half == half]
+    return verdict.model_copy(update={"tasks": tasks, "answer": answer(tasks), "scores": {}})
+
+
 def _configurations(summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {
         "device": sorted({str(s["device"]) for s in summaries}),
@@ -151,12 +161,12 @@ def _by_arm(rows: pd.DataFrame, clock: str) -> tuple[pd.DataFrame, pd.Series]:
 
 
 def _fastest_baseline(rows: pd.DataFrame, clock: str) -> str | None:
-    """The first-order arm with the lowest restricted geometric mean time.
+    """The baseline with the lowest restricted geometric mean time.
 
     Arms of which half of the runs arrive come first, in runs as long as they are: times are
     restricted at the end of the shortest run, before which, by the clock, none may have arrived.
     """
-    arms = [a for a in rows["arm"].unique() if get_arm(a).kind == "first-order"]
+    arms = [a for a in rows["arm"].unique() if get_arm(a).is_baseline]
     if not arms:
         return None
     times, ends = _by_arm(rows, clock)

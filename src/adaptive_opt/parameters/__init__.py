@@ -16,6 +16,7 @@ from .models import (
     TaskParameters,
     TextTaskParameters,
     TrainingParameters,
+    target_losses,
     task_parameters,
 )
 from .tuning import TaskTuningParameters, TuningParameters, search_space, with_values
@@ -38,6 +39,7 @@ __all__ = [
     "logging_configuration",
     "resolve_arm",
     "search_space",
+    "target_losses",
     "task_parameters",
     "training_parameters",
     "with_values",

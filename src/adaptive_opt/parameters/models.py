@@ -21,6 +21,7 @@ __all__ = [
     "TextTaskParameters",
     "TrackingParameters",
     "TrainingParameters",
+    "target_losses",
     "task_parameters",
 ]
 
@@ -193,6 +194,11 @@ TASK_MODELS: dict[str, type[AnyTaskParameters]] = {
 def task_parameters(task: str, tasks: dict[str, Any]) -> Any:
     """The section of a task under ``tasks``, in the type of its family."""
     return TASK_MODELS[get_task(task).family](**tasks[task])
+
+
+def target_losses(tasks: dict[str, Any]) -> dict[str, float]:
+    """Of every task under ``tasks`` the target that its parameters name, as a training loss."""
+    return {name: float(task_parameters(name, tasks).target_loss) for name in tasks}
 
 
 class TrainingParameters(Strict):

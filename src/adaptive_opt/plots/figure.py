@@ -1,7 +1,7 @@
 """A figure as data: panels of lines and bands, drawn by Plotly or by Matplotlib.
 
 Interactive previews need Plotly, files for people need PNG without a browser; describing a
-figure once keeps the two the same.
+figure once keeps the two the same. A notebook shows it as the latter.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 from plotly.subplots import make_subplots
 
 from .colours import DASHES
+from .picture import to_png
 from .template import lay_out, white_background
 
 __all__ = ["Counts", "Figure", "Line", "Panel", "to_matplotlib", "to_plotly"]
@@ -122,7 +123,7 @@ class Figure:
     """
 
     title: str
-    panels: Sequence[Panel]
+    panels: Sequence[Panel] = field(repr=False)
     columns: int = 2
     note: str = ""
     size: tuple[float, float] = field(default=(6.4, 4.2))
@@ -135,6 +136,9 @@ class Figure:
         rows = [len(p.counts.rows) for p in self.panels if p.counts is not None]
         lines, discs = 1.2 + 0.2 * max(named, default=0), 1.2 + 0.25 * max(rows, default=0)
         return max(self.size[1], lines, discs)
+
+    def _repr_png_(self) -> bytes:
+        return to_png(to_matplotlib(self))
 
 
 def to_matplotlib(figure: Figure) -> mpl_figure.Figure:
@@ -263,7 +267,7 @@ def _draw_panel(ax: Any, panel: Panel, gap: float) -> None:
     elif len(at) == 1:
         ax.set_xticks(list(at))
     elif not panel.x_log and all(v.is_integer() for v in at):
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        ax.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True))
     ax.autoscale_view()  # else the limits, and with them the transform, are not up to date
     transform = ax.transData + ax.transAxes.inverted()
     heights = [transform.transform((x, y))[1] for _, x, y in ends]

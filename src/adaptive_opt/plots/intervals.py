@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import matplotlib as mpl
 import matplotlib.figure as mpl_figure
@@ -12,9 +12,11 @@ import plotly.graph_objects as go
 from matplotlib.ticker import NullFormatter
 from plotly.subplots import make_subplots
 
+from .picture import to_png
 from .template import lay_out, white_background
 
-__all__ = ["VERDICT_COLOURS", "Interval", "IntervalPanel", "to_matplotlib", "to_plotly"]
+__all__ = ["VERDICT_COLOURS", "Interval", "IntervalFigure", "IntervalPanel"]
+__all__ += ["to_matplotlib", "to_plotly"]
 
 VERDICT_COLOURS = {
     "faster": "#009E73",
@@ -51,7 +53,7 @@ class IntervalPanel:
 
 TICKS = {
     1.5: (0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.4),
-    4.0: (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 4.0),
+    4.0: (0.25, 0.5, 0.7, 1.0, 1.5, 2.0, 4.0),
     12.0: (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0),
     math.inf: (0.01, 0.1, 1.0, 10.0, 100.0),
 }
@@ -68,8 +70,21 @@ def _axis(panel: IntervalPanel) -> tuple[float, float, list[float]]:
     return 1 / reach, reach, [t for t in ticks if 1 / reach <= t <= reach]
 
 
-def to_matplotlib(title: str, panels: Sequence[IntervalPanel], note: str = "") -> mpl_figure.Figure:
+@dataclass(frozen=True)
+class IntervalFigure:
+    """Panels under a title, with a note on what is seen; a notebook shows it as PNG."""
+
+    title: str
+    panels: Sequence[IntervalPanel] = field(repr=False)
+    note: str = ""
+
+    def _repr_png_(self) -> bytes:
+        return to_png(to_matplotlib(self))
+
+
+def to_matplotlib(figure: IntervalFigure) -> mpl_figure.Figure:
     """For a PNG file, two panels a row."""
+    panels = figure.panels
     columns = min(2, max(1, len(panels)))
     rows = max(1, -(-len(panels) // columns))
     tallest = max([len(p.rows) for p in panels] or [1])
@@ -100,16 +115,17 @@ def to_matplotlib(title: str, panels: Sequence[IntervalPanel], note: str = "") -
             ax.xaxis.set_minor_formatter(NullFormatter())
             ax.set_title(panel.title, fontsize=11)
             ax.set_xlabel(panel.x_label)
-        drawn.suptitle(title, fontsize=13)
-        if note:
-            drawn.supxlabel(note, fontsize=8, color="#555555")
+        drawn.suptitle(figure.title, fontsize=13)
+        if figure.note:
+            drawn.supxlabel(figure.note, fontsize=8, color="#555555")
         lay_out(drawn)
     return drawn
 
 
 @white_background()
-def to_plotly(title: str, panels: Sequence[IntervalPanel]) -> go.Figure:
+def to_plotly(figure: IntervalFigure) -> go.Figure:
     """For a browser, two panels a row."""
+    panels = figure.panels
     columns = min(2, max(1, len(panels)))
     rows = max(1, -(-len(panels) // columns))
     drawn = make_subplots(
@@ -152,5 +168,5 @@ def to_plotly(title: str, panels: Sequence[IntervalPanel]) -> go.Figure:
         order = [r.label for r in panel.rows]
         drawn.update_yaxes(categoryorder="array", categoryarray=order[::-1], **at)
     tallest = max([len(p.rows) for p in panels] or [1])
-    drawn.update_layout(title=title, height=(140 + 26 * tallest) * rows + 60)
+    drawn.update_layout(title=figure.title, height=(140 + 26 * tallest) * rows + 60)
     return drawn

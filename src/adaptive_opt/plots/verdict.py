@@ -13,9 +13,11 @@ from adaptive_opt.study import get_arm
 
 from .colours import arm_style
 from .figure import Figure, Line, Panel
-from .intervals import Interval, IntervalPanel
+from .intervals import Interval, IntervalFigure, IntervalPanel
 
-__all__ = ["ladder_panels", "profile_figure", "ratio_panels"]
+__all__ = ["ladder_figure", "profile_figure", "ratio_figure"]
+
+NOTE = "grey: counts as no difference; interval: 95 %, of restricted times, paired by seed"
 
 
 def _interval(label: str, result: Result) -> Interval:
@@ -24,7 +26,7 @@ def _interval(label: str, result: Result) -> Interval:
     return Interval(label, result.ratio, low, high, result.verdict)
 
 
-def ratio_panels(verdict: Verdict, clock: str) -> list[IntervalPanel]:
+def ratio_figure(verdict: Verdict, clock: str) -> IntervalFigure:
     """Every arm against the best first-order one, a panel a task, at the headline target."""
     panels = []
     for task in verdict.tasks:
@@ -41,10 +43,10 @@ def ratio_panels(verdict: Verdict, clock: str) -> list[IntervalPanel]:
                 f"ratio of {CLOCK_WORDS[clock]}",
             )
         )
-    return panels
+    return IntervalFigure(f"Time to the baselines' best loss, {CLOCK_WORDS[clock]}", panels, NOTE)
 
 
-def ladder_panels(verdict: Verdict) -> list[IntervalPanel]:
+def ladder_figure(verdict: Verdict) -> IntervalFigure:
     """Every rung of every ladder against the next, a panel a task."""
     panels = []
     for task in verdict.tasks:
@@ -53,7 +55,7 @@ def ladder_panels(verdict: Verdict) -> list[IntervalPanel]:
             panels.append(
                 IntervalPanel(task.label, rows, verdict.settings["margin"], "ratio of iterations")
             )
-    return panels
+    return IntervalFigure("Each rung of the information ladder against the next", panels, NOTE)
 
 
 def _step_words(result: LadderVerdict) -> str:

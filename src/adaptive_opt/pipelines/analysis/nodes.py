@@ -10,13 +10,9 @@ from adaptive_opt.errors import StudyError
 from adaptive_opt.parameters import (
     AnalysisParameters,
     configuration,
-    task_parameters,
+    target_losses,
     with_values,
 )
-
-
-def _targets(tasks: dict[str, Any]) -> dict[str, float]:
-    return {name: task_parameters(name, tasks).target_loss for name in tasks}
 
 
 def check_runs(
@@ -70,7 +66,7 @@ def tabulate_rahimi_recht(
 
     within = AnalysisParameters(**analysis).settled_within
     return (
-        time_to_target_table(histories, _targets(tasks)),
+        time_to_target_table(histories, target_losses(tasks)),
         evidence.convergence_table(histories, within),
         evidence.decade_table(histories),
     )
@@ -97,7 +93,7 @@ def draw_rahimi_recht(
     if task:
         return _both(getattr(plots, f"{kind}_figure")(histories, task))
     if name in ("loss", "median_loss"):
-        return _both(getattr(plots, f"{name}_figure")(histories, _targets(tasks)))
+        return _both(getattr(plots, f"{name}_figure")(histories, target_losses(tasks)))
     return _both(getattr(plots, f"{name}_figure")(histories))
 
 
@@ -111,11 +107,11 @@ def tabulate_networks(
     from adaptive_opt.evidence.tables import time_to_target_table
 
     return (
-        time_to_target_table(histories, _targets(tasks)),
+        time_to_target_table(histories, target_losses(tasks)),
         evidence.outcome_table(histories),
         evidence.cost_table(histories),
         milestones.image_table(histories, AnalysisParameters(**analysis).train_accuracy_level),
-        milestones.text_table(histories, _targets(tasks)),
+        milestones.text_table(histories, target_losses(tasks)),
     )
 
 
@@ -135,7 +131,7 @@ def draw_networks(
     from adaptive_opt.plots import networks as plots
 
     if name in plots.CLOCKS:
-        return _both(plots.loss_figure(histories, _targets(tasks), name))
+        return _both(plots.loss_figure(histories, target_losses(tasks), name))
     if name in plots.FIGURES:
         return _both(plots.FIGURES[name](histories))
     return _both(plots.optimizer_figure(histories, name))

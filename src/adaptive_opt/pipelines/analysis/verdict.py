@@ -25,7 +25,7 @@ def create_verdict_pipeline(
 
     Args:
         study: names the outputs, under the namespace ``analysis.<study>``.
-        arms: what to compare; first-order ones among them set the targets.
+        arms: what to compare; baselines among them set the targets.
         tasks: what on.
         figures: names in the catalog of other Plotly figures that the report is to show.
         command: that makes all of it, for the report.
@@ -34,7 +34,7 @@ def create_verdict_pipeline(
     runs = [(task.name, arm) for task in tasks for arm in arms_on(task, chosen)]
     histories = {f"{t}__{a}": f"training.{t}.{a}.history" for t, a in runs}
     summaries = {f"{t}__{a}__summary": f"training.{t}.{a}.summary" for t, a in runs}
-    baselines = [f"{t}__{a}" for t, a in runs if get_arm(a).kind == "first-order"]
+    baselines = [f"{t}__{a}" for t, a in runs if get_arm(a).is_baseline]
     shown = {name.replace(".", "__"): name for name in figures}
     parameters = ["params:analysis", "params:scale"]
     own = [f"{name}_figure" for name in FIGURES]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import partial, update_wrapper
 from typing import Any
 
-from adaptive_opt.parameters import AnalysisParameters, task_parameters
+from adaptive_opt.parameters import AnalysisParameters, target_losses
 
 
 def bind(function: Callable[..., Any], *values: Any) -> Any:
@@ -22,8 +22,7 @@ def fix_targets(tasks: dict[str, Any], analysis: dict[str, Any], *baselines: Any
     """Targets of every task; nothing but the first-order arms' histories comes in."""
     from adaptive_opt.evidence.verdict import fix_targets
 
-    fixed = {name: task_parameters(name, tasks).target_loss for name in tasks}
-    return fix_targets(baselines, fixed, _settings(analysis))
+    return fix_targets(baselines, target_losses(tasks), _settings(analysis))
 
 
 def measure_times(targets: dict[str, Any], *histories: Any) -> Any:
@@ -70,17 +69,10 @@ def draw(document: dict[str, Any], profiles: Any) -> tuple[Any, ...]:
     from adaptive_opt.plots import verdict as plots
 
     verdict = Verdict(**document)
-    note = "grey: counts as no difference; interval: 95 %, of restricted times, paired by seed"
-    charts = [
-        (f"Time to the baselines' best loss, {words}", plots.ratio_panels(verdict, clock))
-        for clock, words in CLOCK_WORDS.items()
-    ]
-    charts.append(
-        ("Each rung of the information ladder against the next", plots.ladder_panels(verdict))
-    )
+    charts = [plots.ratio_figure(verdict, clock) for clock in CLOCK_WORDS]
     drawn: list[Any] = []
-    for title, panels in charts:
-        drawn += [intervals.to_plotly(title, panels), intervals.to_matplotlib(title, panels, note)]
+    for chart in (*charts, plots.ladder_figure(verdict)):
+        drawn += [intervals.to_plotly(chart), intervals.to_matplotlib(chart)]
     staircase = plots.profile_figure(profiles)
     return (*drawn, figure.to_plotly(staircase), figure.to_matplotlib(staircase))
 
