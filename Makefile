@@ -1,6 +1,7 @@
 # Everything runs in a virtual environment of its own, made at first use.
 PYTHON ?= python3
 BIN := .venv/bin
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 export DO_NOT_TRACK := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 # Modules are compiled at their first import rather than all at installation; kept from writing
@@ -17,18 +18,23 @@ help:  ## what can be made
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 		{ echo "Python 3.10 or newer is needed; name it with make PYTHON=…" >&2; exit 1; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --editable '.[dev]'
+	$(INSTALL) --editable .
 	@touch $@
 
-install: .venv/.installed  ## the environment in .venv, and nothing else
+# What tests, docs and the other arms need, beyond a run.
+.venv/.dev: .venv/.installed
+	$(INSTALL) --editable '.[dev]'
+	@touch $@
+
+install: .venv/.dev  ## the environment in .venv with all extras, and nothing else
 
 run: .venv/.installed  ## the study on embedded data, in minutes
 	$(BIN)/kedro run
 
-test: .venv/.installed  ## all tests
+test: .venv/.dev  ## all tests
 	$(BIN)/python -m pytest
 
-lint: .venv/.installed  ## style, types, layers
+lint: .venv/.dev  ## style, types, layers
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -43,17 +49,16 @@ viz-build: .venv/.installed  ## the same as a static site, in build/viz
 mlflow: .venv/.installed  ## what was run, with its curves, in a browser: http://127.0.0.1:5000
 	$(BIN)/mlflow ui --host 127.0.0.1 --workers 1 --backend-store-uri sqlite:///$(CURDIR)/mlflow.db
 
-docs: .venv/.installed  ## the documentation as a site, in build/docs
+docs: .venv/.dev  ## the documentation as a site, in build/docs
 	$(BIN)/python -m sphinx -q -W --keep-going -d build/doctrees docs build/docs
 
 docs-serve: docs  ## the same at http://127.0.0.1:8000
 	$(BIN)/python -m http.server --bind 127.0.0.1 --directory build/docs 8000
 
-notebooks: .venv/.installed  ## their outputs made anew, from what make run left
+notebooks: .venv/.dev  ## their outputs made anew, from what make run left
 	$(BIN)/python notebooks/refresh.py
 
-benchmark: .venv/.installed  ## how fast ensembles and steps are, against others
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[zoo]'
+benchmark: .venv/.dev  ## how fast ensembles and steps are, against others
 	$(BIN)/python benchmarks/rr_study.py --study
 	$(BIN)/python benchmarks/step_overhead.py
 	$(BIN)/python benchmarks/network_ensembles.py

@@ -287,9 +287,9 @@ def test_fidelity_has_a_table_and_a_figure(smoke):
 
 
 def test_curvature_has_tables_a_report_and_figures(smoke):
-    done = kedro(smoke[0], "run", "--env=smoke", "--pipelines=curvature")
+    args = ("--pipelines=curvature", "--namespaces=analysis.curvature")
+    done = kedro(smoke[0], "run", "--env=smoke", *args)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("finished before, nothing has changed") == 4 * 6
     folder = smoke[0] / "data" / "08_reporting" / "smoke" / "curvature"
     table = pd.read_csv(folder / "spectra.csv")
     assert len(table) == 2 * 6 * 2  # tasks, arms, epochs
