@@ -36,8 +36,9 @@ def project(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def smoke(project):
-    """The project after a run, the seconds that it took, and what it printed."""
+    """The project after a run, the seconds that it took, what it printed and the files it made."""
     start = time.perf_counter()
     done = run_kedro(project, "run", "--env=smoke")
     assert done.returncode == 0, done.stdout + done.stderr
-    return project, time.perf_counter() - start, done.stdout
+    seconds = time.perf_counter() - start
+    return project, seconds, done.stdout, [f for f in (project / "data").rglob("*") if f.is_file()]

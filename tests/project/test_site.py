@@ -118,7 +118,7 @@ def test_sections_of_parameters_are_sound(page, section):
     [
         (page, block)
         for page, text in PAGES.items()
-        for block in re.findall(r"^    from adaptive_opt.*\n(?:(?: {4}.*)?\n)*", text, re.M)
+        for block in re.findall(r"(?<=\n\n)    from adaptive_opt.*\n(?:(?: {4}.*)?\n)*", text, re.M)
     ],
 )
 def test_programs_run(page, block):

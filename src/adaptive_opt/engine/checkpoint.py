@@ -24,7 +24,7 @@ class Checkpoint:
 
     Args:
         path: of the file; None: nothing is ever saved.
-        digest: of the configuration, see :func:`adaptive_opt.parameters.configuration_digest`.
+        digest: of the configuration, see ``adaptive_opt.parameters.configuration_digest``.
         every: seconds between two saves.
     """
 

@@ -123,7 +123,7 @@ def identify_run(task: str, arm: str, data: str, parameters: dict[str, Any]) -> 
 
     Args:
         task, arm: names.
-        data: digest of what the task learns (:func:`adaptive_opt.tasks.digest.data_digest`).
+        data: digest of what the task learns (``adaptive_opt.tasks.digest.data_digest``).
         parameters: the sections ``tasks``, ``arms`` and ``training``.
     """
     settings = training_parameters(arm, parameters["training"])

@@ -82,7 +82,7 @@ def check_parameters(
         conf: the folder of the environments.
         env: the environment.
         given: on the command line.
-        classes: see :func:`adaptive_opt.parameters.find_faults`.
+        classes: see ``adaptive_opt.parameters.find_faults``.
 
     Raises:
         StudyError: every fault, each with file and key.

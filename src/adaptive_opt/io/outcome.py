@@ -14,6 +14,7 @@ from typing import Any
 import click
 from kedro.framework.hooks import hook_impl
 
+from .tracking.run import UNSENT
 from .tracking.store import without_password
 from .tracking.training import ENVIRONMENT
 
@@ -58,7 +59,9 @@ class OutcomeHooks:
     def after_pipeline_run(self, run_params: dict[str, Any], pipeline: Any, catalog: Any) -> None:
         """Say where the results are."""
         made = _files_made(pipeline.all_outputs(), catalog, self._begun)
-        click.echo(where_results_are(made, Path(run_params["project_path"]), self._tracked))
+        project = Path(run_params["project_path"])
+        sent = not (project / UNSENT).exists()  # TrackingHooks say what MLflow has not taken
+        click.echo(where_results_are(made, project, self._tracked if sent else ""))
 
     @hook_impl(trylast=True)
     def on_pipeline_error(self, pipeline: Any) -> None:

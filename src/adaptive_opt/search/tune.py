@@ -98,7 +98,7 @@ class Search:
 
     @property
     def name(self) -> str:
-        """Of the study, see :func:`.identity.study_name`."""
+        """Of the study, see ``identity.study_name``."""
         return study_name(
             self.scale, self.task, self.arm, self.depends_on, self.space, self, self.seed
         )

@@ -18,9 +18,12 @@ from adaptive_opt.parameters.models import TrackingParameters
 from .spool import Record, Spool, milliseconds
 from .training import ENVIRONMENT
 
-__all__ = ["Destination", "TrackedRun"]
+__all__ = ["UNSENT", "Destination", "TrackedRun"]
 
 logger = logging.getLogger(__name__)
+
+UNSENT = "mlflow_unsent"
+"""Folder in the project with what MLflow has not taken yet."""
 
 KEPT_RUNS = 20
 """Runs that wait to be sent; those before them are given up."""
@@ -42,7 +45,7 @@ class Destination:
     def __init__(self, uri: str, experiment: str, project: Path) -> None:
         self.uri, self.experiment = uri, experiment
         self.artifacts = project / "mlflow_artifacts"
-        self.unsent = project / "mlflow_unsent"
+        self.unsent = project / UNSENT
 
 
 class TrackedRun:
