@@ -180,6 +180,14 @@ def test_an_arm_that_arrives_where_the_other_never_does_is_faster():
     assert decide(swapped, swapped.p_different, swapped.p_equivalent) == "slower"
 
 
+def test_seeds_are_not_promised_for_an_equivalence_that_cannot_be_said():
+    late = np.where(np.arange(12) < 3, 95.0, np.inf)
+    result = compare(late, np.full(12, 99.0), 100.0)
+    assert decide(result, result.p_different, result.p_equivalent) == "undecided"
+    needed = seeds_to_decide(result, 5)
+    assert needed is None or needed > 12
+
+
 def test_the_number_of_seeds_has_the_power_that_it_promises():
     result = compare(np.exp([-0.5, 0.1, -0.4, 0.0]), np.ones(4), 10.0)
     needed = seeds_to_decide(result, 1)

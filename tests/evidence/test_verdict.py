@@ -227,7 +227,7 @@ def test_a_baseline_is_an_arm_that_arrives():
     [
         (1.04, 1.01, 1.07, "1.04 (1.01–1.07)"),
         (0.0069, 0.004, 0.012, "0.0069 (0.004–0.012)"),
-        (1.5, None, None, "1.50 (?–?)"),
+        (1.5, 0.0, None, "1.50 (0–∞)"),
     ],
 )
 def test_ratios_near_one_are_told_to_the_hundredth(ratio, low, high, words):

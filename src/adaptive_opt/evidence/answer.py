@@ -46,8 +46,8 @@ def arm_answer(tasks: Sequence[TaskVerdict], arm: str, clock: str = "iteration")
 
 
 def ratio_words(result: Result) -> str:
-    """As in ``0.45 (0.40–0.52)``: the ratio of times and its interval; ``?``: no bound."""
-    low, high = ("?" if v is None else _ratio(v) for v in (result.low, result.high))
+    """As in ``0.45 (0.40–0.52)``: the ratio of times and its interval, which may have no bound."""
+    low, high = ("∞" if v is None else _ratio(v) for v in (result.low, result.high))
     return f"{_ratio(result.ratio)} ({low}–{high})"
 
 

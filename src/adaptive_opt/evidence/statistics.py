@@ -252,6 +252,11 @@ class Comparison:
     restricted_mean_other: float
     horizon: float
 
+    @property
+    def silent(self) -> bool:
+        """Whether in more than half of the pairs a run never arrives."""
+        return 2 * self.never > self.pairs
+
 
 def compare(
     times: ArrayLike,
@@ -311,8 +316,7 @@ def decide(
         p_different, p_equivalent: corrected for the number of arms.
         alpha: α.
     """
-    silent = 2 * comparison.never > comparison.pairs
-    if p_equivalent <= alpha and not silent:
+    if p_equivalent <= alpha and not comparison.silent:
         return "equivalent"
     if p_different <= alpha:
         if comparison.high < 1:
@@ -327,9 +331,9 @@ def seeds_to_decide(
 ) -> int | None:
     """Seeds at which these effect and spread would be decided four times out of five.
 
-    The lower of what a difference and what an equivalence needs, by the power of paired t
-    tests at α / ``tests`` (the first step of Holm), and at least what the exact test can
-    reach that level with: 2/2ⁿ ≤ α / tests.
+    The lower of what a difference and, where :func:`decide` could say it, an equivalence needs,
+    by the power of paired t tests at α / ``tests`` (the first step of Holm), and at least what
+    the exact test can reach that level with: 2/2ⁿ ≤ α / tests.
 
     Args:
         comparison: as observed.
@@ -345,7 +349,7 @@ def seeds_to_decide(
     least = math.ceil(math.log2(2 / level))
     effect, spread = abs(math.log(comparison.ratio)), max(comparison.spread, 1e-9)
     needed = [_pairs(effect / spread, level, "two-sided")]
-    if effect < math.log1p(margin):
+    if effect < math.log1p(margin) and not comparison.silent:
         needed.append(_pairs((math.log1p(margin) - effect) / spread, level, "larger"))
     found = [n for n in needed if n is not None]
     best = max(least, min(found)) if found else None

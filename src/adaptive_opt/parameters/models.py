@@ -359,8 +359,8 @@ class TrackingParameters(Strict):
     """
 
     enabled: bool = True
-    points: Count = 150
-    live_seconds: NonNegative = 5.0
+    points: Count = 60
+    live_seconds: NonNegative = 10.0
     wait_seconds: NonNegative = 20.0
     artifacts: bool = True
 
