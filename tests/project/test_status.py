@@ -66,7 +66,7 @@ class Study:
             **self.identity(arm).record(),
         }  # fmt: skip
         self._write(f"training.{TASK}.{arm}.summary", {**summary, **changed})
-        for part in ("history", "weights"):
+        for part in ("history", "weights", "snapshots"):
             self.files.path(f"training.{TASK}.{arm}.{part}").touch()
 
     def checkpoint(self, arm, state, age):
@@ -105,6 +105,14 @@ def test_where_nothing_was_run_it_says_so(study):
     assert states(record) == [("missing", "missing")] * 2
     assert text.startswith("Nothing was run yet at the scale smoke; begin with")
     assert text.endswith("kedro run --env=smoke")
+
+
+@pytest.mark.parametrize("part", ["history", "weights", "snapshots"])
+def test_a_run_without_one_of_its_files_is_missing(study, part):
+    study.search("ssdh")
+    study.train("ssdh")
+    study.files.path(f"training.{TASK}.ssdh.{part}").unlink()
+    assert states(study.look("ssdh")[0]) == [("done", "missing")]
 
 
 def test_finished_and_missing_cells_and_the_time_that_is_left(study):

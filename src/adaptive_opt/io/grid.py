@@ -34,6 +34,9 @@ __all__ = ["Cell", "Files", "Part", "survey"]
 DONE = ("done", "given")
 """States of a part that nothing more is to be done for."""
 
+PARTS = ("history", "weights", "snapshots")
+"""Of a finished run, beside its summary."""
+
 PATIENCE = 30.0
 """Seconds that a checkpoint may be late before its run counts as broken off."""
 
@@ -328,7 +331,7 @@ class _Run:
             return None
 
     def _complete(self) -> bool:
-        names = [f"training.{self.task}.{self.arm}.{part}" for part in ("history", "weights")]
+        names = [f"training.{self.task}.{self.arm}.{part}" for part in PARTS]
         return bool(self.summary) and all(self.files.path(name).exists() for name in names)
 
     def _changed(self, identity: Identity) -> str:

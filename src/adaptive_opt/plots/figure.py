@@ -1,7 +1,6 @@
 """A figure as data: panels of lines and bands, drawn by Plotly or by Matplotlib.
 
-Interactive previews need Plotly, files for people need PNG without a browser; describing a
-figure once keeps the two the same. A notebook shows it as the latter.
+Interactive previews need Plotly, files and notebooks PNG; one description keeps them the same.
 """
 
 from __future__ import annotations

@@ -188,8 +188,8 @@ def _knock(uri: str) -> None:
 def _ask_server(uri: str) -> None:
     limit = min(ANSWERS_WITHIN, float(os.environ.get("MLFLOW_HTTP_REQUEST_TIMEOUT", "inf")))
     try:
-        with urllib.request.urlopen(f"{without_password(uri).rstrip('/')}/health", timeout=limit):  # noqa: S310
-            pass
+        health = f"{without_password(uri).rstrip('/')}/health"
+        urllib.request.urlopen(health, timeout=limit).close()  # noqa: S310
     except urllib.error.HTTPError:
         pass  # it is there; what it thinks of us is seen later
     except Exception as error:
