@@ -27,12 +27,17 @@ FAULTS = (StudyError, DatasetError, MissingConfigException)
 
 RUNNERS = ("SequentialRunner", "ParallelRunner", "ThreadRunner")
 
+DEFAULT_RUNNER = "adaptive_opt.io.runner.StudyRunner"
+
 LISTED = "kedro registry describe lists them"
 
 RUN_HELP = """Make the study, or a part of it: data, searches, training, tables, figures, verdict.
 
 What is finished is left alone until something that it depends on changes, and what was broken
 off goes on: the same command again is always right. kedro adaptive status says what is left.
+
+As many nodes are in work at a time as there are cores; --runner-params=workers=1 makes it one,
+as it is on a GPU.
 
 \b
 Examples:
@@ -100,7 +105,7 @@ def _run(**options: Any) -> Any:
         if (runner := options["runner"]) and "." not in runner:
             _check("runner", [runner], RUNNERS)
         chosen(**options)
-        return kedro_run.callback(**options)
+        return kedro_run.callback(**{**options, "runner": runner or DEFAULT_RUNNER})
     except FAULTS as error:
         raise click.ClickException(str(error)) from error
     except ValidationError as error:

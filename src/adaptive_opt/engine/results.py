@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -17,6 +18,9 @@ from .contract import EnsembleResult
 __all__ = ["Progress", "label_history", "pack_result", "summarise", "unpack_result"]
 
 logger = logging.getLogger(__name__)
+
+BAR_POSITION = "ADAPTIVE_OPT_BAR_POSITION"
+"""Environment variable with the line of a terminal, from 0, that this process has for its bars."""
 
 LINE_EVERY = 30.0
 """Seconds between two lines in the log."""
@@ -33,7 +37,10 @@ class Progress:
 
     def __init__(self, label: str, total: int, unit: str) -> None:
         self.label, self.total, self.unit = label, total, unit
-        self._bar = tqdm(desc=label, total=total, unit=f" {unit}", leave=False, disable=None)
+        line = int(os.environ.get(BAR_POSITION, "0"))
+        self._bar = tqdm(
+            desc=label, total=total, unit=f" {unit}", leave=False, disable=None, position=line
+        )
         self._done = 0
         self._begun = self._told = time.monotonic()
 

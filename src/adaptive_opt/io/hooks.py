@@ -47,7 +47,7 @@ class ValidationHooks:
         """Raise one error that lists every fault, each with file and key."""
         if "ThreadRunner" in str(run_params.get("runner")):
             raise StudyError(
-                "ThreadRunner would mix the random numbers of runs; take ParallelRunner, or none"
+                "ThreadRunner would mix the random numbers of runs; leave --runner out"
             )
         parameters = catalog.load("parameters")
         env = run_params.get("env")
