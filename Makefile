@@ -31,8 +31,9 @@ install: .venv/.dev  ## the environment in .venv with all extras, and nothing el
 run: .venv/.installed  ## the study on embedded data, in minutes
 	$(BIN)/kedro run
 
-test: .venv/.dev  ## all tests
-	$(BIN)/python -m pytest
+test: .venv/.dev  ## all tests: as many at a time as there are cores, then those that want to be alone
+	$(BIN)/python -m pytest --numprocesses auto --dist loadgroup -m 'not alone'
+	$(BIN)/python -m pytest -m alone tests
 
 lint: .venv/.dev  ## style, types, layers
 	$(BIN)/ruff format --check .

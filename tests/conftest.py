@@ -14,6 +14,16 @@ import torch
 PROJECT = Path(__file__).parents[1]
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks for groups
+def pytest_collection_modifyitems(items):
+    """Tests that share what is dear to make go to one process, and it has them first."""
+    for item in items:
+        shared = "project" in getattr(item, "fixturenames", ())
+        group = "project" if shared else item.nodeid.split("::")[0]
+        item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=lambda item: PROJECT / "tests" / "project" not in item.path.parents)
+
+
 @pytest.fixture(autouse=True)
 def _one_thread():
     """The tensors are tiny; threads only get in each other's way."""
@@ -43,18 +53,25 @@ def real_data() -> Path:
     return folder
 
 
+def install_from_debian(package):
+    """Where apt-get may."""
+    apt = shutil.which("apt-get")
+    if apt and os.geteuid() == 0:
+        with contextlib.suppress(subprocess.SubprocessError, OSError):
+            subprocess.run(
+                [apt, "install", "-y", "-qq", "--no-install-recommends", package,
+                 "-o", "DPkg::Lock::Timeout=300"],  # another process of these tests may be at it
+                capture_output=True, check=False, timeout=600,
+                env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
+            )  # fmt: skip
+
+
 def find_chromium():
     """Its program; where there is none and Debian's can be installed, that one; else a skip."""
     names = ("chromium", "chromium-browser", "google-chrome")
     found = next((p for p in map(shutil.which, names) if p), None)
-    apt = shutil.which("apt-get")
-    if found is None and apt and os.geteuid() == 0:
-        with contextlib.suppress(subprocess.SubprocessError, OSError):
-            subprocess.run(
-                [apt, "install", "-y", "-qq", "--no-install-recommends", "chromium"],
-                capture_output=True, check=False, timeout=300,
-                env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
-            )  # fmt: skip
+    if found is None:
+        install_from_debian("chromium")
         found = shutil.which("chromium")
     if found is None:
         pytest.skip("Chromium is not installed, and apt-get cannot install it here")

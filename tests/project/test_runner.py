@@ -1,5 +1,6 @@
 """Nodes side by side: what is computed, what hooks see, and what happens when one fails or dies."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -31,14 +32,20 @@ pytestmark = pytest.mark.skipif(
 CPU = {"parameters": MemoryDataset({"training": {"device": "cpu"}})}
 
 
+MEETING = multiprocessing.get_context("fork").Barrier(2)
+
+
 def where(_):
-    time.sleep(0.3)
     return {
         "process": os.getpid(),
         "cores": sorted(os.sched_getaffinity(0)),
         "threads": torch.get_num_threads(),
-        "begun": time.time() - 0.3,
     }
+
+
+def meet(parameters):
+    MEETING.wait(60)
+    return where(parameters)
 
 
 def together(*places):
@@ -95,22 +102,20 @@ def run(pipeline, catalog, **options):
     return seen.events
 
 
-FORK = Pipeline(
-    [
-        node(where, "parameters", "left", name="left"),
-        node(where, "parameters", "right", name="right"),
-        node(together, ["left", "right"], "both", name="both"),
-    ]
-)
+def fork(function):
+    left, right = (node(function, "parameters", side, name=side) for side in ("left", "right"))
+    return Pipeline([left, right, node(together, ["left", "right"], "both", name="both")])
+
+
+FORK = fork(where)
 
 
 def test_nodes_have_processes_and_cores_of_their_own(make, tmp_path):
     catalog = make("left", "right", both=CSVDataset(filepath=str(tmp_path / "both.csv")))
     threads = torch.get_num_threads()
-    run(FORK, catalog, workers=2)
+    run(fork(meet), catalog, workers=2)
     left, right = catalog.load("left"), catalog.load("right")
     assert len({left["process"], right["process"], os.getpid()}) == 3
-    assert abs(left["begun"] - right["begun"]) < 0.25  # each sleeps for longer
     assert not {*left["cores"]} & {*right["cores"]}
     for place in (left, right):
         assert place["threads"] == len(place["cores"])

@@ -37,6 +37,7 @@ def list_pipelines(project):
     return min(took), done.stdout
 
 
+@pytest.mark.alone
 def test_smoke_takes_at_most_a_minute(smoke, project):
     """On a machine that lists the pipelines in the 2.4 s that it takes on two idle cores."""
     assert smoke[1] < 60 * max(1.0, list_pipelines(project)[0] / 2.4)
@@ -629,6 +630,7 @@ def test_other_sets_of_arms_are_trained_and_judged(smoke, pipeline):
         assert min(picture.size) > 300
 
 
+@pytest.mark.alone
 def test_registry_list_is_quick(project):
     seconds, printed = list_pipelines(project)
     listed = {line.removeprefix("- ") for line in printed.splitlines() if line.startswith("- ")}

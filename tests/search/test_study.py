@@ -17,7 +17,7 @@ import pytest
 from adaptive_opt.errors import StudyError
 from adaptive_opt.search.storage import Storage
 from adaptive_opt.search.tune import FAILURES_IN_A_ROW, Outcome, search
-from tests.conftest import PROJECT
+from tests.conftest import PROJECT, install_from_debian
 
 from .workers import SPACE, bowl, make_search
 
@@ -27,25 +27,19 @@ def sqlite(tmp_path, name="studies.db"):
 
 
 def _postgresql_programs():
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
-    apt = shutil.which("apt-get")
-    if not found and apt and os.geteuid() == 0:
-        subprocess.run(
-            [apt, "install", "-y", "-qq", "--no-install-recommends", "postgresql"],
-            capture_output=True, check=False, timeout=300,
-            env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
-        )  # fmt: skip
+    def find():
         found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
-    return found[-1].parent if found else None
+        return found[-1].parent if found else None
+
+    if find() is None:
+        install_from_debian("postgresql")
+    return find()
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     """A PostgreSQL server on loopback, with a password; its URL."""
-    try:
-        programs = _postgresql_programs()
-    except (subprocess.SubprocessError, OSError):
-        programs = None
+    programs = _postgresql_programs()
     if programs is None:
         pytest.skip("PostgreSQL is not installed, and apt-get cannot install it here")
     pytest.importorskip("psycopg", reason="psycopg is not installed: pip install '.[postgresql]'")
