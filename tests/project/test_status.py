@@ -129,7 +129,7 @@ def test_finished_and_missing_cells_and_the_time_that_is_left(study):
     assert "diverged: seed 1" in text
     assert "1 of 4 trials failed" in text
     assert "4 searches: 2 done, 2 missing." in text
-    assert "About 42 s left" in text
+    assert "About 42 s of work left" in text
 
 
 def test_a_stale_run_is_told_with_what_has_changed(study):
