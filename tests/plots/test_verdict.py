@@ -48,7 +48,8 @@ def a_verdict(label="Rahimi–Recht, condition 29"):
 def test_ratios_beyond_the_axis_stay_on_it():
     (ax,) = to_matplotlib(IntervalFigure("", [IntervalPanel("", ROWS, 0.1)])).axes
     low, high = ax.get_xlim()
-    assert (low, high) == pytest.approx((0.01, 100.0))
+    assert low == pytest.approx(0.4**1.1)  # below 1 there is no more to be seen
+    assert high == pytest.approx(10_000.0)
     for line in ax.lines:
         assert all(low <= x <= high for x in line.get_xdata())
     arrow = ax.lines[-1]  # the far one
@@ -60,7 +61,7 @@ def test_ratios_beyond_the_axis_stay_on_it():
 def test_an_axis_of_less_than_a_power_of_ten_can_be_read():
     panel = IntervalPanel("", [Interval("near", 0.9, 0.6, 1.3, "undecided")], 0.1)
     (ax,) = to_matplotlib(IntervalFigure("", [panel])).axes
-    assert list(ax.get_xticks()) == [0.7, 1, 1.5]
+    assert list(ax.get_xticks()) == [0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.4]
 
 
 def test_plotly_has_a_trace_for_each_verdict_in_the_order_of_the_rows():
@@ -69,6 +70,9 @@ def test_plotly_has_a_trace_for_each_verdict_in_the_order_of_the_rows():
     assert [t.name for t in drawn.data] == ["faster", "slower", "undecided", "faster"]
     assert [t.showlegend for t in drawn.data] == [True, True, True, False]
     assert list(drawn.layout.yaxis.categoryarray) == ["far", "open", "within"]
+    (slower,) = (t for t in drawn.data if t.name == "slower")
+    assert (list(slower.x), list(slower.marker.symbol)) == ([10_000.0], ["triangle-right"])
+    assert slower.hovertext[0].startswith("1e+06")
     assert to_plotly(IntervalFigure("", [])).data == ()
 
 

@@ -106,7 +106,7 @@ def _probability(p: float) -> str:
 def _seeds(verdict: str, needed: int | None) -> str:
     if verdict != "undecided":
         return "–"
-    return "unknown or more than 1,000" if needed is None else count(needed)
+    return "> 1,000, or unknown" if needed is None else count(needed)
 
 
 def protocol(verdict: Verdict) -> list[str]:

@@ -181,8 +181,8 @@ def _totals(record: Mapping[str, Any]) -> list[str]:
     if record["seconds_left"]:
         basis = "finished searches and runs of the same tasks" if len(bases) > 1 else min(bases)
         lines.append(
-            f"About {_duration(record['seconds_left'])} of work left, which the cores of a CPU share, "
-            f"from {basis}; without tables and figures."
+            f"About {_duration(record['seconds_left'])} of work left, which the cores of a CPU "
+            f"share, from {basis}; without tables and figures."
         )
     if record["unknown"]:
         lines.append(f"How long {record['unknown']} of the cells take is not known yet (–).")

@@ -26,7 +26,7 @@ VERDICT_COLOURS = {
 }
 """Of Okabe & Ito; the word stands beside each row as well."""
 
-WIDEST = 100.0
+WIDEST = 10_000.0
 """Ratios beyond this factor are drawn at the edge, with an arrow."""
 
 
@@ -52,22 +52,25 @@ class IntervalPanel:
 
 
 TICKS = {
-    1.5: (0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.4),
+    1.6: (0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.4),
     4.0: (0.25, 0.5, 0.7, 1.0, 1.5, 2.0, 4.0),
     12.0: (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0),
-    math.inf: (0.01, 0.1, 1.0, 10.0, 100.0),
+    200.0: (0.001, 0.01, 0.1, 1.0, 10.0, 100.0, 1000.0),
+    math.inf: (0.0001, 0.01, 1.0, 100.0, 10_000.0),
 }
-"""By the reach of an axis up to which they serve."""
+"""By the reach of an axis to either side, on average, up to which they serve."""
 
 
 def _axis(panel: IntervalPanel) -> tuple[float, float, list[float]]:
-    """Limits and ticks: symmetric about 1, as wide as the ratios, at most :data:`WIDEST`."""
-    edges = [math.log(1.25 * (1 + panel.margin))]
-    for row in panel.rows:
-        edges += [abs(math.log(e)) for e in (row.ratio, row.low, row.high) if 0 < e < math.inf]
-    reach = min(math.exp(1.1 * max(edges)), WIDEST)
-    ticks = next(ticks for limit, ticks in TICKS.items() if reach <= limit)
-    return 1 / reach, reach, [t for t in ticks if 1 / reach <= t <= reach]
+    """Limits and ticks: 1 and every ratio are inside, at most :data:`WIDEST` to either side."""
+    ends = [e for r in panel.rows for e in (r.ratio, r.low, r.high) if 0 < e < math.inf]
+    least = math.log(1.25 * (1 + panel.margin))
+    below, above = (
+        min(math.exp(1.1 * max([least, *(sign * math.log(e) for e in ends)])), WIDEST)
+        for sign in (-1, 1)
+    )
+    ticks = next(ticks for limit, ticks in TICKS.items() if math.sqrt(below * above) <= limit)
+    return 1 / below, above, [t for t in ticks if 1 / below <= t <= above]
 
 
 @dataclass(frozen=True)
@@ -122,6 +125,12 @@ def to_matplotlib(figure: IntervalFigure) -> mpl_figure.Figure:
     return drawn
 
 
+def _symbol(row: Interval, low: float, high: float) -> str:
+    if low <= row.ratio <= high:
+        return "circle"
+    return "triangle-left" if row.ratio < low else "triangle-right"
+
+
 @white_background()
 def to_plotly(figure: IntervalFigure) -> go.Figure:
     """For a browser, two panels a row."""
@@ -141,8 +150,10 @@ def to_plotly(figure: IntervalFigure) -> go.Figure:
             ends = [(min(max(r.low, low), high), min(max(r.high, low), high)) for r in own]
             drawn.add_trace(
                 go.Scatter(
-                    x=[r.ratio for r in own],
+                    x=[min(max(r.ratio, low), high) for r in own],
                     y=[r.label for r in own],
+                    hovertext=[f"{r.ratio:.3g} ({r.low:.3g} to {r.high:.3g})" for r in own],
+                    hoverinfo="y+text",
                     error_x={
                         "array": [max(0.0, e[1] - r.ratio) for r, e in zip(own, ends, strict=True)],
                         "arrayminus": [
@@ -150,7 +161,11 @@ def to_plotly(figure: IntervalFigure) -> go.Figure:
                         ],
                     },
                     mode="markers",
-                    marker={"color": colour, "size": 9},
+                    marker={
+                        "color": colour,
+                        "size": 9,
+                        "symbol": [_symbol(r, low, high) for r in own],
+                    },
                     name=word,
                     legendgroup=word,
                     showlegend=word not in {t.name for t in drawn.data},

@@ -55,7 +55,9 @@ def _break_even(task: TaskVerdict) -> Markup:
 
 
 def _as_json(figure: go.Figure) -> str:
-    return _inside_a_script(json.dumps(json.loads(figure.to_json()), separators=(",", ":")))
+    drawn = json.loads(figure.to_json())
+    drawn["layout"].pop("width", None)  # as wide as the page
+    return _inside_a_script(json.dumps(drawn, separators=(",", ":")))
 
 
 def _inside_a_script(code: str) -> str:
