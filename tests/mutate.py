@@ -110,6 +110,8 @@ MUTATIONS = [
     ("dead worker's trial forgotten", "search/study.py", "optuna.storages.fail_stale_trials(self.study)", "_ = 0", "search/test_study.py"),
     ("dead worker's trial paid for", "search/study.py", 'if trial.state.name == "FAIL" and result.get("outcome") != "failed":', "if False:", "search/test_study.py"),
     ("workers draw alike", "search/study.py", "self.inner = make(trial.number)", "self.inner = make(0)", "search/test_study.py"),
+    ("a trial given away is finished twice", "search/batches.py", ", own.state == TrialState.RUNNING", ",", "search/test_batches.py"),
+    ("trials numbered from 0 in each batch", "search/batches.py", "start=first", "start=0", "search/test_batches.py"),
     ("space not part of the study", "search/identity.py", '"space": space.describe(),', '"space": 0,', "search/test_study.py"),
     ("interrupted trials lost", "search/tune.py", "  # Ctrl-C: at once, not after the worker has been silent for long\n        shared.give_back(claimed)", "\n        pass", "search/test_study.py"),
     ("trials mixed up", "engine/trials.py", "torch.tensor(values).repeat_interleave(seeds)", "torch.tensor(values).repeat(seeds)", "search/test_arm.py"),

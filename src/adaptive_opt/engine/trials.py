@@ -156,10 +156,7 @@ def train_trials(
             on_batch=remember,
         )
         seconds = (time.perf_counter() - begun) / number
-    return [
-        _trial(result, range(i * plan.seeds, (i + 1) * plan.seeds), iterations, seconds)
-        for i in range(number)
-    ]
+    return _apart(result, plan.seeds, iterations, seconds)
 
 
 def _per_member(configurations: Sequence[dict[str, Any]], seeds: int) -> dict[str, Any]:
@@ -173,11 +170,15 @@ def _per_member(configurations: Sequence[dict[str, Any]], seeds: int) -> dict[st
     return merged
 
 
-def _trial(result: EnsembleResult, members: range, iterations: int, seconds: float) -> Trial:
-    frame = result.history[result.history["member"].isin(members)]
-    frame = frame[["member", "iteration", "train_loss"]].rename(columns={"member": "seed"})
-    diverged = [t for i in members if (t := result.diverged_at[i]) is not None]
-    return Trial(frame, iterations, min(diverged, default=None), seconds)
+def _apart(result: EnsembleResult, seeds: int, iterations: int, seconds: float) -> list[Trial]:
+    """The trials of an ensemble, each of the members that are its seeds."""
+    frame = result.history[["member", "iteration", "train_loss"]].rename(columns={"member": "seed"})
+    trials = []
+    for i, rows in frame.groupby(frame["seed"] // seeds):
+        members = range(int(i) * seeds, (int(i) + 1) * seeds)
+        diverged = [t for m in members if (t := result.diverged_at[m]) is not None]
+        trials.append(Trial(rows, iterations, min(diverged, default=None), seconds))
+    return trials
 
 
 def train_network_trial(

@@ -14,12 +14,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from .batches import Finish, create_trials, finish_trials
 from .spaces import Space
 
 if TYPE_CHECKING:
     import optuna
     from optuna.samplers import BaseSampler
-    from optuna.trial import FrozenTrial, Trial
+    from optuna.storages import RDBStorage
+    from optuna.trial import FrozenTrial
 
 __all__ = ["SharedStudy", "make_sampler"]
 
@@ -45,10 +47,12 @@ class SharedStudy:
     ) -> None:
         self.study, self.space, self.startup = study, space, startup
         self.budget, self.cost = budget, cost
-        self._storage: Any = study._storage
+        storage: Any = study._storage
+        self._storage = storage
+        self._database: RDBStorage = storage._backend  # beneath Optuna's cache
         self._seen: set[int] = set()
 
-    def claim(self, number: int) -> list[Trial]:
+    def claim(self, number: int) -> list[FrozenTrial]:
         """At most so many trials that the budget has room for, to be trained by this worker.
 
         Trials of workers that died come first. Empty: there is no room now; see
@@ -60,18 +64,24 @@ class SharedStudy:
         room = int((self.budget * (1 + SLACK) - committed) / self.cost)
         waiting = sum(t.state.name == "WAITING" for t in trials)
         wanted = min(number, room + waiting)
+        if wanted <= 0:
+            return []
         # In the random start no trial depends on another.
-        independent = not waiting and len(trials) + wanted <= self.startup
-        asked = [self._ask(independent=independent) for _ in range(wanted)]
+        if not waiting and len(trials) + wanted <= self.startup:
+            asked = self._draw(wanted)
+        else:
+            drawn_from = self.space.distributions()
+            asked = [self.study.ask(drawn_from).number for _ in range(wanted)]
         trials = self._all()
-        mine = []
-        for trial in asked:
+        mine, withdrawn = [], []
+        for trial in (t for t in trials if t.number in set(asked)):
             before = sum(_cost(t, self.cost) for t in trials if t.number < trial.number)
             if before + self.cost <= self.budget * (1 + SLACK):
                 mine.append(trial)
             else:
-                trial.set_user_attr("outcome", "withdrawn")
-                self._finish(trial, None, "FAIL")
+                withdrawn.append(Finish(trial._trial_id, "FAIL", None, {"outcome": "withdrawn"}))
+        if withdrawn:
+            finish_trials(self._database, withdrawn)
         return mine
 
     def others_run(self) -> bool:
@@ -85,34 +95,38 @@ class SharedStudy:
                 self._storage.record_heartbeat(trial._trial_id)
         return bool(others)
 
-    def tell(self, trial: Trial, value: float | None, outcome: str, **known: Any) -> bool:
-        """Put a trial's result on record; False if it was given to another worker meanwhile.
+    def tell(self, ends: Sequence[tuple[FrozenTrial, float | None, dict[str, Any]]]) -> None:
+        """Put results on record, all or none; not of trials that another worker was given.
 
         Args:
-            trial: that was claimed.
-            value: of the objective; None for a failed trial.
-            outcome: ``complete``, ``pruned``, ``diverged`` or ``failed``.
-            **known: ``cost``, ``seconds``, ``epochs``, ``reason``.
+            ends: trials that were claimed, each with the value of the objective (None for one
+                that failed) and the ``outcome`` (``complete``, ``pruned``, ``diverged`` or
+                ``failed``), ``cost``, ``seconds``, ``epochs`` and ``reason``, where known.
         """
-        import optuna
+        finishes = []
+        for trial, value, known in ends:
+            state = {"pruned": "PRUNED", "failed": "FAIL"}.get(known["outcome"], "COMPLETE")
+            kept = value if state == "COMPLETE" else None
+            finishes.append(Finish(trial._trial_id, state, kept, {"result": known}))
+        self._finish([trial for trial, *_ in ends], finishes)
 
-        state = {"pruned": "PRUNED", "failed": "FAIL"}.get(outcome, "COMPLETE")
-        try:
-            trial.set_user_attr("result", {"outcome": outcome, **known})
-        except optuna.exceptions.UpdateFinishedTrialError:
-            logger.warning("trial %d was given to another worker meanwhile", trial.number)
-            return False
-        return self._finish(trial, value if state == "COMPLETE" else None, state)
+    def report(self, trial: FrozenTrial, epoch: int, value: float) -> bool:
+        """Note a value on the way; whether the trial is to be stopped."""
+        from optuna.trial import Trial
 
-    def give_back(self, trials: Sequence[Trial]) -> None:
+        told = Trial(self.study, trial._trial_id)
+        told.report(value, epoch)
+        return bool(told.should_prune())
+
+    def give_back(self, trials: Sequence[FrozenTrial]) -> None:
         """Trials that this worker will not finish: to be tried again, by whoever comes."""
         callback = self._storage.get_heartbeat_stale_trial_callback()
-        for trial in trials:
-            if self._finish(trial, None, "FAIL"):
-                callback(self.study, self.study._storage.get_trial(trial._trial_id))
+        ended = self._finish(trials, [Finish(t._trial_id, "FAIL") for t in trials])
+        for trial in ended:
+            callback(self.study, self._storage.get_trial(trial._trial_id))
 
     @contextmanager
-    def heartbeat(self, trials: Sequence[Trial]) -> Iterator[None]:
+    def heartbeat(self, trials: Sequence[FrozenTrial]) -> Iterator[None]:
         """Signs of life while trials are trained; none for those that take less than one's time.
 
         A worker that dies before the first is found out by :meth:`others_run`.
@@ -145,22 +159,22 @@ class SharedStudy:
         """Gradient-equivalents of all finished trials."""
         return sum(_cost(t, 0.0) for t in self._all())
 
-    def _ask(self, *, independent: bool) -> Trial:
-        """A new trial, its configuration drawn.
+    def _draw(self, count: int) -> list[int]:
+        """Numbers of new trials that depend on no other, without a look at those."""
+        from optuna.trial import TrialState, create_trial
 
-        If it is ``independent`` of the others, without the look at all of them that Optuna
-        takes each time: half of the time of a large batch.
-        """
         distributions = self.space.distributions()
-        if not independent:
-            return self.study.ask(distributions)
-        import optuna
 
-        trial = optuna.trial.Trial(self.study, self._storage.create_new_trial(self.study._study_id))
-        for name, d in self.space.items():
-            coordinate, (low, high) = self.space.coordinate(name, d), d.bounds
-            trial.suggest_float(coordinate, low, high, log=d.scale != "linear")
-        return trial
+        def draw(number: int) -> dict[str, float]:
+            trial = create_trial(state=TrialState.RUNNING)
+            trial.number = number
+            self.study.sampler.before_trial(self.study, trial)
+            return {
+                name: self.study.sampler.sample_independent(self.study, trial, name, d)
+                for name, d in distributions.items()
+            }
+
+        return create_trials(self._database, self.study._study_id, count, distributions, draw)
 
     def _all(self) -> list[FrozenTrial]:
         return self.study.get_trials(deepcopy=False)
@@ -168,21 +182,15 @@ class SharedStudy:
     def _trials(self, *states: str) -> list[FrozenTrial]:
         return [t for t in self._all() if t.state.name in states]
 
-    def _finish(self, trial: Trial, value: float | None, state: str) -> bool:
-        """As ``study.tell`` without its looks at the trial before and after."""
-        import optuna
-
-        try:
-            return bool(
-                self._storage.set_trial_state_values(
-                    trial._trial_id,
-                    optuna.trial.TrialState[state],
-                    None if value is None else [value],
-                )
-            )
-        except optuna.exceptions.UpdateFinishedTrialError:
-            logger.warning("trial %d was given to another worker meanwhile", trial.number)
-            return False
+    def _finish(
+        self, trials: Sequence[FrozenTrial], finishes: Sequence[Finish]
+    ) -> list[FrozenTrial]:
+        """End trials; those that were still this worker's to end."""
+        still = finish_trials(self._database, finishes)
+        for trial, running in zip(trials, still, strict=True):
+            if not running:
+                logger.warning("trial %d was given to another worker meanwhile", trial.number)
+        return [t for t, running in zip(trials, still, strict=True) if running]
 
     def _fail_stale(self) -> None:
         import optuna

@@ -23,8 +23,8 @@ from .storage import Storage
 from .study import SharedStudy, make_sampler
 
 if TYPE_CHECKING:
-    import optuna
     from optuna.storages import RDBStorage
+    from optuna.trial import FrozenTrial
 
 __all__ = ["Outcome", "Search", "search"]
 
@@ -192,14 +192,13 @@ def _open(wanted: Search, storage: RDBStorage) -> SharedStudy:
     return SharedStudy(study, wanted.space, wanted.budget, wanted.cost, startup)
 
 
-def _train(wanted: Search, shared: SharedStudy, claimed: Sequence[optuna.Trial]) -> bool:
+def _train(wanted: Search, shared: SharedStudy, claimed: Sequence[FrozenTrial]) -> bool:
     """Train what was claimed and put it on record; whether it went without an error."""
     configurations = [wanted.space.decode(t.params) for t in claimed]
 
     def report(epoch: int, value: float) -> bool:
         (trial,) = claimed
-        trial.report(value, epoch)
-        return bool(trial.should_prune())
+        return shared.report(trial, epoch, value)
 
     try:
         with shared.heartbeat(claimed), warnings.catch_warnings():
@@ -211,15 +210,17 @@ def _train(wanted: Search, shared: SharedStudy, claimed: Sequence[optuna.Trial])
     except Exception as error:
         reason = f"{type(error).__name__}: {error}".split("\n")[0]
         logger.warning("%s, %s: a trial failed: %s", wanted.task, wanted.arm, reason)
-        for trial in claimed:
-            shared.tell(trial, None, "failed", cost=wanted.cost, reason=reason)
+        failed = {"outcome": "failed", "cost": wanted.cost, "reason": reason}
+        shared.tell([(trial, None, failed) for trial in claimed])
         return False
     except BaseException:  # Ctrl-C: at once, not after the worker has been silent for long
         shared.give_back(claimed)
         raise
+    ends = []
     for trial, outcome in zip(claimed, outcomes, strict=True):
-        known = {k: v for k, v in vars(outcome).items() if k not in ("value", "outcome")}
-        shared.tell(trial, outcome.value, outcome.outcome, **known)
+        known = {k: v for k, v in vars(outcome).items() if k != "value"}
+        ends.append((trial, outcome.value, known))
+    shared.tell(ends)
     return True
 
 
