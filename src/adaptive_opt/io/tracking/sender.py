@@ -1,7 +1,8 @@
 """The process that sends records to MLflow: ``python -m adaptive_opt.io.tracking.sender``.
 
-It stands beside training, at low priority, so that neither a slow server nor MLflow's own work
-takes time from it. It ends when the run's last record is sent; when that cannot be; or, having
+It stands beside training, which so never waits for a server. It takes no lower priority: cores
+that are always busy would leave it nothing until the end, which then waits for all that it has
+not sent. It ends when the run's last record is sent; when that cannot be; or, having
 ended the run in MLflow too, when the process that trains is gone.
 """
 
@@ -132,8 +133,6 @@ def main() -> int:
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
     for name, value in WAITS.items():
         os.environ.setdefault(name, value)
-    with contextlib.suppress(OSError, AttributeError):
-        os.nice(10)
     spool = Spool(given.folder)
     uri = os.environ["MLFLOW_TRACKING_URI"]  # a password in it is seen by nobody there
     connect = partial(Store, uri, given.experiment, given.artifacts)
