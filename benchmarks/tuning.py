@@ -67,7 +67,7 @@ def seconds(task: str, arm: str, trials: int, epochs: int, batch: int, device: s
     with tempfile.TemporaryDirectory() as folder:
         storage = Storage(f"sqlite:///{folder}/studies.db")
         # Its tables are made once a project; with the heartbeats that a search asks for.
-        storage.open(given["tuning"]["heartbeat_seconds"], given["tuning"]["retries"])
+        storage.open(given["tuning"]["heartbeat_seconds"])
         begun = time.perf_counter()
         table, _ = search_arm(task, arm, tensors, given, "benchmark", storage)
         taken = time.perf_counter() - begun

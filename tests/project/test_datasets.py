@@ -12,6 +12,7 @@ from adaptive_opt.io.datasets import (
     CSVDataset,
     JSONDataset,
     ParquetDataset,
+    RecordDataset,
     RecordsDataset,
     TensorsDataset,
     TextDataset,
@@ -126,3 +127,63 @@ def test_previews_of_what_kedro_has_none_for(tmp_path):
     (tmp_path / "step.json").write_text('{"a": 1}')
     records = RecordsDataset(folder=str(tmp_path))
     assert records.preview() == '{"step": {"a": 1}}'
+
+
+KEPT = {
+    "t.safetensors": (TensorsDataset, {"b": torch.arange(6.0).reshape(2, 3), "a": torch.tensor(2)}),
+    "t.parquet": (ParquetDataset, pd.DataFrame({"seed": [0, 1], "loss": [0.5, 0.25]})),
+    "t.json": (RecordDataset, {"value": 0.1, "values": {"lr": 0.5, "list": [1, "x", None]}}),
+}
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_no_flipped_bit_goes_unnoticed(tmp_path, name):
+    """One in every byte of the file, and the file cut short at every byte."""
+    kind, content = KEPT[name]
+    file = tmp_path / name
+    data = kind(filepath=str(file))
+    data.save(content)
+    assert str(data.load()) == str(content) or name == "t.safetensors"
+    good, first = file.read_bytes(), data.load()
+    cases = [
+        (i, good[:i] + bytes([good[i] ^ 1 << i % 8]) + good[i + 1 :]) for i in range(len(good))
+    ]
+    cases += [(i, good[:i]) for i in range(len(good))]
+    unnoticed = []
+    for i, damaged in cases:
+        file.write_bytes(damaged)
+        try:
+            if str(data.load()) != str(first):
+                unnoticed.append(i)
+        except DatasetError as error:
+            if f"{file} is damaged" not in str(error):
+                unnoticed.append(i)
+    assert unnoticed == []
+
+
+def test_a_table_with_a_checksum_is_a_table_to_others(tmp_path):
+    kind, content = KEPT["t.parquet"]
+    kind(filepath=str(tmp_path / "t.parquet")).save(content)
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "t.parquet"), content)
+    content.to_parquet(tmp_path / "t.parquet")  # and one without is nobody's here
+    with pytest.raises(DatasetError, match="its content is not what its checksum says"):
+        kind(filepath=str(tmp_path / "t.parquet")).load()
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from adaptive_opt.io.files import write_whole
+write_whole(Path(sys.argv[1]), lambda partial: (partial.write_text("half"), os._exit(9)))
+"""
+
+
+def test_what_a_killed_process_left_half_written_goes_with_the_next_writing(tmp_path):
+    done = subprocess.run([sys.executable, "-c", KILLED, tmp_path / "t.json"], check=False)
+    assert done.returncode == 9
+    (left,) = tmp_path.iterdir()
+    assert left.name.startswith(".t.")
+    other = left.with_name(left.name.replace(".t.", ".u."))
+    other.write_text("another file's")
+    RecordDataset(filepath=str(tmp_path / "t.json")).save({"a": 1})
+    assert sorted(tmp_path.iterdir()) == [other, tmp_path / "t.json"]

@@ -3,7 +3,7 @@
 import pandas as pd
 import torch
 
-from adaptive_opt.io.datasets import JSONDataset, ParquetDataset, TensorsDataset
+from adaptive_opt.io.datasets import ParquetDataset, RecordDataset, TensorsDataset
 from adaptive_opt.io.runs import RunFolder, RunFolderDataset
 
 
@@ -12,7 +12,7 @@ def save(path, digest, value, upto=3):
     parts = [
         (ParquetDataset, "history.parquet", pd.DataFrame({"value": [value]})),
         (TensorsDataset, "weights.safetensors", {"w": torch.tensor([value])}),
-        (JSONDataset, "summary.json", {"digest": digest}),
+        (RecordDataset, "summary.json", {"digest": digest}),
     ]
     for kind, name, content in parts[:upto]:
         kind(filepath=str(path / name)).save(content)

@@ -20,7 +20,7 @@ import pytest
 import torch
 
 from adaptive_opt.engine.contract import HistoryBlock
-from adaptive_opt.io.datasets import JSONDataset, ParquetDataset, TensorsDataset
+from adaptive_opt.io.datasets import ParquetDataset, RecordDataset, TensorsDataset
 from adaptive_opt.io.runs import RunFolder
 from adaptive_opt.io.tracking.delivery import Delivery
 from adaptive_opt.io.tracking.run import Destination, TrackedRun
@@ -79,7 +79,7 @@ def train_arm(parameters, function, folder, arm="adam"):
     ParquetDataset(filepath=str(folder / "history.parquet")).save(history)
     TensorsDataset(filepath=str(folder / "weights.safetensors")).save(weights)
     TensorsDataset(filepath=str(folder / "snapshots.safetensors")).save(snapshots)
-    JSONDataset(filepath=str(folder / "summary.json")).save(summary)
+    RecordDataset(filepath=str(folder / "summary.json")).save(summary)
     return history, weights
 
 

@@ -21,8 +21,9 @@ def batch(study, values):
     """New trials with these configurations; their ids."""
     database = study._storage._backend
     numbers = create_trials(
-        database, study._study_id, len(values), SPACE.distributions(), lambda n: values[n % 3]
-    )
+        database, study._study_id, len(values), SPACE.distributions(), lambda n: values[n % 3],
+        {"worker": {"pid": 1}},
+    )  # fmt: skip
     by_number = {t.number: t._trial_id for t in study.trials}
     return [by_number[n] for n in numbers]
 
@@ -41,6 +42,7 @@ def test_a_batch_is_what_optuna_writes_one_by_one(study, tmp_path):
     for values, (state, value) in zip(VALUES, ENDS, strict=True):
         other.enqueue_trial(values)
         trial = other.ask(SPACE.distributions())
+        trial.set_user_attr("worker", {"pid": 1})
         trial.set_user_attr("result", {"cost": 2.0})
         other.tell(trial, value, state=optuna.trial.TrialState[state])
     own = ("number", "state", "values", "params", "distributions", "user_attrs")

@@ -55,9 +55,9 @@ class ConfigurationLoader(OmegaConfigLoader):
     def __getitem__(self, key: str) -> Any:
         try:
             return super().__getitem__(key)
-        except (MissingConfigException, KeyError):
+        except (MissingConfigException, KeyError, StudyError):
             raise  # Kedro has answers to these
-        except (yaml.YAMLError, OmegaConfBaseException, ValueError) as error:
+        except Exception as error:  # Kedro expects a mapping, and stumbles over all else
             said = self._unreadable() or [str(error).split("\n")[0]]
             raise StudyError(
                 "\n  ".join([f"The configuration ({key}) cannot be read; nothing was run.", *said])
@@ -68,13 +68,16 @@ class ConfigurationLoader(OmegaConfigLoader):
         source, found = Path(self.conf_source), []
         for folder in dict.fromkeys((self.base_env, self.env or self.default_run_env)):
             for file in sorted((source / folder).rglob("*.yml")):
+                name = file.relative_to(source.parent).as_posix()
                 try:
-                    OmegaConf.load(file)
+                    if not OmegaConf.is_dict(OmegaConf.load(file)):
+                        found.append(f"{name}: must be names with values, name: value")
                 except yaml.MarkedYAMLError as error:
                     mark = error.problem_mark
                     line = f" line {mark.line + 1}:" if mark else ""
-                    name = file.relative_to(source.parent).as_posix()
                     found.append(f"{name}:{line} {error.problem or error.context}")
+                except (yaml.YAMLError, OmegaConfBaseException, ValueError, OSError) as error:
+                    found.append(f"{name}: {str(error).split(chr(10))[0]}")
         return found
 
 

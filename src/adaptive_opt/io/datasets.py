@@ -1,7 +1,8 @@
 """Datasets that are written whole or not at all, and tensors without pickles.
 
 A file is written beside its destination and renamed over it, so a crash leaves the old file
-or the new one, never half of one. Kedro's own datasets do the formats and the previews.
+or the new one, never half of one. What later runs build on has a checksum. Kedro's own
+datasets do the formats and the previews.
 """
 
 from __future__ import annotations
@@ -19,6 +20,15 @@ from kedro_datasets.pandas import CSVDataset as KedroCSVDataset
 from kedro_datasets.pandas import ParquetDataset as KedroParquetDataset
 from kedro_datasets.plotly import JSONDataset as KedroPlotlyDataset
 
+from .checksums import (
+    KEY,
+    MISMATCH,
+    check_parquet,
+    seal_parquet,
+    sealed,
+    tensors_checksum,
+    unsealed,
+)
 from .files import write_whole
 
 __all__ = [
@@ -27,6 +37,7 @@ __all__ = [
     "MatplotlibDataset",
     "ParquetDataset",
     "PlotlyDataset",
+    "RecordDataset",
     "RecordsDataset",
     "TensorsDataset",
     "TextDataset",
@@ -54,6 +65,7 @@ class _Whole:
             self._filepath = PurePosixPath(partial.as_posix())
             try:
                 parent.save(data)
+                self._finish(partial)
             except DatasetError as error:
                 named = str(error).replace(partial.as_posix(), str(final))
                 raise DatasetError(named) from error
@@ -62,17 +74,74 @@ class _Whole:
 
         write_whole(Path(final), write)
 
+    def load(self) -> Any:
+        """What is in the file.
+
+        Raises:
+            DatasetError: it is not there, or damaged.
+        """
+        parent: Any = super()
+        local = self._protocol == "file" and self._version is None
+        try:
+            if local:
+                self._check(Path(self._filepath))
+            return parent.load()
+        except Exception as error:  # each format raises its own
+            if not local:
+                raise
+            cause = error.__cause__ if isinstance(error, DatasetError) else error
+            raise _fault(self._filepath, cause or error) from error
+
+    def _finish(self, partial: Path) -> None:
+        """Do what is to be done to a file before it is there."""
+
+    def _check(self, path: Path) -> None:
+        """Raise ValueError at a file whose checksum is not its own."""
+
+
+def _fault(path: Any, error: BaseException) -> DatasetError:
+    if isinstance(error, FileNotFoundError):
+        return DatasetError(f"{path} does not exist")
+    reason = str(error).strip().split("\n")[0] or type(error).__name__
+    return DatasetError(f"{path} is damaged ({reason}); delete it and run again")
+
 
 class CSVDataset(_Whole, KedroCSVDataset):
     """A table for people."""
 
 
 class ParquetDataset(_Whole, KedroParquetDataset):
-    """A table for programs."""
+    """A table for programs, with a checksum."""
+
+    def _finish(self, partial: Path) -> None:
+        seal_parquet(partial)
+
+    def _check(self, path: Path) -> None:
+        check_parquet(path.read_bytes())
 
 
 class JSONDataset(_Whole, KedroJSONDataset):
     """A small record."""
+
+
+class RecordDataset(JSONDataset):
+    """A small record that later runs build on, with a checksum."""
+
+    def save(self, data: dict[str, Any]) -> None:
+        """Write it, and the checksum as its last key."""
+        super().save(sealed(data))
+
+    def load(self) -> dict[str, Any]:
+        """The record without its checksum.
+
+        Raises:
+            DatasetError: it is not there, or damaged.
+        """
+        record = super().load()
+        try:
+            return unsealed(record)
+        except ValueError as error:
+            raise _fault(self._filepath, error) from error
 
 
 class PlotlyDataset(_Whole, KedroPlotlyDataset):
@@ -102,17 +171,16 @@ class TensorsDataset(_FileDataset):
 
     def load(self) -> dict[str, Any]:
         """The tensors, on the CPU."""
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
+        from safetensors import safe_open
 
         try:
-            tensors: dict[str, Any] = load_file(self._filepath)
-        except FileNotFoundError as error:
-            raise DatasetError(f"{self._filepath} does not exist") from error
-        except (SafetensorError, OSError) as error:
-            raise DatasetError(
-                f"{self._filepath} is damaged ({error}); delete it and run again"
-            ) from error
+            with safe_open(self._filepath, framework="pt") as file:
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                known = file.metadata() or {}
+            if known.get(KEY) != tensors_checksum(tensors):
+                raise ValueError(MISMATCH)
+        except Exception as error:  # safetensors, torch and the disk raise their own
+            raise _fault(self._filepath, error) from error
         return tensors
 
     def save(self, data: dict[str, Any]) -> None:
@@ -120,7 +188,8 @@ class TensorsDataset(_FileDataset):
         from safetensors.torch import save
 
         tensors = {name: t.detach().cpu().contiguous() for name, t in data.items()}
-        write_whole(self._filepath, lambda partial: partial.write_bytes(save(tensors)))
+        content = save(tensors, metadata={KEY: tensors_checksum(tensors)})
+        write_whole(self._filepath, lambda partial: partial.write_bytes(content))
 
     def preview(self) -> TablePreview:
         """Name, kind and shape of each tensor, for kedro-viz."""
@@ -138,7 +207,10 @@ class TextDataset(_FileDataset):
 
     def load(self) -> str:
         """The text."""
-        return self._filepath.read_text(encoding="utf-8")
+        try:
+            return self._filepath.read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            raise _fault(self._filepath, error) from error
 
     def save(self, data: str) -> None:
         """Write the text."""
@@ -155,6 +227,13 @@ class TextDataset(_FileDataset):
             text = re.sub(rf"<{tag}\b.*?</{tag}>", "", text, flags=re.DOTALL)
         # kedro-viz takes the end of a line for a paragraph's.
         return HTMLPreview(" ".join(text.split()))
+
+
+def _record(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise _fault(file, error) from error
 
 
 class RecordsDataset(AbstractDataset[Any, dict[str, Any]]):
@@ -174,8 +253,7 @@ class RecordsDataset(AbstractDataset[Any, dict[str, Any]]):
 
     def load(self) -> dict[str, Any]:
         """What is in each, by its name without the ending, in alphabetical order."""
-        files = sorted(self._folder.glob(self._pattern))
-        return {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in files}
+        return {file.stem: _record(file) for file in sorted(self._folder.glob(self._pattern))}
 
     def preview(self) -> JSONPreview:
         """All of it, for kedro-viz."""

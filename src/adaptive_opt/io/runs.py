@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 from kedro.io import AbstractDataset, DatasetError
 
-from .datasets import ParquetDataset, TensorsDataset
+from .datasets import ParquetDataset, RecordDataset, TensorsDataset
 
 __all__ = ["RunFolder", "RunFolderDataset"]
 
@@ -52,20 +51,17 @@ class RunFolder:
             History, tensors of each file, summary.
         """
         try:
-            text = (self.path / "summary.json").read_text(encoding="utf-8")
-            summary: dict[str, Any] = json.loads(text)
-            if not isinstance(summary, dict):
-                raise ValueError("the summary is no record")
+            record = self.path / "summary.json"
+            if not record.exists():
+                return None
+            summary: dict[str, Any] = RecordDataset(filepath=str(record)).load()
             if summary.get("digest") != digest:
                 return None
             history = ParquetDataset(filepath=str(self.path / "history.parquet")).load()
             files = [str(self.path / f"{name}.safetensors") for name in tensors]
             loaded = [TensorsDataset(filepath=file).load() for file in files]
-        except FileNotFoundError:
-            return None
-        except (DatasetError, ValueError) as error:
-            reason = str(error).split("\n")[0]
-            logger.warning("the run in %s is damaged (%s) and made again", self.path, reason)
+        except DatasetError as error:
+            logger.warning("the run in %s is made again: %s", self.path, error)
             return None
         return history, *loaded, summary
 

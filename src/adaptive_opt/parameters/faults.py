@@ -83,7 +83,12 @@ def _tuning_faults(parameters: dict[str, Any], zoo: Collection[str]) -> list[Fau
     arms = parameters.get("arms")
     if given is None or faults or not isinstance(arms, dict):
         return faults
-    found = tuning_faults(TuningParameters(**given), arms, zoo)
+    sound = {
+        task: {name: arm or {} for name, arm in row.items() if isinstance(arm or {}, dict)}
+        for task, row in arms.items()
+        if isinstance(row, dict)
+    }
+    found = tuning_faults(TuningParameters(**given), sound, zoo)
     return [Fault(("tuning", *path), message) for path, message in dict(found).items()]
 
 

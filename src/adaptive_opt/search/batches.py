@@ -10,6 +10,7 @@ Source: Optuna, ``optuna.storages.RDBStorage``.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -45,6 +46,7 @@ def create_trials(
     count: int,
     distributions: Mapping[str, BaseDistribution],
     draw: Callable[[int], Mapping[str, float]],
+    attributes: Mapping[str, Any] | None = None,
 ) -> list[int]:
     """Running trials with their hyperparameters, numbered without a gap.
 
@@ -54,6 +56,7 @@ def create_trials(
         count: of trials.
         distributions: of the hyperparameters.
         draw: the hyperparameters of a trial, from its number.
+        attributes: what else is kept of each, by key.
 
     Returns:
         Their numbers.
@@ -79,7 +82,8 @@ def create_trials(
         own = models.TrialModel
         before = own.study_id == study_id, own.trial_id < min(t.trial_id for t in trials)
         first = session.scalar(select(func.count()).select_from(own).where(*before)) or 0
-        rows = []
+        noted = {key: json.dumps(value) for key, value in (attributes or {}).items()}
+        rows, notes = [], []
         for number, trial in enumerate(sorted(trials, key=lambda t: t.trial_id), start=first):
             trial.number = number
             rows += [
@@ -91,8 +95,14 @@ def create_trials(
                 }
                 for name, value in draw(number).items()
             ]
+            notes += [
+                {"trial_id": trial.trial_id, "key": key, "value_json": value}
+                for key, value in noted.items()
+            ]
         if rows:
             session.execute(insert(models.TrialParamModel), rows)
+        if notes:
+            session.execute(insert(models.TrialUserAttributeModel), notes)
     return list(range(first, first + count))
 
 
@@ -106,8 +116,6 @@ def finish_trials(storage: RDBStorage, ends: Sequence[Finish]) -> list[bool]:
     Returns:
         For each whether it was still running; of one that was not, nothing is changed.
     """
-    import json
-
     from optuna.storages._rdb import models
     from optuna.trial import TrialState
     from sqlalchemy import insert, select, update

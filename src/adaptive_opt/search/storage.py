@@ -65,7 +65,7 @@ class Storage:
         file = url.get_backend_name() == "sqlite" and url.database
         return bool(file) and not Path(str(file)).exists()
 
-    def open(self, heartbeat_seconds: int = 10, retries: int = 2) -> RDBStorage:
+    def open(self, heartbeat_seconds: int = 10) -> RDBStorage:
         """The database, its tables made if they are not there.
 
         Raises:
@@ -75,7 +75,7 @@ class Storage:
 
         try:
             with self.explained():
-                return _open(self._url, heartbeat_seconds, retries, os.getpid())
+                return _open(self._url, heartbeat_seconds, os.getpid())
         except StudyError:
             raise
         except (sql.ArgumentError, sql.NoSuchModuleError, ValueError) as error:
@@ -102,6 +102,8 @@ class Storage:
         storage = self.open()
         name = f"check-{uuid4().hex}"
         with self.explained():
+            if storage.engine.dialect.name == "sqlite":
+                _check_sqlite(storage.engine)
             optuna.create_study(storage=storage, study_name=name)
             optuna.delete_study(storage=storage, study_name=name)
 
@@ -144,6 +146,13 @@ def _remedy(error: BaseException) -> str:
         "translate host name": "no host of that name; check the URL",
         "does not exist": "no such database or user on the server; make it, or check the URL",
         "locked": "another process holds the file for too long; run again",
+        "disk is full": "the disk is full; make room and run again",
+        "no space left": "the disk is full; make room and run again",
+        "closed the connection": "the server went away; start it and run again",
+        "terminating connection": "the server went away; start it and run again",
+        "starting up": "the server is starting up; run again",
+        "shutting down": "the server is shutting down; start it and run again",
+        "disk i/o error": "the disk cannot be read or written; check it, or restore a copy",
         "no such": "the file is no database of studies; move it away",
         "has no column": "the file is no database of studies; move it away",
     }
@@ -153,13 +162,23 @@ def _remedy(error: BaseException) -> str:
     return first
 
 
+def _check_sqlite(engine: Any) -> None:
+    """SQLite itself notices damage only where it stumbles over it."""
+    import sqlalchemy
+
+    with engine.connect() as connection:
+        found = connection.execute(sqlalchemy.text("PRAGMA integrity_check(1)")).scalar()
+    if found != "ok":
+        raise sqlalchemy.exc.SQLAlchemyError(f"malformed: {found}")
+
+
 @functools.lru_cache(maxsize=4)
-def _open(url: str, heartbeat_seconds: int, retries: int, process: int) -> RDBStorage:
+def _open(url: str, heartbeat_seconds: int, process: int) -> RDBStorage:
     """Once a process: connections do not survive a fork, and opening takes a while."""
     del process
     import optuna
     import sqlalchemy
-    from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
+    from optuna.storages import RDBStorage
     from sqlalchemy.engine import make_url
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -183,7 +202,6 @@ def _open(url: str, heartbeat_seconds: int, retries: int, process: int) -> RDBSt
                 engine_kwargs=kwargs,
                 heartbeat_interval=heartbeat_seconds,
                 grace_period=GRACE * heartbeat_seconds,
-                heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(max_retry=retries),
             )
             break
         except sqlalchemy.exc.DBAPIError as error:

@@ -8,14 +8,20 @@ workers come to the same view.
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import json
 import logging
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from adaptive_opt.errors import StudyError
+
 from .batches import Finish, create_trials, finish_trials
 from .spaces import Space
+from .workers import is_gone, this_worker
 
 if TYPE_CHECKING:
     import optuna
@@ -30,6 +36,14 @@ logger = logging.getLogger(__name__)
 SLACK = 1e-9
 """Of a budget: sums of costs are rounded."""
 
+FORGET = (
+    "DELETE FROM trial_intermediate_values WHERE trial_id = :trial",
+    "DELETE FROM trial_system_attributes WHERE trial_id = :trial",
+)
+"""What a trial told sampler and pruner, which would count twice when it is tried again."""
+
+FORGET_DRAWS = "DELETE FROM trial_params WHERE trial_id = :trial"
+
 
 class SharedStudy:
     """One worker's view of a study.
@@ -40,38 +54,51 @@ class SharedStudy:
         budget: of the whole study, in gradient-equivalents.
         cost: of one trial of full length.
         startup: trials that are drawn at random.
+        retries: how often a trial whose worker died is tried again.
+        name: of the database, without secrets.
     """
 
     def __init__(
-        self, study: optuna.Study, space: Space, budget: float, cost: float, startup: int = 0
+        self,
+        study: optuna.Study,
+        space: Space,
+        budget: float,
+        cost: float,
+        startup: int = 0,
+        retries: int = 2,
+        name: str = "the database",
     ) -> None:
-        self.study, self.space, self.startup = study, space, startup
+        self.study, self.space, self.startup, self.retries = study, space, startup, retries
         self.budget, self.cost = budget, cost
         storage: Any = study._storage
         self._storage = storage
         self._database: RDBStorage = storage._backend  # beneath Optuna's cache
         self._seen: set[int] = set()
+        self._sound: set[int] = set()
+        self.name = name
 
     def claim(self, number: int) -> list[FrozenTrial]:
         """At most so many trials that the budget has room for, to be trained by this worker.
 
-        Trials of workers that died come first. Empty: there is no room now; see
+        Trials of workers that died come first, and by themselves, so that all later ones are drawn
+        after the same trials as if nobody had died. Empty: there is no room now; see
         :meth:`others_run`.
         """
-        self._fail_stale()
+        self._requeue_stale()
         trials = self._all()
         committed = sum(_cost(t, self.cost) for t in trials)
         room = int((self.budget * (1 + SLACK) - committed) / self.cost)
         waiting = sum(t.state.name == "WAITING" for t in trials)
-        wanted = min(number, room + waiting)
+        until = self._end_of_batch(trials, number, room)
+        wanted = min(number, waiting + min(room, until - len(trials)))
         if wanted <= 0:
             return []
+        waits = [t._trial_id for t in trials if t.state.name == "WAITING"]
         # In the random start no trial depends on another.
-        if not waiting and len(trials) + wanted <= self.startup:
-            asked = self._draw(wanted)
+        if not waits and len(trials) + wanted <= self.startup:
+            asked = self._draw(wanted, until)
         else:
-            drawn_from = self.space.distributions()
-            asked = [self.study.ask(drawn_from).number for _ in range(wanted)]
+            asked = [self._ask(waits, until) for _ in range(wanted)]
         trials = self._all()
         mine, withdrawn = [], []
         for trial in (t for t in trials if t.number in set(asked)):
@@ -103,12 +130,18 @@ class SharedStudy:
                 that failed) and the ``outcome`` (``complete``, ``pruned``, ``diverged`` or
                 ``failed``), ``cost``, ``seconds``, ``epochs`` and ``reason``, where known.
         """
+        now = {t.number: t for t in self._trials("RUNNING")}
         finishes = []
         for trial, value, known in ends:
             state = {"pruned": "PRUNED", "failed": "FAIL"}.get(known["outcome"], "COMPLETE")
             kept = value if state == "COMPLETE" else None
-            finishes.append(Finish(trial._trial_id, state, kept, {"result": known}))
-        self._finish([trial for trial, *_ in ends], finishes)
+            checksum = _checksum(now.get(trial.number, trial), kept, known)
+            result = {**known, "checksum": checksum}
+            finishes.append(Finish(trial._trial_id, state, kept, {"result": result}))
+        still = finish_trials(self._database, finishes)
+        for (trial, *_), running in zip(ends, still, strict=True):
+            if not running:
+                logger.warning("trial %d was given to another worker meanwhile", trial.number)
 
     def report(self, trial: FrozenTrial, epoch: int, value: float) -> bool:
         """Note a value on the way; whether the trial is to be stopped."""
@@ -120,10 +153,8 @@ class SharedStudy:
 
     def give_back(self, trials: Sequence[FrozenTrial]) -> None:
         """Trials that this worker will not finish: to be tried again, by whoever comes."""
-        callback = self._storage.get_heartbeat_stale_trial_callback()
-        ended = self._finish(trials, [Finish(t._trial_id, "FAIL") for t in trials])
-        for trial in ended:
-            callback(self.study, self._storage.get_trial(trial._trial_id))
+        for trial in trials:
+            self._requeue(trial._trial_id)
 
     @contextmanager
     def heartbeat(self, trials: Sequence[FrozenTrial]) -> Iterator[None]:
@@ -159,7 +190,32 @@ class SharedStudy:
         """Gradient-equivalents of all finished trials."""
         return sum(_cost(t, 0.0) for t in self._all())
 
-    def _draw(self, count: int) -> list[int]:
+    def _end_of_batch(self, trials: Sequence[FrozenTrial], number: int, room: int) -> int:
+        """Number of the first trial after those that are to be drawn together.
+
+        Of a batch whose worker died while it was drawn the rest is drawn as it would have been.
+        """
+        waiting = [t for t in trials if t.state.name == "WAITING"]
+        if waiting and max(t.number for t in waiting) < len(trials) - 1:  # others came after it
+            return len(trials)
+        ends = [t.user_attrs["worker"]["until"] for t in waiting if "worker" in t.user_attrs]
+        return max([len(trials), *ends]) if ends else len(trials) + min(number - len(waiting), room)
+
+    def _ask(self, waits: list[int], until: int) -> int:
+        """Number of a trial that waits, or of a new one, its configuration drawn.
+
+        As ``study.ask``, but that it says from its beginning whose it is.
+        """
+        import optuna
+
+        worker = {**this_worker(), "until": until}
+        trial = optuna.trial.Trial(self.study, self._next(waits, worker))
+        for name, d in self.space.items():
+            coordinate, (low, high) = self.space.coordinate(name, d), d.bounds
+            trial.suggest_float(coordinate, low, high, log=d.scale != "linear")
+        return int(trial.number)
+
+    def _draw(self, count: int, until: int) -> list[int]:
         """Numbers of new trials that depend on no other, without a look at those."""
         from optuna.trial import TrialState, create_trial
 
@@ -174,34 +230,109 @@ class SharedStudy:
                 for name, d in distributions.items()
             }
 
-        return create_trials(self._database, self.study._study_id, count, distributions, draw)
+        return create_trials(
+            self._database,
+            self.study._study_id,
+            count,
+            distributions,
+            draw,
+            {"worker": {**this_worker(), "until": until}},
+        )
+
+    def _next(self, waits: list[int], worker: dict[str, Any]) -> int:
+        import optuna
+
+        running = optuna.trial.TrialState.RUNNING
+        while waits:
+            trial_id = waits.pop(0)
+            with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
+                self._storage.set_trial_user_attr(trial_id, "worker", worker)
+                if self._storage.set_trial_state_values(trial_id, running):  # nobody was faster
+                    return trial_id
+        begun = optuna.trial.create_trial(state=running, user_attrs={"worker": worker})
+        return int(self._storage.create_new_trial(self.study._study_id, begun))
 
     def _all(self) -> list[FrozenTrial]:
-        return self.study.get_trials(deepcopy=False)
+        import optuna
+        import sqlalchemy
+
+        try:
+            trials = self.study.get_trials(deepcopy=False)
+        except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.OptunaError):
+            raise  # explained by the storage
+        except Exception as error:  # what is there cannot be made sense of
+            raise self._damage(f"{type(error).__name__}: {error}") from error
+        if sorted(t.number for t in trials) != list(range(len(trials))):
+            raise self._damage("a trial is missing")
+        for trial in trials:
+            if trial.number not in self._sound and trial.state.is_finished():
+                if not _is_sound(trial):
+                    raise self._damage(f"trial {trial.number} is not what its checksum says")
+                self._sound.add(trial.number)
+        return trials
+
+    def _damage(self, what: str) -> StudyError:
+        return StudyError(
+            f"{self.name}: the study {self.study.study_name} is damaged ({what}); move the "
+            "database away or restore a copy, and run again"
+        )
 
     def _trials(self, *states: str) -> list[FrozenTrial]:
         return [t for t in self._all() if t.state.name in states]
 
-    def _finish(
-        self, trials: Sequence[FrozenTrial], finishes: Sequence[Finish]
-    ) -> list[FrozenTrial]:
-        """End trials; those that were still this worker's to end."""
-        still = finish_trials(self._database, finishes)
-        for trial, running in zip(trials, still, strict=True):
-            if not running:
-                logger.warning("trial %d was given to another worker meanwhile", trial.number)
-        return [t for t, running in zip(trials, still, strict=True) if running]
+    def _requeue_stale(self) -> None:
+        running = self._trials("RUNNING")
+        lost = {t._trial_id for t in running if is_gone(t.user_attrs.get("worker", {}))}
+        lost |= {*self._storage._get_stale_trial_ids(self.study._study_id)}
+        for trial_id in sorted(lost):
+            number = self._storage.get_trial(trial_id).number
+            if self._requeue(trial_id):
+                logger.warning("the worker of trial %d is gone; the trial is tried again", number)
+            else:
+                logger.warning("the worker of trial %d is gone; the trial is given up", number)
 
-    def _fail_stale(self) -> None:
+    def _requeue(self, trial_id: int) -> bool:
+        """Let a trial be tried again, as if nobody had begun with it; whether that may be done.
+
+        It keeps its number and its configuration, and with them those of all later trials; one
+        whose configuration was only half drawn is drawn anew, which gives the same.
+        """
         import optuna
+        import sqlalchemy
 
-        before = {t.number for t in self._trials("RUNNING")}
-        if not before:
-            return
-        optuna.storages.fail_stale_trials(self.study)
-        dead = before - {t.number for t in self._trials("RUNNING", "COMPLETE", "PRUNED")}
-        for number in sorted(dead):
-            logger.warning("the worker of trial %d is gone; the trial is tried again", number)
+        trial = self._storage.get_trial(trial_id)
+        tries = trial.user_attrs.get("lost", 0) + 1
+        half_drawn = len(trial.params) < len(self.space)
+        try:
+            # First of all, for others would take it for lost as well.
+            self._storage.record_heartbeat(trial_id)
+            self._storage.set_trial_user_attr(trial_id, "lost", tries)
+            if tries > self.retries:
+                self._storage.set_trial_state_values(trial_id, optuna.trial.TrialState.FAIL)
+                return False
+            with self._database.engine.begin() as connection:
+                for statement in (*FORGET, *([FORGET_DRAWS] if half_drawn else [])):
+                    connection.execute(sqlalchemy.text(statement), {"trial": trial_id})
+            self._storage.set_trial_state_values(trial_id, optuna.trial.TrialState.WAITING)
+        except optuna.exceptions.UpdateFinishedTrialError:
+            pass  # its worker was alive after all
+        return True
+
+
+def _checksum(trial: FrozenTrial, value: float | None, result: Mapping[str, Any]) -> str:
+    """Of all that a finished trial has to tell."""
+    told = [trial.number, trial.params, value, trial.intermediate_values, result]
+    return hashlib.blake2b(json.dumps(told, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def _is_sound(trial: FrozenTrial) -> bool:
+    """Whether a finished trial is as it was told; one whose worker died tells nothing."""
+    result = dict(trial.user_attrs.get("result", {}))
+    if trial.state.name == "FAIL" and result.get("outcome") != "failed":
+        return True
+    known = result.pop("checksum", None)
+    value = trial.value if trial.state.name == "COMPLETE" else None
+    return bool(known == _checksum(trial, value, result))
 
 
 def _cost(trial: FrozenTrial, full: float) -> float:

@@ -23,7 +23,6 @@ from .storage import Storage
 from .study import SharedStudy, make_sampler
 
 if TYPE_CHECKING:
-    from optuna.storages import RDBStorage
     from optuna.trial import FrozenTrial
 
 __all__ = ["Outcome", "Search", "search"]
@@ -75,7 +74,8 @@ class Search:
         pruner: ``none`` or ``hyperband``.
         epochs, min_epochs: length of a trial, and of the shortest that Hyperband allots.
         seed: of the draws.
-        heartbeat_seconds, retries: see :class:`.storage.Storage`.
+        heartbeat_seconds: see :class:`.storage.Storage`.
+        retries: see :class:`.study.SharedStudy`.
     """
 
     task: str
@@ -135,7 +135,7 @@ def search(wanted: Search, storage: Storage, widen: int = 0) -> tuple[pd.DataFra
 
 
 def _search_once(wanted: Search, storage: Storage) -> tuple[pd.DataFrame, dict[str, Any]]:
-    shared = _open(wanted, storage.open(wanted.heartbeat_seconds, wanted.retries))
+    shared = _open(wanted, storage)
     fresh = failed = 0
     with Progress(f"{wanted.task} {wanted.arm} search", 100, "% of the budget") as progress:
         shown = _percent(shared)
@@ -168,7 +168,7 @@ def _search_once(wanted: Search, storage: Storage) -> tuple[pd.DataFrame, dict[s
     return trials, best
 
 
-def _open(wanted: Search, storage: RDBStorage) -> SharedStudy:
+def _open(wanted: Search, storage: Storage) -> SharedStudy:
     import optuna
 
     pruner: optuna.pruners.BasePruner = optuna.pruners.NopPruner()
@@ -182,14 +182,21 @@ def _open(wanted: Search, storage: RDBStorage) -> SharedStudy:
         lambda number: derive_seed("tuning", wanted.task, wanted.arm, wanted.seed, number),
     )
     study = optuna.create_study(
-        storage=storage,
+        storage=storage.open(wanted.heartbeat_seconds),
         study_name=wanted.name,
         sampler=sampler,
         pruner=pruner,
         load_if_exists=True,
     )
-    startup = sys.maxsize if wanted.sampler == "random" else wanted.startup
-    return SharedStudy(study, wanted.space, wanted.budget, wanted.cost, startup)
+    return SharedStudy(
+        study,
+        wanted.space,
+        wanted.budget,
+        wanted.cost,
+        startup=sys.maxsize if wanted.sampler == "random" else wanted.startup,
+        retries=wanted.retries,
+        name=storage.name,
+    )
 
 
 def _train(wanted: Search, shared: SharedStudy, claimed: Sequence[FrozenTrial]) -> bool:
@@ -235,8 +242,6 @@ def _table(shared: SharedStudy, wanted: Search) -> pd.DataFrame:
         result = trial.user_attrs.get("result", {})
         outcome = result.get("outcome", "failed")
         lost = trial.state.name == "FAIL" and result.get("outcome") != "failed"
-        first = trial.system_attrs.get("failed_trial")
-        drawn = trial.number if first is None else first
         value = trial.value
         if outcome == "pruned" and trial.intermediate_values:
             value = trial.intermediate_values[max(trial.intermediate_values)]
@@ -248,16 +253,15 @@ def _table(shared: SharedStudy, wanted: Search) -> pd.DataFrame:
                 "value": np.nan if value is None or lost else float(value),
                 **(wanted.space.decode(trial.params) if trial.params else {}),
                 "drawn": "at random"
-                if drawn < wanted.startup or wanted.sampler == "random"
+                if trial.number < wanted.startup or wanted.sampler == "random"
                 else wanted.sampler,
-                "retry_of": first,
+                "lost": int(trial.user_attrs.get("lost", 0)),
                 "epochs": 0 if lost else int(result.get("epochs", 0)),
                 "gradient_equivalents": 0.0 if lost else float(result.get("cost", 0.0)),
                 "seconds": 0.0 if lost else float(result.get("seconds", 0.0)),
             }
         )
     frame = pd.DataFrame(rows)
-    frame["retry_of"] = frame["retry_of"].astype("Int64")
     frame.insert(0, "task", wanted.task)
     frame.insert(1, "arm", wanted.arm)
     return frame

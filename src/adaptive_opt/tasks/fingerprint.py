@@ -20,10 +20,12 @@ def fingerprint(tensors: Mapping[str, Tensor], words: Iterable[str] = ()) -> str
         >>> fingerprint({"x": torch.zeros(2, 3)}) == fingerprint({"x": torch.zeros(3, 2)})
         False
     """
+    import torch
+
     made = hashlib.blake2b(digest_size=16)
     for name, tensor in tensors.items():
         made.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-        made.update(tensor.contiguous().reshape(-1).numpy().data)
+        made.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
     for word in words:
         made.update(word.encode() + b"\n")
     return made.hexdigest()

@@ -224,6 +224,8 @@ def read_npz(path: Path) -> ImageArrays:
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {key: file[key] for key in keys if key in file.files}
+        if not all(isinstance(array, np.ndarray) for array in arrays.values()):
+            raise ValueError("a part of it is no array")
     except Exception as error:  # zipfile, zlib and numpy each raise their own
         raise StudyError(
             f"{name} is damaged or holds other things than numbers ({error}); "
