@@ -154,6 +154,7 @@ def save(record, path):
     record["versions"] = {"python": platform.python_version()} | {
         name: version(name) for name in ("torch", "optuna", "kedro", "mlflow")
     }
+    path.parent.mkdir(parents=True, exist_ok=True)
     partial_file = path.with_suffix(".tmp")
     partial_file.write_text(json.dumps(record, indent=1) + "\n", "utf-8")
     partial_file.replace(path)
