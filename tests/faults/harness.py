@@ -87,7 +87,7 @@ def strike(study, servers, seed, number, kind, length):
     before = study.seconds
     detail, outcome, said = function(study, rng, length)
     used = round(study.seconds - before, 2)
-    words = said.replace(str(study.folder), "…")[:400]
+    words = said.replace(str(study.folder), "…")[: 400 if outcome not in BAD else 3000]
     return {"number": number, "kind": kind, "detail": detail, "outcome": outcome, "said": words,
             "cpu_seconds": used}  # fmt: skip
 

@@ -29,7 +29,7 @@ def sentence(said):
 def again(study, code=0, said="", **options):
     """Run again after a fault; outcome, and what was said of it."""
     if code > 0 and "Traceback" in said:
-        return "lost", f"a traceback: {said[-300:]}"
+        return "lost", f"a traceback: {said[said.index('Traceback') :][:2000]}"
     first = sentence(said) if code > 0 else ""
     code, said = study.run(**options)
     if code == 0:

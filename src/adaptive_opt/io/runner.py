@@ -158,10 +158,10 @@ def _crew(count: int, study: _Study) -> Iterator[list[_Worker]]:
             crew.append(_Worker(i, cores[first : first + share], study))
         yield crew
     finally:
-        for worker in crew:
-            worker.connection.close()
+        for worker in crew:  # before it finds nobody to report to, which would look like a failure
             worker.process.terminate()
         for worker in crew:
+            worker.connection.close()
             worker.end()
 
 
