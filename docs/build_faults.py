@@ -89,7 +89,7 @@ told in seconds is left out, and so are provenance and the sentences of the answ
 *same*: running again gives what the undisturbed run gave. *named*: it says in a sentence which file is damaged, and with that
 file out of the way, as the sentence says, gives the same. *silent*: other results, without a word. *lost*: results that cannot be
 had again, a traceback, or a sentence that does not name the file. *skipped*: could not be made to happen there. Of these
-{len(faults)} faults {bad} were silent or lost.
+{len(faults)} faults {bad} were silent or lost. {" ".join(found.get("notes", []))}
 
 ## What is said of damage
 
