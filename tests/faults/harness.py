@@ -118,9 +118,9 @@ def main():
     done = {f["number"] for f in record["faults"]}
     scratch = Path(tempfile.mkdtemp(prefix="faults-"))
     servers = kinds.Servers(scratch)
+    (scratch / "study").mkdir()
+    study = Study(scratch / "study")
     try:
-        (scratch / "study").mkdir()
-        study = Study(scratch / "study")
         study.import_everything()
         length = undisturbed(study)
         why = can_mount(study.data)
@@ -140,6 +140,7 @@ def main():
                   sep="  ", flush=True)  # fmt: skip
             save(record, given.json)
     finally:
+        study.close()
         servers.close()
         shutil.rmtree(scratch, ignore_errors=True)
     print(table(record["faults"]))

@@ -1,5 +1,6 @@
 """A cut-down study in a folder of its own: how it is run, struck while it runs, and compared."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -60,7 +61,7 @@ class Study:
         with (folder / "src/adaptive_opt/pipeline_registry.py").open("a") as file:
             file.write(PIPELINE)
         self.out, self.golden = folder / "output.txt", folder / "golden"
-        self.seconds = 0.0
+        self.seconds, self.running = 0.0, 0
 
     def import_everything(self):
         """What each command would import, from the copy."""
@@ -89,7 +90,14 @@ class Study:
                 self._become(command, patch, environment or {})
             finally:
                 os._exit(70)
+        self.running = child
         return child
+
+    def close(self):
+        """End what still runs, where the harness is broken off."""
+        if self.running:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.running, signal.SIGKILL)
 
     def _become(self, command, patch, environment):
         from tests.project.warm import _run
@@ -111,6 +119,7 @@ class Study:
             if time.monotonic() > deadline:
                 os.killpg(process, signal.SIGKILL)
             time.sleep(0.01)
+        self.running = 0
         self.seconds += used.ru_utime + used.ru_stime
         said = self.out.read_text("utf-8") + Path(f"{self.out}.err").read_text("utf-8")
         return os.waitstatus_to_exitcode(status), said
