@@ -8,7 +8,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 # what it compiled, Python would do it again for every command, at seconds each.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install run test lint viz viz-build mlflow docs docs-serve notebooks benchmark clean
+.PHONY: help install run test fuzz faults audit lint viz viz-build mlflow docs docs-serve notebooks benchmark clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*##' '{printf "%-11s%s\n", $$1, $$2}'
@@ -34,6 +34,16 @@ run: .venv/.installed  ## the study on embedded data, in minutes
 test: .venv/.dev  ## all tests: as many at a time as there are cores, then those that want to be alone
 	$(BIN)/python -m pytest --numprocesses auto --dist loadgroup -m 'not alone'
 	$(BIN)/python -m pytest -m alone tests
+
+fuzz: .venv/.dev  ## thousands of damaged files for every reader, instead of the tests' few; some minutes
+	ADAPTIVE_OPT_FUZZ=2000 $(BIN)/python -m pytest tests/fuzz
+
+faults: .venv/.dev  ## 200 faults: kill, fill, damage, run again, compare; about an hour, goes on where it was
+	$(BIN)/python tests/faults/harness.py --faults 200 --seed 0 --json build/faults.json
+
+audit: .venv/.dev  ## known vulnerabilities of what is installed; asks pypi.org
+	$(BIN)/python -m pip freeze --exclude-editable > .venv/frozen.txt
+	$(BIN)/python -m pip_audit --strict --no-deps --disable-pip --requirement .venv/frozen.txt
 
 lint: .venv/.dev  ## style, types, layers
 	$(BIN)/ruff format --check .

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 
 import pandas as pd
 import pytest
@@ -184,6 +185,33 @@ def stumble(_):
 
 def die(_):
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_later(_):
+    MEETING.wait(60)
+    time.sleep(0.3)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def delete_slowly(_):
+    """Nearly all the time in a callback, where what is raised is lost."""
+    MEETING.wait(60)
+    for _ in range(100):
+        thing = pd.DataFrame()
+        reference = weakref.ref(thing, lambda _: time.sleep(0.2))
+        del thing
+        assert reference() is None
+    return {}
+
+
+def test_a_worker_is_ended_whatever_it_is_at(make, capfd):
+    """At once and without a word, where another one's death ends it."""
+    ends = [node(die_later, "parameters", "left"), node(delete_slowly, "parameters", "right")]
+    begun = time.monotonic()
+    with pytest.raises(StudyError, match="its process died"):
+        run(Pipeline(ends), make("left", "right"), workers=2)
+    assert time.monotonic() - begun < 8  # after 10 it would be killed
+    assert "Traceback" not in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -67,12 +68,14 @@ class _Whole:
                 parent.save(data)
                 self._finish(partial)
             except DatasetError as error:
+                if isinstance(error.__cause__, OSError):
+                    raise error.__cause__ from error
                 named = str(error).replace(partial.as_posix(), str(final))
                 raise DatasetError(named) from error
             finally:
                 self._filepath = final
 
-        write_whole(Path(final), write)
+        _write(Path(final), write)
 
     def load(self) -> Any:
         """What is in the file.
@@ -97,6 +100,18 @@ class _Whole:
 
     def _check(self, path: Path) -> None:
         """Raise ValueError at a file whose checksum is not its own."""
+
+
+def _write(path: Path, write: Callable[[Path], Any]) -> None:
+    """As :func:`.files.write_whole`; what the disk says against it is a sentence."""
+    try:
+        write_whole(path, write)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise DatasetError(
+            f"{path} cannot be written ({reason}); make room there, or the folder writable, "
+            "and run again"
+        ) from error
 
 
 def _fault(path: Any, error: BaseException) -> DatasetError:
@@ -189,7 +204,7 @@ class TensorsDataset(_FileDataset):
 
         tensors = {name: t.detach().cpu().contiguous() for name, t in data.items()}
         content = save(tensors, metadata={KEY: tensors_checksum(tensors)})
-        write_whole(self._filepath, lambda partial: partial.write_bytes(content))
+        _write(self._filepath, lambda partial: partial.write_bytes(content))
 
     def preview(self) -> TablePreview:
         """Name, kind and shape of each tensor, for kedro-viz."""
@@ -214,7 +229,7 @@ class TextDataset(_FileDataset):
 
     def save(self, data: str) -> None:
         """Write the text."""
-        write_whole(self._filepath, lambda partial: partial.write_text(data, encoding="utf-8"))
+        _write(self._filepath, lambda partial: partial.write_text(data, encoding="utf-8"))
 
     def preview(self) -> HTMLPreview:
         """Markdown as HTML, and of a page what it has without its scripts, for kedro-viz."""

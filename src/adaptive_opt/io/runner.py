@@ -158,10 +158,10 @@ def _crew(count: int, study: _Study) -> Iterator[list[_Worker]]:
             crew.append(_Worker(i, cores[first : first + share], study))
         yield crew
     finally:
-        for worker in crew:
-            worker.connection.close()
+        for worker in crew:  # before it finds nobody to report to, which would look like a failure
             worker.process.terminate()
         for worker in crew:
+            worker.connection.close()
             worker.end()
 
 
@@ -272,6 +272,7 @@ def _serve(connection: Connection, number: int, cores: Sequence[int], study: _St
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal tells all; this one is told below
     signal.signal(signal.SIGTERM, _leave)
+    sys.unraisablehook = _leave_later
     threading.Thread(target=_end_with_parent, daemon=True).start()
     os.environ[BAR_POSITION] = str(number)
     os.sched_setaffinity(0, cores)
@@ -296,6 +297,14 @@ def _serve(connection: Connection, number: int, cores: Sequence[int], study: _St
 def _leave(*_: Any) -> NoReturn:
     """As an interrupt ends a run that is alone: what is open is closed."""
     raise KeyboardInterrupt
+
+
+def _leave_later(unraisable: Any) -> None:
+    """What is raised while an object is deleted goes nowhere: then once more, a moment later."""
+    if unraisable.exc_type is KeyboardInterrupt:
+        threading.Timer(0.01, os.kill, [os.getpid(), signal.SIGTERM]).start()
+    else:
+        sys.__unraisablehook__(unraisable)
 
 
 def _end_with_parent() -> None:

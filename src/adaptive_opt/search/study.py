@@ -328,7 +328,7 @@ def _checksum(trial: FrozenTrial, value: float | None, result: Mapping[str, Any]
 def _is_sound(trial: FrozenTrial) -> bool:
     """Whether a finished trial is as it was told; one whose worker died tells nothing."""
     result = dict(trial.user_attrs.get("result", {}))
-    if trial.state.name == "FAIL" and result.get("outcome") != "failed":
+    if trial.state.name == "FAIL" and result.get("outcome", "") != "failed":
         return True
     known = result.pop("checksum", None)
     value = trial.value if trial.state.name == "COMPLETE" else None

@@ -1,0 +1,364 @@
+"""What can happen to a study: each kind strikes once, and says what it did and what came of it.
+
+Each takes the study and a source of random numbers and returns ``(detail, outcome, said)``. The
+outcome is ``same``: running again gives what an undisturbed run gives; ``named``: that says
+in a sentence which file is damaged, and does so when that is out of the way; or what must not be:
+``silent``: other results, and nobody says so; ``lost``: they cannot be had again.
+"""
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+SENTENCE = re.compile(r"Error: (.*)")
+
+
+def sentence(said):
+    """The error that a command ended with."""
+    found = SENTENCE.findall(said)
+    return found[-1].strip() if found else said.strip()[-300:]
+
+
+def again(study, code=0, said="", **options):
+    """Run again after a fault; outcome, and what was said of it."""
+    if code > 0 and "Traceback" in said:
+        return "lost", f"a traceback: {said[said.index('Traceback') :][:2000]}"
+    first = sentence(said) if code > 0 else ""
+    code, said = study.run(**options)
+    if code == 0:
+        wrong = study.differences()
+        return ("silent", "; ".join(wrong)) if wrong else ("same", first)
+    return "lost", f"exit {code}: {sentence(said)}"
+
+
+def strike_at(study, process, moment, strike):
+    """Do something to a command when it has run so long, if it still does."""
+    time.sleep(moment)
+    with contextlib.suppress(ProcessLookupError):
+        strike(process)
+    return study.wait(process)
+
+
+def children(process):
+    found = Path(f"/proc/{process}/task/{process}/children")
+    return [int(p) for p in found.read_text().split()] if found.exists() else []
+
+
+def kill_process(study, rng, length):
+    """SIGKILL to the command and all of its processes."""
+    study.empty()
+    times = rng.choice([1, 1, 2])
+    moments = [rng.uniform(0.0, length) for _ in range(times)]
+    for moment in moments:
+        process = study.start()
+        strike_at(study, process, moment, lambda p: os.killpg(p, signal.SIGKILL))
+    return f"after {', '.join(f'{m:.2f}' for m in moments)} s", *again(study)
+
+
+def interrupt_process(study, rng, length):
+    """SIGTERM or Ctrl-C."""
+    study.empty()
+    moment, sign = rng.uniform(0.0, length), rng.choice([signal.SIGINT, signal.SIGTERM])
+    process = study.start()
+    code, said = strike_at(study, process, moment, lambda p: os.kill(p, sign))
+    return f"{sign.name} after {moment:.2f} s", *again(study, min(code, 0), said)
+
+
+def kill_worker(study, rng, length):
+    """SIGKILL to one of the processes that nodes run in."""
+    study.empty()
+    moment, which = rng.uniform(0.0, length), rng.random()
+    process = study.start("--runner-params=workers=2")
+
+    def strike(parent):
+        crew = children(parent)
+        if crew:
+            os.kill(crew[int(which * len(crew))], signal.SIGKILL)
+
+    code, said = strike_at(study, process, moment, strike)
+    if code > 0 and "its process died (SIGKILL)" not in said:
+        return f"after {moment:.2f} s", "lost", f"not said what died: {sentence(said)}"
+    return f"after {moment:.2f} s", *again(study, code, said)
+
+
+def fill_disk(study, rng, length):
+    """The disk with the results is full; then there is room again."""
+    del length
+    study.empty()
+    whole = sum(p.stat().st_size for p in study.golden.rglob("*") if p.is_file())
+    room = int(rng.uniform(0.05, 1.1) * whole)
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={room}", "tmpfs", str(study.data)]
+    subprocess.run(mount, check=True)
+    try:
+        code, said = study.run()
+        if code > 0 and not re.search(r"(?i)no space left|disk is full|file too large", said):
+            return f"{room:,} bytes", "lost", f"not said that it is full: {sentence(said)}"
+        more = ["mount", "-o", "remount,size=256m", str(study.data)]
+        subprocess.run(more, check=True)
+        return f"{room:,} bytes", *again(study, code, said)
+    finally:
+        subprocess.run(["umount", str(study.data)], check=True)
+
+
+def no_file_grows(study, rng, length):
+    """No file may be larger than so: what a quota does to a process."""
+    del length
+    import resource
+
+    study.empty()
+    limit = int(10 ** rng.uniform(2.5, 5.3))
+
+    def patch():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+
+    code, said = study.run(patch=patch)
+    return f"{limit:,} bytes a file", *again(study, code, said)
+
+
+def _truncate(content, rng):
+    return content[: int(rng.random() * len(content))]
+
+
+def _flip(content, rng):
+    made = bytearray(content)
+    for _ in range(rng.choice([1, 1, 1, 2, 8])):
+        made[rng.randrange(len(made))] ^= 1 << rng.randrange(8)
+    return bytes(made)
+
+
+def _broken_off(study, rng, length):
+    """A run that was killed, for its checkpoints and half of its results."""
+    study.empty()
+    process = study.start()
+    strike_at(
+        study, process, rng.uniform(0.3, 1.0) * length, lambda p: os.killpg(p, signal.SIGKILL)
+    )
+
+
+def _damage(study, rng, length, damage):
+    """One artifact damaged, of a finished run or one that was broken off; then run again."""
+    broken = rng.random() < 0.4
+    if broken:
+        _broken_off(study, rng, length)
+    else:
+        study.finished()
+    files = study.artifacts()
+    if not files:
+        return "nothing was there yet", *again(study)
+    checkpoints = [f for f in files if f.name == "checkpoint.pt"]
+    file = rng.choice(checkpoints if checkpoints and rng.random() < 0.5 else files)
+    file.write_bytes(damage(file.read_bytes(), rng))
+    named = file.relative_to(study.data)
+    detail = f"{named}, {'broken off' if broken else 'finished'}"
+    if not broken and rng.random() < 0.5:  # a part that takes the rest from what is there
+        code, said = study.run("--tags=sgdm,ssdh", "--namespaces=training,analysis.verdict")
+        detail += ", then a part"
+        wrong = study.differences("verdict.json") if code == 0 else []
+        if wrong:
+            return detail, "silent", "; ".join(wrong)
+        if code and str(named) not in said:
+            return detail, "lost", f"the file is not named: {sentence(said)}"
+    return detail, *_after_damage(study, file, named)
+
+
+def _after_damage(study, file, named):
+    code, said = study.run()
+    if code == 0:
+        wrong = study.differences()
+        return ("silent", "; ".join(wrong)) if wrong else ("same", "")
+    if "Traceback" in said or file.name.removesuffix("-wal").removesuffix("-shm") not in said:
+        return "lost", f"the file is not named: {sentence(said)}"
+    first = sentence(said)
+    beside = file.with_name(file.name.removesuffix("-wal").removesuffix("-shm"))
+    for left in beside.parent.glob(f"{beside.name}*"):  # what the sentence says is to be done
+        left.unlink()
+    outcome, said = again(study)
+    return ("named", first) if outcome == "same" else (outcome, said)
+
+
+def truncate(study, rng, length):
+    """An artifact cut short."""
+    return _damage(study, rng, length, _truncate)
+
+
+def flip_bits(study, rng, length):
+    """One bit of an artifact flipped, or some."""
+    return _damage(study, rng, length, _flip)
+
+
+def diverge(study, rng, length):
+    """The loss of one of a run's seeds becomes NaN; the others must not notice."""
+    del length
+    study.empty()
+    task, arm = "rr_cond29", rng.choice(["sgdm", "ssdh"])
+    member, iteration = rng.randrange(2), rng.randrange(20, 250)
+
+    def patch():
+        import torch
+
+        from adaptive_opt.tasks import rahimi_recht
+
+        original = rahimi_recht.RahimiRecht.loss_and_gradient
+        calls = iter(range(10**9))
+
+        def poisoned(self, weights, batch, *rest, **named):
+            losses, gradients = original(self, weights, batch, *rest, **named)
+            if self.members == 2 and next(calls) == iteration:
+                gradients = [g.clone() for g in gradients]
+                for g in gradients:
+                    g[member] = torch.nan
+            return losses, gradients
+
+        rahimi_recht.RahimiRecht.loss_and_gradient = poisoned
+
+    import json
+
+    import pandas as pd
+
+    name = f"07_model_output/smoke/{task}/{arm}"
+    study.finished()
+    shutil.rmtree(study.data / name)
+    code, said = study.run(f"--nodes=training.{task}.{arm}.train", patch=patch)
+    detail = f"{task}, {arm}, seed {member}, at iteration {iteration}"
+    if code:
+        return detail, "lost", sentence(said)
+    summary = json.loads((study.data / name / "summary.json").read_text("utf-8"))
+    histories = [pd.read_parquet(f / name / "history.parquet") for f in (study.data, study.golden)]
+    sound, before = (h[h["seed"] != member].drop(columns="device_seconds") for h in histories)
+    if summary["diverged_at"][member] is None:
+        return detail, "silent", "the divergence is not on record"
+    if not sound.reset_index(drop=True).equals(before.reset_index(drop=True)):
+        return detail, "silent", "another seed's history differs"
+    code, said = study.run()  # the verdict on a run with a seed that diverged
+    if code:
+        return detail, "lost", f"exit {code}: {sentence(said)}"
+    return detail, *again(study, training__resume="false")
+
+
+class Servers:
+    """A PostgreSQL server, and one of MLflow; each is started when it is needed first."""
+
+    def __init__(self, scratch):
+        self.scratch = scratch
+        self._postgresql, self._databases = None, 0
+
+    def database(self):
+        """A new database's URL."""
+        if self._postgresql is None:
+            self._postgresql = _postgresql(self.scratch / "postgresql")
+        self.start()
+        import psycopg
+
+        self._databases += 1
+        name = f"faults{self._databases}_{os.getpid()}"
+        with psycopg.connect(self._postgresql.url, autocommit=True) as connection:
+            connection.execute(f"CREATE DATABASE {name}")
+        return self._postgresql.url.rsplit("/", 1)[0] + f"/{name}"
+
+    def start(self):
+        self._postgresql.start()
+
+    def kill(self):
+        self._postgresql.kill()
+
+    def close(self):
+        if self._postgresql is not None:
+            self._postgresql.kill()
+
+
+class _postgresql:  # noqa: N801
+    def __init__(self, folder):
+        programs = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+        if not programs:
+            raise Unavailable("PostgreSQL is not installed")
+        self.programs, self.folder = programs[-1].parent, folder
+        folder.mkdir()
+        self.as_user = []
+        if os.geteuid() == 0:
+            self.as_user = ["runuser", "-u", "postgres", "--"]
+            for parent in [folder, *folder.parents]:
+                if len(parent.parts) > 2:
+                    parent.chmod(parent.stat().st_mode | 0o755)
+            shutil.chown(folder, "postgres")
+        with socket.socket() as bound:
+            bound.bind(("127.0.0.1", 0))
+            self.port = bound.getsockname()[1]
+        self.url = f"postgresql://tuner@127.0.0.1:{self.port}/postgres"
+        self._do("initdb", "-D", folder / "data", "-U", "tuner", "--auth=trust")
+
+    def _do(self, program, *arguments, check=True):
+        command = [*self.as_user, str(self.programs / program), *map(str, arguments)]
+        return subprocess.run(command, check=check, capture_output=True, cwd="/").returncode
+
+    def start(self):
+        if self._do("pg_ctl", "-D", self.folder / "data", "status", check=False) == 0:
+            return
+        options = f"-p {self.port} -c listen_addresses=127.0.0.1 -k {self.folder}"
+        log = self.folder / "log"
+        self._do("pg_ctl", "-D", self.folder / "data", "-w", "-l", log, "-o", options, "start")
+
+    def kill(self):
+        self._do("pg_ctl", "-D", self.folder / "data", "-m", "immediate", "stop", check=False)
+
+
+class Unavailable(Exception):  # noqa: N818
+    """A kind of fault that cannot be made here, and why."""
+
+
+def kill_database(study, rng, length, servers):
+    """The PostgreSQL server of the studies goes down without a word, and comes back."""
+    study.empty()
+    url = servers.database()
+    environment = {"ADAPTIVE_OPT_TUNING_STORAGE": url}
+    moment = rng.uniform(0.2, 0.8) * length  # searches are in the middle
+    process = study.start(environment=environment)
+    code, said = strike_at(study, process, moment, lambda _: servers.kill())
+    detail = f"after {moment:.2f} s"
+    if code > 0 and "127.0.0.1" not in sentence(said):
+        return detail, "lost", f"the database is not named: {sentence(said)}"
+    servers.start()
+    return detail, *again(study, code, said, environment=environment)
+
+
+def kill_tracker(study, rng, length):
+    """The MLflow server goes down while a run is told to it, and does not come back."""
+    study.empty()
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        port = bound.getsockname()[1]
+    command = [sys.executable, "-m", "mlflow", "server", "--host=127.0.0.1", f"--port={port}"]
+    command += ["--workers=1", f"--backend-store-uri=sqlite:///{study.folder}/mlflow.db"]
+    server = subprocess.Popen(
+        command, cwd=study.folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        start_new_session=True, env={**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"},
+    )  # fmt: skip
+    try:
+        for _ in range(1200):
+            with socket.socket() as asked:
+                if asked.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.05)
+        settings = {"tracking__enabled": "true", "tracking__wait_seconds": "1"}
+        environment = {"MLFLOW_TRACKING_URI": f"http://127.0.0.1:{port}"}
+        moment = rng.uniform(0.0, 1.2) * length
+        process = study.start(environment=environment, **settings)
+        strike = lambda _: os.killpg(server.pid, signal.SIGKILL)  # noqa: E731
+        code, said = strike_at(study, process, moment, strike)
+    finally:
+        if server.poll() is None:
+            os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+    if code:
+        return f"after {moment:.2f} s", "lost", sentence(said)
+    wrong = study.differences()
+    if wrong:
+        return f"after {moment:.2f} s", "silent", "; ".join(wrong)
+    return f"after {moment:.2f} s", *again(study)
