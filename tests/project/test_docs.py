@@ -54,6 +54,10 @@ def test_the_page_on_steps_is_what_was_measured():
     assert (DOCS / "step_cost.md").read_text(encoding="utf-8") == builder("build_step_cost").page()
 
 
+def test_the_page_on_curvature_is_what_the_records_say():
+    assert (DOCS / "curvature.md").read_text(encoding="utf-8") == builder("build_curvature").page()
+
+
 def test_the_published_orders_are_reproduced():
     easy, hard = (medians("replication", t) for t in ("rr_cond29", "rr_cond15099"))
     assert easy["ssdh"] < easy["sadh"] < easy["ssvp"] < easy["sophia"]

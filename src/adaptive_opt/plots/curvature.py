@@ -81,7 +81,8 @@ def sharpness_figure(table: pd.DataFrame) -> Figure:
         panels,
         columns=3 if len(known) > 1 else 2,
         size=(5.4, 3.6),
-        note="one run an arm, over a fixed set of training batches; band: standard error",
+        note="one run an arm, over a fixed set of training batches"
+        + ("; band: standard error" if "trace" in known else ""),
     )
 
 
@@ -212,7 +213,8 @@ def line_figure(lines: Mapping[str, pd.DataFrame], arms: tuple[str, str]) -> Fig
     return Figure(
         f"The loss on the line between the solutions of {first} and {second}",
         panels,
-        note="parameters and running statistics of batch normalisation interpolated alike",
+        note="parameters and running statistics of batch normalisation interpolated alike; "
+        "no line: a running variance is negative there, and there is no loss",
     )
 
 
