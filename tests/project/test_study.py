@@ -293,7 +293,7 @@ def test_the_default_run_has_sharpness_in_its_report(smoke):
     assert len(table) == 2 * 6 * 2  # tasks, arms, epochs
     assert (table["eigenvalue_1"] > 0).all()
     assert table[table["epoch"] > 0]["stability"].notna().all()
-    page = (folder / "verdict" / "report.html").read_text(encoding="utf-8")
+    page = (folder / "report.html").read_text(encoding="utf-8")
     assert "Sharpness along training" in page
     assert "The edge of stability" in page
 
