@@ -17,6 +17,7 @@ from adaptive_opt.engine.snapshots import Snapshots, read_snapshots
 from adaptive_opt.engine.surroundings import network_line, network_surface
 from adaptive_opt.errors import StudyError
 from adaptive_opt.parameters import (
+    AnalysisParameters,
     CurvatureParameters,
     SharpnessParameters,
     TaskParameters,
@@ -229,3 +230,10 @@ def test_whole_spectra_of_rahimi_recht():
         row = norms[norms["iteration"] == iteration].iloc[0]
         if row["epoch"] == epoch:
             assert found == pytest.approx(row["hessian_eigenvalue_norm"], rel=1e-5)
+
+
+@pytest.mark.parametrize("part", ["sharpness", "curvature"])
+def test_zero_batches_are_refused_by_name(part):
+    parameters = {"fidelity": {"iterations": [0]}, part: {"batches": 0}}
+    with pytest.raises(ValueError, match=rf"{part}\.batches\n.*greater than or equal to 1"):
+        AnalysisParameters(**parameters)
