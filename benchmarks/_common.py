@@ -57,9 +57,12 @@ def machine() -> dict[str, Any]:
     }
 
 
-def write(path: Path | None, figures: dict[str, Any]) -> None:
-    """Write the figures with the machine they were taken on."""
+def write(path: Path | None, figures: dict[str, Any], tell: bool = True) -> None:
+    """Write the figures with the machine they were taken on; never half a file."""
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"machine": machine(), **figures}, indent=1) + "\n")
-        print(f"written to {path}")
+        unfinished = path.with_name(f"{path.name}.unfinished")
+        unfinished.write_text(json.dumps({"machine": machine(), **figures}, indent=1) + "\n")
+        unfinished.replace(path)
+        if tell:
+            print(f"written to {path}")

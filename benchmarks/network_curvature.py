@@ -1,16 +1,20 @@
 """What the curvature of a network costs: minutes, and memory beside a training step's.
 
-ResNet-18 as it is trained on CIFAR-10 (11.2 million parameters), freshly initialised, its running
-statistics those of the images: top two eigenpairs, trace and spectral density of the Hessian of
-the loss over some images, in micro-batches. Memory is the highest use above what is there before,
+ResNet-18 as it is trained on CIFAR-10 (11.2 million parameters), after some epochs of SGD on the
+images, its running statistics those of the images: top two eigenpairs, trace, Frobenius norm and
+spectral density of the Hessian of the loss over them, all from the products of one block Lanczos
+iteration and some fresh vectors after it. Memory is the highest use above what is there before,
 the network itself included, and stands beside that of a step of SGD with momentum on a batch of
 256. It does not depend on the number of images; minutes grow in proportion to it.
+
+What is known so far is written after every step, so that a run that is cut off leaves a result.
 
 Images: of an ``.npz`` with ``x`` ``[N, H, W, 3]`` and ``y`` ``[N]``, or noise of their shape.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 import time
@@ -24,8 +28,8 @@ from _common import at_least_1, parser, write
 from _memory import forget_peak, memory
 from torch import Tensor, nn
 
+from adaptive_opt.curvature.block_lanczos import BlockLanczos
 from adaptive_opt.curvature.operators import NetworkLoss
-from adaptive_opt.curvature.spectrum import density, eigenpairs, moments
 from adaptive_opt.engine.device import resolve_device
 from adaptive_opt.tasks.models import ResNet
 
@@ -48,17 +52,29 @@ def load(path: Path | None, count: int) -> tuple[Tensor, Tensor]:
     return x.contiguous(), torch.from_numpy(arrays["y"][:count]).long()
 
 
-def measured(function: Callable[[], Any], base: int | None, cuda: bool) -> dict[str, Any]:
-    """Seconds and bytes above the base, and what the function gives."""
-    forget_peak(cuda)
-    start = time.perf_counter()
-    found = function()
-    if cuda:
-        torch.cuda.synchronize()
-    seconds = time.perf_counter() - start
-    peak = memory(cuda, peak=True)
-    bytes_above = None if peak is None or base is None else peak - base
-    return {"minutes": seconds / 60, "bytes": bytes_above, "found": found}
+class Meter:
+    """Minutes of processors and of the clock, and bytes, since it was made.
+
+    Args:
+        base: bytes in use before anything was there.
+        cuda: whether they are a GPU's.
+    """
+
+    def __init__(self, base: int | None, cuda: bool) -> None:
+        forget_peak(cuda)
+        self._base, self._cuda = base, cuda
+        self._start = time.process_time(), time.perf_counter()
+
+    def read(self) -> dict[str, float | int | None]:
+        """What was used so far."""
+        if self._cuda:
+            torch.cuda.synchronize()
+        peak = memory(self._cuda, peak=True)
+        return {
+            "cpu_minutes": (time.process_time() - self._start[0]) / 60,
+            "minutes": (time.perf_counter() - self._start[1]) / 60,
+            "bytes": None if peak is None or self._base is None else peak - self._base,
+        }
 
 
 def step_on(network: nn.Module, batch: int, device: torch.device) -> Callable[[], None]:
@@ -76,73 +92,130 @@ def step_on(network: nn.Module, batch: int, device: torch.device) -> Callable[[]
     return step
 
 
-def main() -> None:
-    """Measure and print."""
+def train(network: nn.Module, x: Tensor, y: Tensor, epochs: int, device: torch.device) -> None:
+    """So many epochs of SGD with momentum in batches of 50; then the running statistics."""
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.02, momentum=0.9)
+    stream = torch.Generator().manual_seed(0)
+    network.train()
+    for _ in range(epochs):
+        for rows in torch.randperm(len(x), generator=stream).split(50):
+            optimizer.zero_grad()
+            given, wanted = x[rows].to(device), y[rows].to(device)
+            nn.functional.cross_entropy(network(given), wanted).backward()
+            optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    with torch.no_grad():
+        for part in x.split(250):
+            network(part.to(device))
+
+
+def told(lanczos: BlockLanczos, pairs: int) -> dict[str, Any]:
+    """What the iteration knows by now."""
+    count = min(pairs, lanczos.size)
+    values, residuals = lanczos.eigenvalues(count)
+    found = lanczos.density(points=200)
+    density = {k: getattr(found, k).tolist() for k in ("grid", "value", "error")}
+    return {
+        "eigenvalues": values.tolist(),
+        "residuals": residuals.tolist(),
+        "density": {**density, "width": found.width},
+    }
+
+
+def options_of() -> argparse.Namespace:
+    """The command line."""
     line = parser(__doc__)
     line.add_argument("--images", type=int, default=1000, help="of the loss")
     line.add_argument("--data", type=Path, help="an .npz of images")
-    line.add_argument("--micro-batch", type=int, default=50, dest="micro_batch")
+    line.add_argument("--epochs", type=int, default=3, help="of training before")
+    line.add_argument("--micro-batch", type=int, default=25, dest="micro_batch")
     line.add_argument("--batch", type=int, default=256, help="of the training step")
-    line.add_argument("--restarts", type=int, default=30, help="of Lanczos, at most")
-    line.add_argument("--draws", type=int, default=8, help="of random vectors, for the trace")
-    line.add_argument("--steps", type=int, default=20, help="of Lanczos, for the density")
+    line.add_argument("--pairs", type=int, default=2, help="eigenpairs")
+    line.add_argument("--block", type=int, default=2, help="start vectors of Lanczos")
+    line.add_argument("--steps", type=int, default=16, help="of Lanczos, at most")
+    line.add_argument("--tolerance", type=float, default=1e-3, help="a residual at which it stops")
+    line.add_argument("--draws", type=int, default=6, help="of random vectors, for the trace")
+    line.add_argument("--minutes", type=float, default=float("inf"), help="stop steps after these")
     line.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     line.add_argument("--small", action="store_true", help="a tiny network")
     options = line.parse_args()
-    at_least_1(line, options, "images", "micro_batch", "batch", "restarts", "draws", "steps")
-    device = resolve_device(options.device)
-    cuda = device.type == "cuda"
-    if not cuda and any(os.environ.get(k) != v for k, v in PAGES.items()):
-        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **PAGES})  # noqa: S606
+    at_least_1(line, options, "images", "micro_batch", "batch", "pairs", "block", "steps", "draws")
+    return options
 
+
+def prepared(
+    options: argparse.Namespace, device: torch.device
+) -> tuple[NetworkLoss, dict[str, Any], Meter]:
+    """The loss, the figures of a training step, and a meter."""
     torch.manual_seed(0)
+    cuda = device.type == "cuda"
     forget_peak(cuda)
     base = memory(cuda, peak=False)
     network = ResNet(3, 10, *(SMALL if options.small else LARGE)).to(device)
-    step = measured(step_on(network, options.batch, device), base, cuda)
+    step = step_on(network, options.batch, device)
+    meter = Meter(base, cuda)
+    step()
+    figures = {"step": meter.read()}
+    del step
     network.zero_grad(set_to_none=True)
-
     x, y = load(options.data, options.images)
-    network.train()
-    with torch.no_grad():
-        for part in x.split(options.batch):
-            network(part.to(device))
+    train(network, x, y, options.epochs, device)
     loss = NetworkLoss(network, [(x, y)], device=device, micro_batch=options.micro_batch)
+    figures["loss"] = loss.value()
+    return loss, figures, Meter(base, cuda)
+
+
+def main() -> None:
+    """Measure and print."""
+    options = options_of()
+    device = resolve_device(options.device)
+    if device.type != "cuda" and any(os.environ.get(k) != v for k, v in PAGES.items()):
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **PAGES})  # noqa: S606
+    loss, figures, meter = prepared(options, device)
+    names = ("images", "epochs", "micro_batch", "batch", "block", "tolerance")
+    figures |= {name: getattr(options, name) for name in names}
+    figures |= {
+        "parameters": loss.size,
+        "threads": torch.get_num_threads(),
+        "data": "noise" if options.data is None else options.data.stem,
+        "history": [],
+    }
     products = 0
 
-    def told(number: int) -> None:
+    def count(number: int) -> None:
         nonlocal products
         products += number
-        print(f"\r{products} products", end="", file=sys.stderr, flush=True)
 
-    operator = loss.operator("hessian", told)
-    parts: dict[str, Callable[[], Any]] = {
-        "eigenpairs": lambda: eigenpairs(operator, 2, max_restarts=options.restarts),
-        "trace": lambda: moments(operator, options.draws)[0],
-        "density": lambda: density(operator, steps=options.steps, draws=2),
-    }
-    figures: dict[str, Any] = {
-        "parameters": loss.size, "images": options.images, "micro_batch": options.micro_batch,
-        "batch": options.batch, "threads": torch.get_num_threads(), "data": str(options.data),
-        "step": {k: v for k, v in step.items() if k != "found"},
-    }  # fmt: skip
-    for name, function in parts.items():
-        before = products
-        one = measured(function, base, cuda)
-        found = one.pop("found")
-        one["products"] = products - before
-        one["memory_ratio"] = one["bytes"] / step["bytes"] if one["bytes"] else None
-        if name == "eigenpairs":
-            one |= {"values": found.values.tolist(), "residuals": found.residuals.tolist()}
-        elif name == "trace":
-            one |= {"value": found.value, "error": found.error}
-        figures[name] = one
-        ratio = "–" if one["memory_ratio"] is None else f"{one['memory_ratio']:.2f}"
+    def record(state: str, **found: Any) -> None:
+        figures.update(found, state=state, products=products, **meter.read())
+        known = figures["bytes"] and figures["step"]["bytes"]
+        figures["memory_ratio"] = figures["bytes"] / figures["step"]["bytes"] if known else None
+        write(options.json, figures, tell=False)
+        ratio = "–" if not known else f"{figures['memory_ratio']:.2f}"
         print(
-            f"\n{name}: {one['minutes']:.1f} min, {one['products']} products, "
-            f"memory {ratio} of a training step's"
+            f"{products} products, {figures['cpu_minutes']:.1f} processor minutes, memory {ratio} "
+            f"of a training step's: {state}",
+            flush=True,
         )
-    write(options.json, figures)
+
+    lanczos = BlockLanczos(loss.operator("hessian", count), options.block)
+    for _ in range(options.steps):
+        lanczos.step()
+        found = told(lanczos, options.pairs)
+        figures["history"].append({k: found[k] for k in ("eigenvalues", "residuals")})
+        record("Lanczos", **found)
+        shown = zip(found["eigenvalues"], found["residuals"], strict=True)
+        print("  " + ", ".join(f"λ = {v:.6g} (residual {r:.1e})" for v, r in shown), flush=True)
+        enough = len(found["residuals"]) == options.pairs
+        if enough and max(found["residuals"]) <= options.tolerance:
+            break
+        if lanczos.exhausted or figures["minutes"] >= options.minutes:
+            break
+    trace, norm = lanczos.moments(max(2, options.draws))
+    parts = {"trace": trace, "frobenius_norm": norm}
+    record("done", **{k: {"value": e.value, "error": e.error} for k, e in parts.items()})
+    for name, e in parts.items():
+        print(f"{name}: {e.value:.6g} ± {e.error:.2g}")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from adaptive_opt.study import EVERY_TASK, TASKS, Task, arm_names, published_arm
 REPORTED = (
     *(f"analysis.rahimi_recht.{name}_figure" for name in ("median_loss", "decades")),
     *(f"analysis.networks.{name}_figure" for name in ("loss_by_iteration", "valid_loss")),
+    *(f"analysis.sharpness.{name}_figure" for name in ("sharpness", "stability")),
     "tuning.search.best_of_n_figure",
 )
 """Figures of other parts that the report of the default study shows."""
@@ -59,6 +60,7 @@ def _pipelines() -> dict[str, Pipeline]:
     concluded = (
         tuning.create_report("search", default)
         + _tables(published)
+        + analysis.create_sharpness_pipeline(published)
         + analysis.create_verdict_pipeline("verdict", default, figures=REPORTED)
     )
     made = tuning.create_pipeline(default) + training.create_pipeline(default)

@@ -1,6 +1,7 @@
 """Curvature at the weights that training left, against exact dense Hessians."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -8,15 +9,17 @@ from adaptive_opt.curvature.stability import threshold
 from adaptive_opt.engine.curvature import (
     CurvatureOfNetwork,
     measure_network,
-    network_line,
-    network_surface,
-    rahimi_recht_spectra,
 )
+from adaptive_opt.engine.exact_spectra import rahimi_recht_spectra
 from adaptive_opt.engine.rahimi_recht import run_rahimi_recht
+from adaptive_opt.engine.sharpness import measure_sharpness
 from adaptive_opt.engine.snapshots import Snapshots, read_snapshots
+from adaptive_opt.engine.surroundings import network_line, network_surface
 from adaptive_opt.errors import StudyError
 from adaptive_opt.parameters import (
+    AnalysisParameters,
     CurvatureParameters,
+    SharpnessParameters,
     TaskParameters,
     TrainingParameters,
     resolve_arm,
@@ -135,6 +138,48 @@ def test_a_quadratic_loss_blows_up_beyond_the_threshold():
             assert (abs(theta) > 1) == grows
 
 
+def sharpness(task, kept_by_arm, **changes):
+    settings = {"batches": 1, "precision": "fp64", "tolerance": 1e-7, "products": 80, **changes}
+    return measure_sharpness(
+        images() if task == "resnet18" else text(),
+        kept_by_arm,
+        {arm: resolve_arm(arm, ARMS, training_parameters()) for arm in kept_by_arm},
+        task=task,
+        task_parameters=task_parameters(task),
+        training=training_parameters(),
+        settings=SharpnessParameters(**settings),
+    )
+
+
+@pytest.mark.parametrize("task", ["resnet18", "transformer"])
+def test_sharpness_is_that_of_the_whole_measurement(task):
+    arms = ("sgdm", "ssdh")
+    tensors = {arm: kept(task, arm)[1] for arm in arms}
+    found = sharpness(task, tensors)
+    assert found["good"].all()
+    keys = ["arm", "epoch", "matrix", "quantity", "index"]
+    for arm in arms:
+        whole = measured(task, arm, tensors[arm], FEW)[0].set_index(keys)["value"]
+        mine = found[found["arm"] == arm].set_index(keys)["value"]
+        assert {k[3] for k in mine.index} >= {"loss", "eigenvalue", "threshold", "stability"}
+        pd.testing.assert_series_equal(mine, whole[mine.index], rtol=1e-5)
+
+
+def test_sharpness_stops_when_the_products_are_spent_and_marks_it():
+    tensors = {"ssdh": kept("resnet18", "ssdh", epochs=(3,))[1]}
+    found = sharpness("resnet18", tensors, products=2)
+    assert not found[found["quantity"] == "eigenvalue"]["good"].any()
+
+
+def test_sharpness_leaves_out_what_has_diverged(caplog):
+    tensors = {"sgdm": kept("resnet18", "sgdm", epochs=(0, 3))[1]}
+    tensors["sgdm"]["seed0.epoch3.parameters.conv1.weight"].fill_(torch.nan)
+    found = sharpness("resnet18", tensors)
+    assert set(found[found["epoch"] == 3]["quantity"]) == {"loss"}
+    assert "eigenvalue" in set(found[found["epoch"] == 0]["quantity"])
+    assert "sgdm, epoch 3: the loss is nan, so there is no sharpness" in caplog.text
+
+
 def test_surface_and_line():
     _, tensors = kept("resnet18", "adam")
     first, second = read_snapshots(tensors)
@@ -185,3 +230,10 @@ def test_whole_spectra_of_rahimi_recht():
         row = norms[norms["iteration"] == iteration].iloc[0]
         if row["epoch"] == epoch:
             assert found == pytest.approx(row["hessian_eigenvalue_norm"], rel=1e-5)
+
+
+@pytest.mark.parametrize("part", ["sharpness", "curvature"])
+def test_zero_batches_are_refused_by_name(part):
+    parameters = {"fidelity": {"iterations": [0]}, part: {"batches": 0}}
+    with pytest.raises(ValueError, match=rf"{part}\.batches\n.*greater than or equal to 1"):
+        AnalysisParameters(**parameters)

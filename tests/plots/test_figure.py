@@ -79,3 +79,12 @@ def test_a_single_point_can_be_seen() -> None:
     figure = Figure("", [Panel("", [Line([0.0, 5.0], [2.0, np.nan], "a", "#000000")], "y")])
     assert to_matplotlib(figure).axes[0].lines[0].get_marker() == "o"
     assert to_plotly(figure).data[0].mode == "markers"
+
+
+def test_a_band_for_the_browser_has_no_markers_and_leaves_gaps_open():
+    gap = np.array([1.0, 2.0, np.nan, 4.0, 5.0])
+    line = Line(np.arange(5), gap, "one", "#000000", low=gap - 1, high=gap + 1)
+    band, _ = to_plotly(Figure("t", [Panel("p", [line], "y", "x")])).data
+    assert (band.mode, band.fill) == ("lines", "toself")
+    assert list(band.x) == [0, 1, 1, 0, None, 3, 4, 4, 3, None]
+    assert list(band.y) == [0, 1, 3, 2, None, 3, 4, 6, 5, None]

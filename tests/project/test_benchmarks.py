@@ -133,10 +133,15 @@ def test_tuning_says_what_has_to_be_searched_first():
 
 
 def test_network_curvature(tmp_path):
-    toy = ("--small", "--device=cpu", "--images=6", "--micro-batch=4", "--batch=4", "--steps=3")
-    figures, printed = benchmark("network_curvature", tmp_path / "f.json", *toy, "--draws=2")
-    for part in ("eigenpairs", "trace", "density"):
-        assert figures[part]["products"] > 0
-        assert f"{part}: " in printed
-    assert figures["density"]["products"] == 6
-    assert figures["eigenpairs"]["values"][0] > figures["eigenpairs"]["values"][1]
+    toy = ("--small", "--device=cpu", "--images=6", "--micro-batch=4", "--batch=4", "--epochs=1")
+    path, calls = tmp_path / "f.json", (*toy, "--draws=2", "--tolerance=1e-9")
+    figures, printed = benchmark("network_curvature", path, *calls, "--steps=3")
+    assert (figures["state"], figures["products"]) == ("done", 8)
+    assert "8 products, " in printed
+    assert [len(h["residuals"]) for h in figures["history"]] == [2, 2, 2]
+    assert figures["eigenvalues"][0] > figures["eigenvalues"][1] > 0
+    assert all(figures[part]["error"] > 0 for part in ("trace", "frobenius_norm"))
+    assert len(figures["density"]["value"]) == len(figures["density"]["grid"])
+    assert figures["memory_ratio"] is None or figures["memory_ratio"] > 0
+    figures, _ = benchmark("network_curvature", path, *calls, "--minutes=0")
+    assert len(figures["history"]) == 1

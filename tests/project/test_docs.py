@@ -58,6 +58,10 @@ def test_the_page_on_faults_is_what_the_harness_recorded():
     assert (DOCS / "faults.md").read_text(encoding="utf-8") == builder("build_faults").page()
 
 
+def test_the_page_on_curvature_is_what_the_records_say():
+    assert (DOCS / "curvature.md").read_text(encoding="utf-8") == builder("build_curvature").page()
+
+
 def test_the_published_orders_are_reproduced():
     easy, hard = (medians("replication", t) for t in ("rr_cond29", "rr_cond15099"))
     assert easy["ssdh"] < easy["sadh"] < easy["ssvp"] < easy["sophia"]

@@ -287,6 +287,17 @@ def test_fidelity_has_a_table_and_a_figure(smoke):
         assert all(torch.equal(trained[name], followed[name]) for name in ("W1", "W2"))
 
 
+def test_the_default_run_has_sharpness_in_its_report(smoke):
+    folder = smoke[0] / "data" / "08_reporting" / "smoke"
+    table = pd.read_csv(folder / "sharpness" / "table.csv")
+    assert len(table) == 2 * 6 * 2  # tasks, arms, epochs
+    assert (table["eigenvalue_1"] > 0).all()
+    assert table[table["epoch"] > 0]["stability"].notna().all()
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert "Sharpness along training" in page
+    assert "The edge of stability" in page
+
+
 def test_curvature_has_tables_a_report_and_figures(smoke):
     args = ("--pipelines=curvature", "--namespaces=analysis.curvature")
     done = kedro(smoke[0], "run", "--env=smoke", *args)

@@ -47,7 +47,9 @@ __all__ = [
     "column_block",
     "density",
     "eigenpairs",
+    "mean_estimate",
     "moments",
+    "quadrature",
 ]
 
 DENSE_SIZE = 64
@@ -220,7 +222,7 @@ def moments(
         image = operator @ v
         traces += (v * image).sum(0, dtype=torch.float64).tolist()
         squares += image.square().sum(0, dtype=torch.float64).tolist()
-    trace, square = _estimate(traces), _estimate(squares)
+    trace, square = mean_estimate(traces), mean_estimate(squares)
     norm = (square_inside + square.value) ** 0.5
     half = 0.5 * square.error / norm if norm else 0.0  # of a root: by its derivative
     return Estimate(trace_inside + trace.value, trace.error), Estimate(norm, half)
@@ -231,7 +233,8 @@ def column_block(operator: Any) -> int:
     return int(max(1, min(8, BLOCK_ELEMENTS // operator.shape[0])))
 
 
-def _estimate(values: list[float]) -> Estimate:
+def mean_estimate(values: list[float]) -> Estimate:
+    """Mean and standard error of independent draws, at least 2."""
     array = np.asarray(values)
     return Estimate(float(array.mean()), float(array.std(ddof=1) / len(array) ** 0.5))
 
@@ -268,16 +271,38 @@ def density(
         for _ in range(draws):
             nodes, vectors = fast_lanczos(operator, steps)
             found.append((nodes.double().cpu(), vectors[0].double().cpu().square()))
-    nodes = torch.stack([n for n, _ in found])
+    nodes, weights = (torch.stack(parts) for parts in zip(*found, strict=True))
+    return quadrature(nodes, weights, steps, points=points, width=width, grid=grid)
+
+
+def quadrature(
+    nodes: Tensor,
+    weights: Tensor,
+    steps: int,
+    *,
+    points: int = 400,
+    width: float | None = None,
+    grid: Tensor | None = None,
+) -> Density:
+    """The density from the nodes and weights of every draw, ``[draws, nodes]``.
+
+    Args:
+        nodes: θ_i.
+        weights: τ_i², of sum 1.
+        steps: m, of Lanczos.
+        points, width, grid: see :func:`density`.
+
+    Raises:
+        StudyError: a node is not finite.
+    """
     if not nodes.isfinite().all():
         raise StudyError("the spectral density cannot be found: the matrix is zero or not finite")
     low, high = float(nodes.min()), float(nodes.max())
     width = width or max((high - low) / (2 * steps), torch.finfo(torch.float32).tiny)
     if grid is None:
         grid = torch.linspace(low - 4 * width, high + 4 * width, points, dtype=torch.float64)
-    weights = torch.stack([w for _, w in found])
     each = torch.stack([_smooth(grid, n, w, width) for n, w in zip(nodes, weights, strict=True)])
-    return Density(grid, each.mean(0), each.std(0) / draws**0.5, width)
+    return Density(grid, each.mean(0), each.std(0) / len(each) ** 0.5, width)
 
 
 def _smooth(grid: Tensor, nodes: Tensor, weights: Tensor, width: float) -> Tensor:

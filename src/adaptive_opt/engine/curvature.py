@@ -1,9 +1,9 @@
-"""The curvature of networks and of Rahimi–Recht functions at the weights that training left."""
+"""The curvature of networks at the weights that training left."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -21,37 +21,31 @@ from adaptive_opt.curvature.diagonal import (
 from adaptive_opt.curvature.operators import KINDS, NetworkLoss, Scaled, load_weights
 from adaptive_opt.curvature.spectrum import density, eigenpairs, moments
 from adaptive_opt.curvature.stability import preconditioner_scale, threshold
-from adaptive_opt.curvature.statistics import zero_tolerance
-from adaptive_opt.curvature.surface import along_line, buffers_of, extent, on_plane
 from adaptive_opt.optim import SecondOrderOptimizer
 from adaptive_opt.parameters import (
     CurvatureParameters,
     ImageTaskParameters,
-    TaskParameters,
+    LossParameters,
     TextTaskParameters,
     TrainingParameters,
 )
 from adaptive_opt.tasks.images import ImageData
 from adaptive_opt.tasks.networks import NetworkTask
-from adaptive_opt.tasks.rr_functions import RRFunction
 from adaptive_opt.tasks.text import TextData
 
 from .network import build_network_task
 from .optimizers import load_optimizer_class
-from .rahimi_recht import build_rahimi_recht_task
 from .results import Progress
 from .seeds import derive_seed
 from .snapshots import Snapshot, read_snapshots
 
 __all__ = [
     "CurvatureOfNetwork",
+    "StepRule",
     "measure_network",
-    "network_line",
-    "network_surface",
-    "rahimi_recht_spectra",
+    "measured_row",
+    "step_rule",
 ]
-
-logger = logging.getLogger(__name__)
 
 PROBES = ("rademacher", "gaussian", "constant", "momentum_sign")
 AVERAGED = {"SGDM": False, "SGD": False, "Adam": True, "AdamW": True}
@@ -78,7 +72,7 @@ class CurvatureOfNetwork:
         task: str,
         task_parameters: ImageTaskParameters | TextTaskParameters,
         training: TrainingParameters,
-        settings: CurvatureParameters,
+        settings: LossParameters,
         seed: int,
     ) -> None:
         plain: dict[str, Any] = {"compile": False, "precision": "fp32"}
@@ -111,6 +105,86 @@ class CurvatureOfNetwork:
             device=self.problem.device,
             micro_batch=self._settings.micro_batch,
         )
+
+
+def measured_row(
+    matrix: str, quantity: str, value: float, error: float = 0.0, index: int = 0, good: bool = True
+) -> dict[str, Any]:
+    """One of the *measures* of :func:`measure_network`."""
+    return {
+        "matrix": matrix,
+        "quantity": quantity,
+        "index": index,
+        "value": value,
+        "error": error,
+        "good": good,
+    }
+
+
+@dataclass(frozen=True)
+class StepRule:
+    """What an optimizer's steps make of the Hessian at a snapshot.
+
+    Attributes:
+        operator: the Hessian as the rule scales it.
+        limit: what its top eigenvalue may not exceed.
+        fixed_share: of coordinates that are clipped; None where the gradient is not divided.
+    """
+
+    operator: Any
+    limit: float
+    fixed_share: float | None
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Of *measures*: what is known before the eigenvalue."""
+        if self.fixed_share is None:
+            return []
+        return [measured_row("preconditioned", "fixed_share", self.fixed_share)]
+
+    def stability(self, value: float, error: float, good: bool) -> list[dict[str, Any]]:
+        """The limit, and a top eigenvalue over it."""
+        share, error = value / self.limit, error / self.limit
+        return [
+            measured_row("preconditioned", "threshold", self.limit),
+            measured_row("preconditioned", "stability", share, error, good=good),
+        ]
+
+
+def step_rule(
+    loss: NetworkLoss,
+    snapshot: Snapshot,
+    hessian: Any,
+    optimizer: type[Any],
+    hyperparameters: Mapping[str, Any],
+) -> StepRule | None:
+    """The rule of an optimizer; None where its threshold, or what it divides by, is not known.
+
+    Args:
+        loss: at the snapshot.
+        snapshot: with what the steps were divided by.
+        hessian: of the loss.
+        optimizer, hyperparameters: of the arm.
+    """
+    second = issubclass(optimizer, SecondOrderOptimizer)
+    if not second and optimizer.__name__ not in AVERAGED:
+        return None
+    averaged = second or AVERAGED[optimizer.__name__]
+    if averaged and not snapshot.denominators:
+        return None  # before the first step
+    operator, share = hessian, None
+    if averaged:
+        momentum = _flat(loss, snapshot.momentum) if second else None
+        radius = hyperparameters["rho"] if second else None
+        scale = preconditioner_scale(_flat(loss, snapshot.denominators), momentum, radius)
+        operator, share = Scaled(hessian, scale), float((scale == 0).double().mean())
+    beta = float(hyperparameters.get("momentum", hyperparameters.get("beta1", 0.0)))
+    return StepRule(operator, threshold(beta, averaged=averaged) / snapshot.lr, share)
+
+
+def _flat(loss: NetworkLoss, named: Mapping[str, Tensor]) -> Tensor:
+    """All of them in the order of the network's parameters, ``[n]``."""
+    flat = torch.cat([named[n].reshape(-1) for n, _ in loss.network.named_parameters()])
+    return flat.to(loss.device, loss.dtype)
 
 
 def measure_network(
@@ -183,7 +257,7 @@ class _Look:
 
     def spectra(self) -> list[dict[str, Any]]:
         """Loss, top eigenvalues, trace and Frobenius norm."""
-        rows = [_row("hessian", "loss", self.value)]
+        rows = [measured_row("hessian", "loss", self.value)]
         for kind, operator in self.operators.items():
             rows += self._eigenvalues(kind, operator)
             pairs = self._pairs
@@ -193,8 +267,8 @@ class _Look:
                 basis=pairs.vectors[:, pairs.good.to(pairs.vectors.device)],
                 seed=self._seed,
             )
-            rows.append(_row(kind, "trace", trace.value, trace.error))
-            rows.append(_row(kind, "frobenius_norm", norm.value, norm.error))
+            rows.append(measured_row(kind, "trace", trace.value, trace.error))
+            rows.append(measured_row(kind, "frobenius_norm", norm.value, norm.error))
         return rows
 
     def _eigenvalues(self, matrix: str, operator: Any, count: int = 0) -> list[dict[str, Any]]:
@@ -208,7 +282,7 @@ class _Look:
             pairs.values.tolist(), pairs.residuals.tolist(), pairs.good.tolist(), strict=True
         )
         return [
-            _row(matrix, "eigenvalue", value, residual * abs(value), index=i, good=good)
+            measured_row(matrix, "eigenvalue", value, residual * abs(value), index=i, good=good)
             for i, (value, residual, good) in enumerate(found, start=1)
         ]
 
@@ -216,34 +290,15 @@ class _Look:
         self, optimizer: type[Any], hyperparameters: Mapping[str, Any]
     ) -> list[dict[str, Any]]:
         """Top eigenvalue of the preconditioned Hessian, and η times it over the threshold."""
-        second = issubclass(optimizer, SecondOrderOptimizer)
-        if not second and optimizer.__name__ not in AVERAGED:
+        rule = step_rule(
+            self.loss, self.snapshot, self.operators["hessian"], optimizer, hyperparameters
+        )
+        if rule is None:
             return []
-        averaged = second or AVERAGED[optimizer.__name__]
-        names = [n for n, _ in self.loss.network.named_parameters()]
-        if averaged and not self.snapshot.denominators:
-            return []  # before the first step
-        operator, rows = self.operators["hessian"], []
-        if averaged:
-            denominator = self._flat(self.snapshot.denominators, names)
-            momentum = self._flat(self.snapshot.momentum, names) if second else None
-            scale = preconditioner_scale(
-                denominator, momentum, hyperparameters["rho"] if second else None
-            )
-            operator = Scaled(operator, scale)
-            rows.append(_row("preconditioned", "fixed_share", float((scale == 0).double().mean())))
-        rows += self._eigenvalues("preconditioned", operator, count=1)
+        rows = rule.rows()
+        rows += self._eigenvalues("preconditioned", rule.operator, count=1)
         top = rows[-1]
-        beta = float(hyperparameters.get("momentum", hyperparameters.get("beta1", 0.0)))
-        limit = threshold(beta, averaged=averaged) / self.snapshot.lr
-        rows.append(_row("preconditioned", "threshold", limit))
-        share, error = top["value"] / limit, top["error"] / limit
-        rows.append(_row("preconditioned", "stability", share, error, good=top["good"]))
-        return rows
-
-    def _flat(self, named: Mapping[str, Tensor], names: Sequence[str]) -> Tensor:
-        flat = torch.cat([named[n].reshape(-1) for n in names])
-        return flat.to(self.loss.device, self.loss.dtype)
+        return rows + rule.stability(top["value"], top["error"], top["good"])
 
     def densities(self) -> list[dict[str, Any]]:
         """Of both matrices."""
@@ -260,18 +315,17 @@ class _Look:
 
     def estimates(self) -> list[dict[str, Any]]:
         """One draw of every probe, and what stands in a second-order method's denominator."""
-        names = [n for n, _ in self.loss.network.named_parameters()]
         if not self.snapshot.momentum:
             return []
         operator = self.operators["hessian"]
         groups = diagonal_groups(operator, self.settings.diagonal_draws, self._seed)
         noise = reference_noise(groups)
-        momentum = self._flat(self.snapshot.momentum, names)
+        momentum = _flat(self.loss, self.snapshot.momentum)
         rows = []
         for probe in PROBES:
             found = compare_diagonals(one_draw(operator, self._probes(probe, momentum)), groups)
             rows += [_estimate("raw", probe, name, e, noise) for name, e in found.items()]
-        held = self._flat(self.snapshot.denominators, names)
+        held = _flat(self.loss, self.snapshot.denominators)
         found = compare_diagonals(held[None], groups)
         rows += [_estimate("denominator", "", name, e, noise) for name, e in found.items()]
         return rows
@@ -287,19 +341,6 @@ class _Look:
         return drawn.sign() if name == "rademacher" else drawn
 
 
-def _row(
-    matrix: str, quantity: str, value: float, error: float = 0.0, index: int = 0, good: bool = True
-) -> dict[str, Any]:
-    return {
-        "matrix": matrix,
-        "quantity": quantity,
-        "index": index,
-        "value": value,
-        "error": error,
-        "good": good,
-    }
-
-
 def _estimate(stage: str, probe: str, metric: str, found: Any, noise: float) -> dict[str, Any]:
     return {
         "stage": stage,
@@ -309,93 +350,3 @@ def _estimate(stage: str, probe: str, metric: str, found: Any, noise: float) -> 
         "error": found.error,
         "reference_noise": noise,
     }
-
-
-def network_surface(
-    place: CurvatureOfNetwork, snapshot: Snapshot, settings: CurvatureParameters, label: str
-) -> pd.DataFrame:
-    """The loss on the plane of the top two eigenvectors, a row for each (a, b).
-
-    Args:
-        place: where to look.
-        snapshot: the centre.
-        settings: how finely.
-        label: for the progress bar.
-    """
-    loss = place.at(snapshot)
-    value = loss.value()
-    pairs = eigenpairs(loss.operator("hessian"), 2, tolerance=settings.tolerance)
-    first, second = (extent(value, float(v)) for v in pairs.values)
-    points = settings.surface_points
-    with Progress(label, points**2, "losses") as progress:
-        a, b, found = on_plane(loss, pairs.vectors, (first, second), points, progress.update)
-    rows = [
-        {"a": float(x), "b": float(y), "loss": float(found[i, j])}
-        for i, y in enumerate(b)
-        for j, x in enumerate(a)
-    ]
-    eigenvalues = dict(zip(("eigenvalue_a", "eigenvalue_b"), pairs.values.tolist(), strict=True))
-    return pd.DataFrame(rows).assign(**eigenvalues)
-
-
-def network_line(
-    place: CurvatureOfNetwork,
-    first: Snapshot,
-    second: Snapshot,
-    settings: CurvatureParameters,
-    label: str,
-) -> pd.DataFrame:
-    """The loss on the line from one solution to another, and half its length beyond each."""
-    loss = place.at(first)
-
-    def everything(snapshot: Snapshot) -> list[Tensor]:
-        there = place.at(snapshot)
-        return [t.detach().clone() for t in (*there.parameters, *buffers_of(there.network))]
-
-    start, end = everything(first), everything(second)
-    positions = torch.linspace(-0.5, 1.5, settings.line_points, dtype=torch.float64)
-    with Progress(label, len(positions), "losses") as progress:
-        found = along_line(loss, start, end, positions, progress.update)
-    return pd.DataFrame({"position": positions.tolist(), "loss": found.tolist()})
-
-
-def rahimi_recht_spectra(
-    function: RRFunction,
-    kept: Mapping[str, Mapping[str, Tensor]],
-    *,
-    task: str,
-    task_parameters: TaskParameters,
-) -> pd.DataFrame:
-    """All eigenvalues of the exact Hessian over all samples, in float64, at every snapshot.
-
-    Args:
-        function: what was learnt.
-        kept: by arm, what :class:`.snapshots.Snapshots` collected.
-        task: its name.
-        task_parameters: with which it was trained.
-
-    Returns:
-        A row for each (arm, seed, epoch, index), the eigenvalues descending, and below which
-        magnitude they count as zero.
-    """
-    cpu = torch.device("cpu")
-    problem = build_rahimi_recht_task(function, task, [0], task_parameters, cpu)
-    frames = []
-    for arm, tensors in kept.items():
-        snapshots = read_snapshots(tensors)
-        if not snapshots:
-            continue
-        points = torch.stack(
-            [torch.cat([w.double().reshape(-1) for w in s.parameters.values()]) for s in snapshots]
-        )
-        for snapshot, point in zip(snapshots, points, strict=True):
-            hessian = problem.hessian(point[None])[0][0]
-            if not hessian.isfinite().all():
-                continue
-            values = torch.linalg.eigvalsh(hessian).flip(0)
-            frame = pd.DataFrame({"eigenvalue": values.numpy()})
-            frame.insert(0, "index", range(1, 1 + len(values)))
-            zero = float(zero_tolerance(values))
-            place = {"seed": snapshot.seed, "epoch": snapshot.epoch, "zero_tolerance": zero}
-            frames.append(frame.assign(task=task, arm=arm, **place))
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()

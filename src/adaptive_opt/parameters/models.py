@@ -14,7 +14,9 @@ __all__ = [
     "CurvatureParameters",
     "FidelityParameters",
     "ImageTaskParameters",
+    "LossParameters",
     "RRFunctionParameters",
+    "SharpnessParameters",
     "Strict",
     "StudyParameters",
     "TaskParameters",
@@ -288,16 +290,40 @@ class FidelityParameters(Strict):
     paths: Annotated[int, Field(ge=2, strict=True)] = 8
 
 
-class CurvatureParameters(Strict):
-    """``analysis.curvature``: spectra at the weights that training left on the way.
+class LossParameters(Strict):
+    """Of which loss curvature is measured, and how well.
 
     Attributes:
         batches: of training data, as many as there are at most.
         samples: images, or streams of text, of each batch, the first ones; None: all.
         micro_batch: images, or streams of text, at a time.
         precision: ``fp32`` or ``fp64``.
-        eigenpairs: number of them.
         tolerance: of the residual ``‖Hv − λv‖ / |λ|`` above which a pair is marked.
+    """
+
+    batches: Count = 4
+    samples: Count | None = None
+    micro_batch: Count = 64
+    precision: Literal["fp32", "fp64"] = "fp32"
+    tolerance: Positive = 1e-2
+
+
+class SharpnessParameters(LossParameters):
+    """``analysis.sharpness``: top eigenvalues along training, of every study.
+
+    Attributes:
+        products: with a matrix, at most, for its top eigenvalue.
+    """
+
+    batches: Count = 1
+    products: Count = 30
+
+
+class CurvatureParameters(LossParameters):
+    """``analysis.curvature``: spectra at the weights that training left on the way.
+
+    Attributes:
+        eigenpairs: number of them.
         trace_draws: random vectors for trace and Frobenius norm.
         density_steps, density_draws: Lanczos steps, and random vectors, for the spectral density.
         diagonal_draws: random vectors for the diagonal that estimates are compared with.
@@ -306,12 +332,7 @@ class CurvatureParameters(Strict):
         line_points: between two solutions.
     """
 
-    batches: Count = 4
-    samples: Count | None = None
-    micro_batch: Count = 64
-    precision: Literal["fp32", "fp64"] = "fp32"
     eigenpairs: Annotated[int, Field(ge=2, strict=True)] = 2
-    tolerance: Positive = 1e-2
     trace_draws: Annotated[int, Field(ge=2, strict=True)] = 16
     density_steps: Annotated[int, Field(ge=2, strict=True)] = 40
     density_draws: Annotated[int, Field(ge=2, strict=True)] = 4
@@ -337,6 +358,7 @@ class AnalysisParameters(Strict):
             networks that classify.
         verdict: how arms are compared.
         fidelity: see :class:`FidelityParameters`.
+        sharpness: see :class:`SharpnessParameters`.
         curvature: see :class:`CurvatureParameters`.
     """
 
@@ -344,6 +366,7 @@ class AnalysisParameters(Strict):
     train_accuracy_level: Share = 0.999
     verdict: VerdictParameters = VerdictParameters()
     fidelity: FidelityParameters
+    sharpness: SharpnessParameters = SharpnessParameters()
     curvature: CurvatureParameters = CurvatureParameters()
 
 

@@ -66,11 +66,12 @@ def _lines(rows: pd.DataFrame, column: str, error: str | None = None) -> list[Li
 
 
 def sharpness_figure(table: pd.DataFrame) -> Figure:
-    """Top two eigenvalues and trace of the Hessian; a row for each task."""
+    """Top two eigenvalues and trace of the Hessian, of these what there is; a row for each task."""
     panels = []
+    known = {column: words for column, words in _QUANTITIES.items() if column in table}
     for task in table["task"].unique():
         rows = table[table["task"] == task]
-        for column, words in _QUANTITIES.items():
+        for column, words in known.items():
             positive = rows[column].dropna()
             lines = _lines(rows, column, f"{column}_error" if column == "trace" else None)
             log = bool((positive > 0).all()) and column != "trace"
@@ -78,9 +79,10 @@ def sharpness_figure(table: pd.DataFrame) -> Figure:
     return Figure(
         "Sharpness along training: the Hessian of the loss",
         panels,
-        columns=3,
+        columns=3 if len(known) > 1 else 2,
         size=(5.4, 3.6),
-        note="one run an arm, over a fixed set of training batches; band: standard error",
+        note="one run an arm, over a fixed set of training batches"
+        + ("; band: standard error" if "trace" in known else ""),
     )
 
 
@@ -211,7 +213,8 @@ def line_figure(lines: Mapping[str, pd.DataFrame], arms: tuple[str, str]) -> Fig
     return Figure(
         f"The loss on the line between the solutions of {first} and {second}",
         panels,
-        note="parameters and running statistics of batch normalisation interpolated alike",
+        note="parameters and running statistics of batch normalisation interpolated alike; "
+        "no line: a running variance is negative there, and there is no loss",
     )
 
 

@@ -351,15 +351,31 @@ def _count_trace(counts: Counts) -> go.Scatter:
     )
 
 
+def _outline(x: Any, low: Any, high: Any) -> tuple[list[Any], list[Any]]:
+    """Around a band: one closed piece for each stretch without a gap, None between them."""
+    low, high = np.asarray(low, dtype=np.float64), np.asarray(high, dtype=np.float64)
+    places = np.flatnonzero(np.isfinite(low) & np.isfinite(high))
+    x = np.asarray(x)
+    around: tuple[list[Any], list[Any]] = ([], [])
+    for run in np.split(places, np.flatnonzero(np.diff(places) > 1) + 1):
+        around[0].extend([*x[run], *x[run[::-1]], None])
+        around[1].extend([*low[run], *high[run[::-1]], None])
+    return around
+
+
 def _traces(line: Line, *, first: bool) -> list[go.Scatter]:
     x, y = _thin(line.x), _thin(line.y)
     group = {"legendgroup": line.label, "name": line.label}
     traces = []
     if line.low is not None and line.high is not None:
-        edge = {"x": x, "line": {"width": 0}, "hoverinfo": "skip", "showlegend": False, **group}
         fill = "rgba({},{},{},0.15)".format(*(int(line.colour[i : i + 2], 16) for i in (1, 3, 5)))
-        traces.append(go.Scatter(y=_thin(line.low), **edge))
-        traces.append(go.Scatter(y=_thin(line.high), fill="tonexty", fillcolor=fill, **edge))
+        around_x, around_y = _outline(x, _thin(line.low), _thin(line.high))
+        traces.append(
+            go.Scatter(
+                x=around_x, y=around_y, mode="lines", line={"width": 0}, fill="toself",
+                fillcolor=fill, hoverinfo="skip", showlegend=False, **group,
+            )
+        )  # fmt: skip
     strokes = ",".join(f"{1.6 * length:g}px" for length in DASHES[line.dash])
     style = {"color": line.colour, "width": 1.6, "dash": strokes or "solid"}
     traces.append(

@@ -15,6 +15,9 @@ from plotly.subplots import make_subplots
 
 __all__ = ["Map", "MapFigure", "maps_to_matplotlib", "maps_to_plotly"]
 
+GAP = 0.16
+"""Between two maps for a browser, of the width of all: a bar of colours stands there."""
+
 LEVELS = 18
 DIVERGING = ("RdBu_r", "RdBu_r")
 SEQUENTIAL = ("viridis", "Viridis")
@@ -132,14 +135,15 @@ def maps_to_plotly(figure: MapFigure) -> go.Figure:
     """The figure for a browser."""
     rows, columns = _grid(figure)
     drawn = make_subplots(
-        rows, columns, subplot_titles=[m.title for m in figure.maps], horizontal_spacing=0.16
+        rows, columns, subplot_titles=[m.title for m in figure.maps], horizontal_spacing=GAP
     )
     limit = _range(figure)
     for i, one in enumerate(figure.maps):
         at = {"row": i // columns + 1, "col": i % columns + 1}
         bar: dict[str, Any] = {"title": {"text": figure.z_label, "side": "right"}}
         bar |= {"len": 0.8 / rows, "yanchor": "middle", "y": 1 - (i // columns + 0.5) / rows}
-        bar |= {"x": (i % columns + 0.86) / columns, "thickness": 12}
+        right = (i % columns + 1) * (1 + GAP) / columns - GAP
+        bar |= {"x": right + 0.005, "xanchor": "left", "thickness": 12}
         if figure.ticks:
             bar |= {
                 "tickvals": [v for v, _ in figure.ticks],

@@ -4,6 +4,7 @@ from .curvature import create_curvature_pipeline
 from .fidelity import create_fidelity_pipeline
 from .ledger import create_ledger_pipeline, searched_configurations
 from .pipeline import create_network_pipeline, create_pipeline
+from .sharpness import create_sharpness_pipeline
 from .verdict import create_verdict_pipeline
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "create_ledger_pipeline",
     "create_network_pipeline",
     "create_pipeline",
+    "create_sharpness_pipeline",
     "create_verdict_pipeline",
     "searched_configurations",
 ]

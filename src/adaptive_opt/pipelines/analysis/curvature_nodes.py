@@ -56,8 +56,9 @@ def look_around(
     analysis: dict[str, Any],
 ) -> tuple[Any, Any]:
     """The loss on a plane through an arm's solution, and on the line between those of a pair."""
-    from adaptive_opt.engine.curvature import CurvatureOfNetwork, network_line, network_surface
+    from adaptive_opt.engine.curvature import CurvatureOfNetwork
     from adaptive_opt.engine.snapshots import read_snapshots
+    from adaptive_opt.engine.surroundings import network_line, network_surface
     from adaptive_opt.tasks.load import task_data
 
     settings = AnalysisParameters(**analysis).curvature
@@ -86,7 +87,7 @@ def find_spectra(
     task: str, arms: Sequence[str], tensors: dict[str, Any], tasks: dict[str, Any], *kept: Any
 ) -> Any:
     """All eigenvalues of the exact Hessians at the snapshots of the arms."""
-    from adaptive_opt.engine.curvature import rahimi_recht_spectra
+    from adaptive_opt.engine.exact_spectra import rahimi_recht_spectra
     from adaptive_opt.tasks.load import task_data
 
     return rahimi_recht_spectra(

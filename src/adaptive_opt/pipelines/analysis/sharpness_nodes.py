@@ -1,0 +1,63 @@
+"""Nodes of ``analysis.sharpness``; torch is imported where it is used (see CONTRIBUTING)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial, update_wrapper
+from typing import Any
+
+from adaptive_opt.parameters import (
+    AnalysisParameters,
+    resolve_arm,
+    task_parameters,
+    training_parameters,
+    with_values,
+)
+
+
+def bind(function: Any, *first: Any) -> Any:
+    """A node's function with its first arguments given, under its own name."""
+    return update_wrapper(partial(function, *first), function)
+
+
+def measure(
+    task: str,
+    names: Sequence[str],
+    tensors: dict[str, Any],
+    tasks: dict[str, Any],
+    arms: dict[str, Any],
+    training: dict[str, Any],
+    analysis: dict[str, Any],
+    *snapshots_best: dict[str, Any],
+) -> Any:
+    """Top eigenvalues and stability at the snapshots of all arms."""
+    from adaptive_opt.engine.sharpness import measure_sharpness
+    from adaptive_opt.tasks.load import task_data
+
+    snapshots, best = snapshots_best[: len(names)], snapshots_best[len(names) :]
+    resolved = {}
+    for arm, found in zip(names, best, strict=True):
+        values = with_values(arms, task, arm, found["values"])[task]
+        resolved[arm] = resolve_arm(arm, values, training_parameters(arm, training))
+    return measure_sharpness(
+        task_data(task, tensors),
+        dict(zip(names, snapshots, strict=True)),
+        resolved,
+        task=task,
+        task_parameters=task_parameters(task, tasks),
+        training=training_parameters(names[0], training),
+        settings=AnalysisParameters(**analysis).sharpness,
+    )
+
+
+def draw(*measures: Any) -> tuple[Any, ...]:
+    """The table, and the figures for the browser and as PNG."""
+    from adaptive_opt.evidence.curvature import curvature_table
+    from adaptive_opt.plots.curvature import sharpness_figure, stability_figure
+    from adaptive_opt.plots.figure import to_matplotlib, to_plotly
+
+    table = curvature_table(measures).dropna(axis="columns", how="all")
+    drawn: list[Any] = []
+    for figure in (sharpness_figure(table), stability_figure(table)):
+        drawn += [to_plotly(figure), to_matplotlib(figure)]
+    return (table, *drawn)
