@@ -11,6 +11,7 @@ import logging
 import os
 import queue
 import shutil
+import socket
 import tempfile
 import time
 from collections.abc import Iterator
@@ -32,6 +33,9 @@ __all__ = ["RayRunner"]
 
 LONGEST_FOLDER = 40
 """Letters of a temporary folder's name: Ray's sockets are below it, and theirs may have 107."""
+
+ANSWERS_WITHIN = 10.0
+"""Seconds a cluster is given to answer."""
 
 TRAINS = "params:training"
 """Input of the nodes that use a GPU where there is one."""
@@ -108,8 +112,9 @@ def _cluster(address: str | None, workers: int | None) -> Iterator[Any]:
             options |= {"address": address}
         stack.callback(ray.shutdown)
         try:
+            _knock(address)
             ray.init(**options)
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError) as error:
             where = f"at {address}" if address else "on this machine"
             said = str(error).strip().split("\n")[0]
             raise StudyError(
@@ -117,6 +122,13 @@ def _cluster(address: str | None, workers: int | None) -> Iterator[Any]:
                 "names one, and without it Ray is started here"
             ) from error
         yield ray
+
+
+def _knock(address: str | None) -> None:
+    """Find out in seconds what Ray would find out in minutes."""
+    host, _, port = (address or "").rpartition("://")[2].rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host, int(port)), timeout=ANSWERS_WITHIN).close()
 
 
 @contextlib.contextmanager
