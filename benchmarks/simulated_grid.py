@@ -98,10 +98,11 @@ def main() -> None:
         figures["ms_a_run_without_start"] = 1e3 * (figures["seconds"] - start["seconds"]) / rest
         found.append(figures)
         print(
-            f"{figures['runs']:6,} runs: {figures['seconds']:7.1f} s, {figures['ms_a_run']:6.1f} ms a "
-            f"run ({figures['ms_a_run_without_start']:.1f} without the start), CPU "
-            f"{figures['cpu_seconds']:.1f} s, {figures['peak_mib']:.0f} MiB, {figures['tracked']} "
-            f"in MLflow, {figures['trials']} trials",
+            f"{figures['runs']:6,} runs: {figures['seconds']:7.1f} s, "
+            f"{figures['ms_a_run']:6.1f} ms a run "
+            f"({figures['ms_a_run_without_start']:.1f} without the start), "
+            f"CPU {figures['cpu_seconds']:.1f} s, {figures['peak_mib']:.0f} MiB, "
+            f"{figures['tracked']:,} in MLflow, {figures['trials']:,} trials",
             flush=True,
         )
     write(
