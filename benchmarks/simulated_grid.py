@@ -65,14 +65,20 @@ def _left(folder: Path) -> dict[str, Any]:
     """What is on the disk, and in the two databases."""
     data = folder / "data"
     size = sum(f.stat().st_size for f in data.rglob("*") if f.is_file())
-    with closing(sqlite3.connect(folder / "mlflow.db")) as base:
-        query = "SELECT count(*) FROM tags WHERE key = 'mlflow.parentRunId'"
-        children = int(base.execute(query).fetchone()[0])
-    with closing(sqlite3.connect(data / "06_models/smoke/studies.db")) as base:
-        trials = int(base.execute("SELECT count(*) FROM trials").fetchone()[0])
-    databases = {"mlflow": folder / "mlflow.db", "studies": data / "06_models/smoke/studies.db"}
-    sizes = {f"{name}_mib": path.stat().st_size / 2**20 for name, path in databases.items()}
-    return {"tracked": children, "trials": trials, "data_mib": size / 2**20, **sizes}
+    mlflow, studies = folder / "mlflow.db", data / "06_models/smoke/studies.db"
+    children = "SELECT count(*) FROM tags WHERE key = 'mlflow.parentRunId'"
+    found = {"tracked": _count(mlflow, children)}
+    found["trials"] = _count(studies, "SELECT count(*) FROM trials")
+    sizes = {"mlflow_mib": mlflow, "studies_mib": studies}
+    written = {n: p.stat().st_size / 2**20 if p.exists() else 0 for n, p in sizes.items()}
+    return {**found, "data_mib": size / 2**20, **written}
+
+
+def _count(database: Path, query: str) -> int:
+    if not database.exists():  # nothing was tracked
+        return 0
+    with closing(sqlite3.connect(database)) as base:
+        return int(base.execute(query).fetchone()[0])
 
 
 def main() -> None:

@@ -140,3 +140,13 @@ def test_network_curvature(tmp_path):
         assert f"{part}: " in printed
     assert figures["density"]["products"] == 6
     assert figures["eigenpairs"]["values"][0] > figures["eigenpairs"]["values"][1]
+
+
+def test_a_simulated_grid_goes_through_everything(tmp_path):
+    """Every run is in the catalog, in MLflow and its search in the database of studies."""
+    figures, printed = benchmark("simulated_grid", tmp_path / "f.json", "--runs=40", "--seeds=20")
+    (grid,) = figures["grids"]
+    assert (grid["runs"], grid["tracked"], grid["trials"]) == (40, 40, 2 * 4)
+    assert grid["data_mib"] > 0
+    check_ratios({"start": figures["start"], "grid": grid}, "cpu_seconds")
+    assert "\n    40 runs: " in f"\n{printed}"
