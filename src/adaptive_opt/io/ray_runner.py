@@ -97,6 +97,8 @@ class RayRunner(RelayRunner):
 def _cluster(address: str | None, workers: int | None) -> Iterator[Any]:
     """Ray, connected to a cluster or started here; ended or left afterwards."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if address is None:  # else Ray replaces the loopback by an address that others reach
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     import ray
 
     if ray.is_initialized():  # a notebook's, which will be ended there
