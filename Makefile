@@ -77,6 +77,6 @@ benchmark: .venv/.dev  ## how fast ensembles and steps are, against others
 
 clean:  ## remove the environment and everything that was made
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .viz build
-	rm -rf mlflow.db mlflow_artifacts mlflow_unsent
+	rm -rf mlflow.db* mlflow_artifacts mlflow_unsent
 	find data -type f ! -name .gitkeep ! -path 'data/01_raw/*' -delete
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

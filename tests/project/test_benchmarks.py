@@ -145,3 +145,13 @@ def test_network_curvature(tmp_path):
     assert figures["memory_ratio"] is None or figures["memory_ratio"] > 0
     figures, _ = benchmark("network_curvature", path, *calls, "--minutes=0")
     assert len(figures["history"]) == 1
+
+
+def test_a_simulated_grid_goes_through_everything(tmp_path):
+    """Every run is in the catalog, in MLflow and its search in the database of studies."""
+    figures, printed = benchmark("simulated_grid", tmp_path / "f.json", "--runs=40", "--seeds=20")
+    (grid,) = figures["grids"]
+    assert (grid["runs"], grid["tracked"], grid["trials"]) == (40, 40, 2 * 4)
+    assert grid["data_mib"] > 0
+    check_ratios({"start": figures["start"], "grid": grid}, "cpu_seconds")
+    assert "\n    40 runs: " in f"\n{printed}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import multiprocessing
 import os
 import signal
@@ -13,26 +12,17 @@ from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from typing import Any, NoReturn
 
-import pandas as pd
-from kedro.framework.hooks import hook_impl
-from kedro.framework.hooks.manager import _create_hook_manager
-from kedro.io import DatasetError, MemoryDataset
 from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
-from kedro.runner import SequentialRunner
-from kedro.runner.task import Task
 
 from adaptive_opt.errors import StudyError
 
+from .relay import ENDS_WITHIN, Agenda, Messenger, RelayRunner, Study, in_memory, relay
+
 __all__ = ["StudyRunner"]
 
-logger = logging.getLogger(__name__)
 
-ENDS_WITHIN = 10.0
-"""Seconds a worker is given to leave what it is at in order."""
-
-
-class StudyRunner(SequentialRunner):
+class StudyRunner(RelayRunner):
     """Independent nodes side by side, in processes that were forked from this one.
 
     Each has cores to itself, and torch there as many threads, so that a run takes the seconds it
@@ -48,19 +38,6 @@ class StudyRunner(SequentialRunner):
         StudyError: ``workers`` is no positive whole number, or above 1 on a GPU.
     """
 
-    def __init__(self, workers: int | None = None, is_async: bool = False) -> None:
-        super().__init__(is_async=is_async)
-        if workers is not None and (type(workers) is not int or workers < 1):
-            raise StudyError(
-                f"--runner-params=workers={workers}: must be a whole number of at least 1"
-            )
-        self._wished = workers
-
-    def __str__(self) -> str:
-        # kedro-viz records runs whose hooks come in order, and knows them by these words.
-        known = f"{SequentialRunner.__module__}.{SequentialRunner.__name__} object"
-        return f"{type(self).__name__} object, to hooks a {known}"
-
     def _run(
         self,
         pipeline: Pipeline,
@@ -69,25 +46,15 @@ class StudyRunner(SequentialRunner):
         run_id: str | None = None,
     ) -> None:
         workers = min(self._workers(catalog), len(pipeline.nodes))
-        if workers > 1 and (names := _in_memory(pipeline, catalog)):
+        if workers > 1 and (names := in_memory(pipeline, catalog)):
             self._logger.info("One node at a time: only in memory is %s", ", ".join(names))
             workers = 1
         if workers <= 1:
             super()._run(pipeline, catalog, hook_manager, run_id)
             return
-        done: set[Node] = set()
-        study = _Study(pipeline, catalog, self._is_async, run_id)
+        study = Study(pipeline, catalog, self._is_async, run_id)
         with _crew(workers, study) as crew:
-            try:
-                for node in _completed(crew, hook_manager, study):
-                    done.add(node)
-                    self._logger.info("Completed node: %s", node.name)
-                    self._logger.info(
-                        "Completed %d out of %d tasks", len(done), len(pipeline.nodes)
-                    )
-            except Exception:
-                self._suggest_resume_scenario(pipeline, done, catalog)
-                raise
+            self._follow(_completed(crew, hook_manager, study, Agenda(pipeline)), pipeline, catalog)
 
     def _workers(self, catalog: Any) -> int:
         from adaptive_opt.engine.device import resolve_device
@@ -106,21 +73,10 @@ class StudyRunner(SequentialRunner):
         return self._wished or len(os.sched_getaffinity(0))
 
 
-class _Study:
-    """What every worker has from its beginning."""
-
-    def __init__(
-        self, pipeline: Pipeline, catalog: Any, is_async: bool, run_id: str | None
-    ) -> None:
-        self.nodes, self.needs = list(pipeline.nodes), pipeline.node_dependencies
-        self.catalog, self.is_async, self.run_id = catalog, is_async, run_id
-        self.by_name = {node.name: node for node in self.nodes}
-
-
 class _Worker:
     """A process, and the node it is at."""
 
-    def __init__(self, number: int, cores: Sequence[int], study: _Study) -> None:
+    def __init__(self, number: int, cores: Sequence[int], study: Study) -> None:
         context = multiprocessing.get_context("fork")
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs, number, cores, study))
@@ -148,7 +104,7 @@ class _Worker:
 
 
 @contextlib.contextmanager
-def _crew(count: int, study: _Study) -> Iterator[list[_Worker]]:
+def _crew(count: int, study: Study) -> Iterator[list[_Worker]]:
     cores = sorted(os.sched_getaffinity(0))
     share = max(1, len(cores) // count)
     crew: list[_Worker] = []
@@ -165,108 +121,33 @@ def _crew(count: int, study: _Study) -> Iterator[list[_Worker]]:
             worker.end()
 
 
-def _completed(crew: Sequence[_Worker], hook_manager: Any, study: _Study) -> Iterator[Node]:
+def _completed(
+    crew: Sequence[_Worker], hook_manager: Any, study: Study, agenda: Agenda
+) -> Iterator[Node]:
     """Every node when it is done; the order in which they begin is Kedro's."""
-    todo, done = [*study.nodes], set[Node]()
-    while len(done) < len(study.nodes):
-        idle = [worker for worker in crew if worker.node is None]
-        ready = [node for node in todo if study.needs[node] <= done]
-        for worker, node in zip(idle, ready, strict=False):
-            todo.remove(node)
-            worker.begin(node)
+    while agenda.left:
+        for worker in crew:
+            if worker.node is None and (node := agenda.take()) is not None:
+                worker.begin(node)
         busy = {worker.connection: worker for worker in crew if worker.node is not None}
         for connection in wait(list(busy)):
             worker = busy[connection]  # type: ignore[index]
-            if (finished := worker.node) and _heard(worker, hook_manager, study):
-                done.add(finished)
+            if (finished := worker.node) and _heard(worker, finished, hook_manager, study):
+                worker.node = None
+                agenda.finish(finished)
                 yield finished
 
 
-def _heard(worker: _Worker, hook_manager: Any, study: _Study) -> bool:
+def _heard(worker: _Worker, node: Node, hook_manager: Any, study: Study) -> bool:
     """Take a worker's word; whether its node is done."""
     try:
         event, told = worker.connection.recv()
     except (EOFError, OSError):
         raise worker.death() from None
-    if event is None:
-        worker.node = None
-        return True
-    told = {key: _Outline(value) if type(value) is tuple else value for key, value in told.items()}
-    common = {"node": worker.node, "catalog": study.catalog, "run_id": study.run_id}
-    common |= {"is_async": study.is_async, "inputs": {}, "outputs": {}}
-    caller = getattr(hook_manager.hook, event)
-    names = caller.spec.argnames
-    caller(**{name: value for name, value in {**common, **told}.items() if name in names})
-    if event == "on_node_error":
-        raise told["error"]
-    return False
+    return relay(event, told, node, study, hook_manager)
 
 
-class _Outline(pd.DataFrame):
-    """A table of which nothing is known but its shape."""
-
-    def __init__(self, shape: tuple[int, int]) -> None:
-        super().__init__()
-        object.__setattr__(self, "_outline", shape)
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        rows, columns = object.__getattribute__(self, "_outline")
-        return rows, columns
-
-
-class _Messenger:
-    """Hooks of a worker: they tell the process that has the real ones."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-
-    def _tell(self, event: str | None, **told: Any) -> None:
-        self._connection.send((event, told))
-
-    @hook_impl
-    def before_dataset_loaded(self, dataset_name: str) -> None:
-        self._tell("before_dataset_loaded", dataset_name=dataset_name)
-
-    @hook_impl
-    def after_dataset_loaded(self, dataset_name: str, data: Any) -> None:
-        self._tell("after_dataset_loaded", dataset_name=dataset_name, data=_outline(data))
-
-    @hook_impl
-    def before_dataset_saved(self, dataset_name: str, data: Any) -> None:
-        self._tell("before_dataset_saved", dataset_name=dataset_name, data=_outline(data))
-
-    @hook_impl
-    def after_dataset_saved(self, dataset_name: str, data: Any) -> None:
-        self._tell("after_dataset_saved", dataset_name=dataset_name, data=_outline(data))
-
-    @hook_impl
-    def before_node_run(self) -> None:
-        self._tell("before_node_run")
-
-    @hook_impl
-    def after_node_run(self) -> None:
-        self._tell("after_node_run")
-
-    def done(self) -> None:
-        self._tell(None)
-
-    def failed(self, error: Exception) -> None:
-        """In a class that is sure to arrive: not every exception can be made from its text."""
-        kind = next((k for k in (StudyError, DatasetError) if isinstance(error, k)), None)
-        sent = kind(str(error)) if kind else RuntimeError(f"{type(error).__name__}: {error}")
-        self._tell("on_node_error", error=sent)
-
-
-def _outline(data: Any) -> Any:
-    return tuple(data.shape) if isinstance(data, pd.DataFrame) else ELSEWHERE
-
-
-ELSEWHERE = "in another process"
-"""What hooks are given for data that is no table."""
-
-
-def _serve(connection: Connection, number: int, cores: Sequence[int], study: _Study) -> None:
+def _serve(connection: Connection, number: int, cores: Sequence[int], study: Study) -> None:
     """A worker's life."""
     from adaptive_opt.engine.results import BAR_POSITION
 
@@ -278,20 +159,10 @@ def _serve(connection: Connection, number: int, cores: Sequence[int], study: _St
     os.sched_setaffinity(0, cores)
     if torch := sys.modules.get("torch"):  # else it counts the cores when it is imported
         torch.set_num_threads(len(cores))
-    messenger = _Messenger(connection)
-    hook_manager = _create_hook_manager()
-    hook_manager.register(messenger)
+    messenger = Messenger(lambda event, told: connection.send((event, told)))
     with contextlib.suppress(EOFError, OSError, KeyboardInterrupt):
         while True:
-            node = study.by_name[connection.recv()]
-            try:
-                Task(node, study.catalog, study.is_async, hook_manager, study.run_id).execute()
-            except Exception as error:
-                if not isinstance(error, StudyError | DatasetError):  # its traceback stays here
-                    logger.exception("%s failed", node.name)
-                messenger.failed(error)
-            else:
-                messenger.done()
+            study.execute(study.by_name[connection.recv()], messenger)
 
 
 def _leave(*_: Any) -> NoReturn:
@@ -312,9 +183,3 @@ def _end_with_parent() -> None:
     if (parent := multiprocessing.parent_process()) is not None:
         wait([parent.sentinel])
     os._exit(1)
-
-
-def _in_memory(pipeline: Pipeline, catalog: Any) -> list[str]:
-    """What one node makes and another takes, that no other process would see."""
-    between = pipeline.all_outputs() & set().union(*(node.inputs for node in pipeline.nodes))
-    return sorted(n for n in between if isinstance(catalog.get(n), MemoryDataset))

@@ -8,6 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from adaptive_opt.study import get_task
 
+from .resources import ResourcesParameters
+
 __all__ = [
     "TASK_MODELS",
     "AnalysisParameters",
@@ -400,3 +402,4 @@ class StudyParameters(Strict):
     arms: dict[str, dict[str, dict[str, Any]]]
     tuning: dict[str, Any]
     tracking: TrackingParameters = TrackingParameters()
+    resources: ResourcesParameters = ResourcesParameters()

@@ -21,6 +21,8 @@ __all__ = ["describe_run", "flat", "run_name"]
 
 PACKAGES = ("numpy", "optuna", "kedro", "mlflow")
 
+APART = ("tracking", "resources")
+
 OPTIONS = (
     "tags",
     "node_names",
@@ -53,14 +55,15 @@ def describe_run(run_params: dict[str, Any], parameters: dict[str, Any]) -> dict
 
     Args:
         run_params: what Kedro says of it.
-        parameters: all of them; ``configuration`` identifies them, those of tracking apart.
+        parameters: all of them; ``configuration`` identifies them, but for those that no result
+            depends on.
     """
     import torch
 
     from adaptive_opt.engine.device import resolve_device
     from adaptive_opt.parameters import configuration_digest
 
-    study = {name: section for name, section in parameters.items() if name != "tracking"}
+    study = {name: section for name, section in parameters.items() if name not in APART}
     device = resolve_device(parameters["training"]["device"])
     command = _command()
     tags = {

@@ -1,0 +1,70 @@
+"""What nodes take of a cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from adaptive_opt.study import ARMS, EVERY_TASK, HALVES, KINDS
+
+__all__ = ["ResourcesParameters", "node_resources"]
+
+Cores = Annotated[int, Field(ge=1)]
+Gpus = Annotated[float, Field(ge=0)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class _Some(_Strict):
+    """Those of some nodes; None: as all have."""
+
+    cpus: Cores | None = None
+    gpus: Gpus | None = None
+
+
+class ResourcesParameters(_Strict):
+    """``resources``: what a node takes of a Ray cluster.
+
+    No result depends on it but by the number of cores, as by those of a machine.
+
+    Attributes:
+        cpus: cores of a node, and threads of torch there.
+        gpus: of a node that trains or searches, where ``training.device`` is a GPU; a part of
+            one is shared with others.
+        retries: how often a node is begun again whose process or machine died.
+        tags: other numbers for the nodes of some tasks, arms, kinds or halves; of those that
+            fit a node the last one holds.
+    """
+
+    cpus: Cores = 1
+    gpus: Gpus = 1.0
+    retries: Annotated[int, Field(ge=0)] = 3
+    tags: dict[str, _Some] = {}
+
+    @field_validator("tags")
+    @classmethod
+    def _known(cls, tags: dict[str, _Some]) -> dict[str, _Some]:
+        known = [*(t.name for t in EVERY_TASK), *(a.name for a in ARMS), *KINDS, *HALVES]
+        if unknown := sorted({*tags} - {*known}):
+            raise ValueError(f"no task, arm, kind or half is called {', '.join(unknown)}")
+        return tags
+
+
+def node_resources(given: ResourcesParameters, tags: Iterable[str]) -> dict[str, Any]:
+    """``cpus`` and ``gpus`` of a node with some tags.
+
+    Example:
+        >>> given = ResourcesParameters(cpus=2, tags={"resnet18": {"gpus": 0.25}})
+        >>> node_resources(given, {"resnet18", "ssdh"})
+        {'cpus': 2, 'gpus': 0.25}
+    """
+    found: dict[str, Any] = {"cpus": given.cpus, "gpus": given.gpus}
+    present = set(tags)
+    for tag, some in given.tags.items():
+        if tag in present:
+            found |= some.model_dump(exclude_none=True)
+    return found

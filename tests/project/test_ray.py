@@ -1,0 +1,296 @@
+"""Nodes as tasks of a Ray cluster: what is computed, and what is left when something dies."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from kedro.framework.hooks.manager import _create_hook_manager
+from kedro.io import DataCatalog, MemoryDataset
+from kedro.pipeline import Pipeline, node
+from kedro.runner import SequentialRunner
+from kedro_datasets.json import JSONDataset
+from kedro_datasets.pandas import CSVDataset
+
+import adaptive_opt.io
+from adaptive_opt.errors import StudyError
+from adaptive_opt.io.relay import Agenda
+from adaptive_opt.parameters import find_faults
+from adaptive_opt.parameters.resources import ResourcesParameters, node_resources
+from tests.conftest import PROJECT
+from tests.project.conftest import KEDRO, kedro
+from tests.project.test_runner import Seen, UnsendableError
+from tests.project.test_site import parameters
+
+HERE = "adaptive_opt.io.RayRunner"
+CPU = {"training": {"device": "cpu"}}
+
+
+@pytest.fixture(scope="module")
+def ray():
+    return pytest.importorskip("ray", reason="Ray is not installed: pip install '.[ray]'")
+
+
+@pytest.fixture(scope="module")
+def cluster(ray):
+    """Three nodes of one core each on this machine."""
+    from ray.cluster_utils import Cluster
+
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    made.others = [made.add_node(num_cpus=1) for _ in range(2)]
+    made.wait_for_nodes()
+    yield made
+    made.shutdown()
+
+
+def where(given):
+    return {
+        "process": os.getpid(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def together(left, right):
+    return pd.DataFrame({"process": [left["process"], right["process"]]})
+
+
+FORK = Pipeline(
+    [
+        node(where, "parameters", "left", name="left"),
+        node(where, "parameters", "right", name="right"),
+        node(together, ["left", "right"], "both", name="both"),
+    ]
+)
+
+
+def files(folder, *names, given=CPU):
+    """A catalog with files for some names, beside the parameters."""
+    made = {n: JSONDataset(filepath=str(folder / f"{n}.json")) for n in names}
+    both = CSVDataset(filepath=str(folder / "both.csv"))
+    return DataCatalog({**made, "both": both, "parameters": MemoryDataset(given)})
+
+
+def run(pipeline, catalog, **options):
+    seen, manager = Seen(), _create_hook_manager()
+    manager.register(seen)
+    try:
+        adaptive_opt.io.RayRunner(**options).run(pipeline, catalog, manager)
+    finally:
+        run.seen = seen.events
+    return seen.events
+
+
+def processes_of_ray():
+    """Command lines of all there are, but of those that were there before."""
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            line = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+        except OSError:
+            continue
+        if "raylet" in line or "gcs_server" in line or line.startswith("ray::"):
+            found[folder.name] = line
+    return found
+
+
+def test_nodes_run_elsewhere_and_hooks_here(cluster, tmp_path):
+    catalog = files(tmp_path, "left", "right")
+    events = run(FORK, catalog, address=cluster.address)
+    left, right = catalog.load("left"), catalog.load("right")
+    assert os.getpid() not in {left["process"], right["process"]}
+    for place in (left, right):
+        assert place["threads"] == place["cores"] == 1
+    for name in ("left", "right", "both"):
+        own = [event for event, told in events if told["node"] == name]
+        assert own == ["before_node_run", "after_node_run", "after_dataset_saved"]
+    saved = {t["name"]: t["data"] for e, t in events if e == "after_dataset_saved"}
+    assert saved["both"].shape == (2, 1)
+    assert saved["left"] == "in another process"
+
+
+def test_what_lives_in_memory_is_refused_at_the_start(ray, tmp_path):
+    with pytest.raises(StudyError, match=r"only in memory is right, which both would take"):
+        run(FORK, files(tmp_path, "left"))
+    assert run.seen == []
+    assert not ray.is_initialized()
+
+
+def fail(_):
+    raise UnsendableError("one", "two")
+
+
+def slow(note, _):
+    try:
+        Path(note, "begun").touch()
+        while True:  # Ray interrupts Python, and no call of the system
+            time.sleep(0.05)
+    except KeyboardInterrupt:
+        Path(note, "ended in order").touch()
+        raise
+
+
+def test_a_failure_is_told_with_how_to_go_on_and_ends_the_others(cluster, tmp_path, caplog):
+    def wait_and_fail(given):
+        while not (tmp_path / "begun").exists():
+            time.sleep(0.05)
+        fail(given)
+
+    nodes = [
+        node(where, "parameters", "left", name="good"),
+        node(wait_and_fail, "left", "right", name="bad"),
+        node(lambda given: slow(str(tmp_path), given), "left", "third", name="slow"),
+    ]
+    with pytest.raises(RuntimeError, match="one and two"):
+        run(Pipeline(nodes), files(tmp_path, "left", "right", "third"), address=cluster.address)
+    assert [told["node"] for event, told in run.seen if event == "on_node_error"] == ["bad"]
+    assert '--from-nodes "bad,slow"' in caplog.text
+    assert (tmp_path / "ended in order").exists()
+
+
+def test_a_node_whose_process_dies_is_begun_again(cluster, tmp_path):
+    def die_once(_):
+        if not (tmp_path / "died").exists():
+            (tmp_path / "died").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return {}
+
+    def die(_):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    catalog = files(tmp_path, "left", given={**CPU, "resources": {"retries": 1}})
+    events = run(
+        Pipeline([node(die_once, "parameters", "left", name="weak")]),
+        catalog,
+        address=cluster.address,
+    )
+    assert [e for e, _ in events].count("after_node_run") == 1
+    with pytest.raises(StudyError, match="dead: its process died 2 times"):
+        run(
+            Pipeline([node(die, "parameters", "left", name="dead")]),
+            catalog,
+            address=cluster.address,
+        )
+
+
+def test_more_than_any_machine_has(cluster, tmp_path):
+    catalog = files(tmp_path, "left", given={**CPU, "resources": {"cpus": 2}})
+    with pytest.raises(StudyError, match="left is to have 2 cores and 0 GPUs"):
+        run(FORK.filter(node_names=["left"]), catalog, address=cluster.address)
+
+
+PART = ("run", "--env=smoke", "--namespaces=tuning.resnet18,training.resnet18", "--tags=ssdh,adam")
+PART += ("--params=training.resume=false",)
+
+
+def histories(folder):
+    found = {arm: pd.read_parquet(folder / arm / "history.parquet") for arm in ("ssdh", "adam")}
+    return {arm: h[[c for c in h if "seconds" not in c]] for arm, h in found.items()}
+
+
+def test_three_nodes_one_killed_are_bit_for_bit_one_after_the_other(cluster, project):
+    assert kedro(project, "run", "--env=smoke", "--pipelines=data").returncode == 0
+    done = kedro(project, *PART, f"--runner={SequentialRunner.__name__}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    folder = project / "data" / "07_model_output" / "smoke" / "resnet18"
+    alone = histories(folder)
+    summaries = [folder / arm / "summary.json" for arm in alone]
+    for file in summaries:
+        file.unlink()
+    command = [*KEDRO, *PART, f"--runner={HERE}", f"--runner-params=address={cluster.address}"]
+    with (project / "ray.log").open("w") as log:
+        process = subprocess.Popen(
+            command, cwd=project, env={**os.environ, "PYTHONPATH": ""}, stdout=log, stderr=log
+        )
+        while not any(file.exists() for file in summaries):
+            assert process.poll() is None, (project / "ray.log").read_text()
+            time.sleep(0.05)
+        cluster.remove_node(cluster.others.pop(), allow_graceful=False)
+        assert process.wait(120) == 0, (project / "ray.log").read_text()
+    for arm, history in histories(folder).items():
+        pd.testing.assert_frame_equal(alone[arm], history, check_exact=True)
+    assert "MLflow" in (project / "ray.log").read_text()
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="processes are counted in /proc")
+def test_an_interrupt_leaves_no_process_and_no_file(ray, tmp_path):
+    """Ray of one's own: on loopback alone, and gone with the run."""
+    scratch = tmp_path / "t"
+    scratch.mkdir()
+    program = f"""
+import sys
+from kedro.pipeline import Pipeline, node
+from functools import partial
+sys.path.insert(0, {str(PROJECT)!r})
+from pathlib import Path
+from tests.project.test_ray import HERE, files, slow
+from adaptive_opt.io import RayRunner
+work = node(partial(slow, {str(tmp_path)!r}), "parameters", "left", name="slow")
+RayRunner(workers=1).run(Pipeline([work]), files(Path({str(tmp_path)!r}), "left"))
+"""
+    before = processes_of_ray()
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], env={**os.environ, "TMPDIR": "/tmp"},  # noqa: S108
+        start_new_session=True, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    while not (tmp_path / "begun").exists():
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.05)
+    assert len(processes_of_ray()) > len(before)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    said = process.communicate(timeout=60)[1]
+    assert "KeyboardInterrupt" in said
+    assert (tmp_path / "ended in order").exists()
+    assert processes_of_ray().keys() <= before.keys()
+    assert not list(Path("/tmp").glob(f"ray*/session_*_{process.pid}"))  # noqa: S108
+
+
+def test_without_ray_a_sentence_says_what_to_install(monkeypatch):
+    monkeypatch.setattr("adaptive_opt.io.ray_runner.find_spec", lambda _: None)
+    with pytest.raises(StudyError, match=r"pip install 'adaptive_opt\[ray\]'"):
+        adaptive_opt.io.RayRunner()
+
+
+def test_an_address_where_no_cluster_is(ray, tmp_path):
+    with pytest.raises(StudyError, match=r"no Ray cluster can be used at 127.0.0.1:1 .*address="):
+        run(FORK, files(tmp_path, "left", "right"), address="127.0.0.1:1")
+
+
+def test_the_package_is_light_until_a_runner_is_asked_for():
+    program = (
+        "import adaptive_opt.io, sys; print(sorted({'ray', 'kedro', 'torch'} & {*sys.modules}))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout == "[]\n"
+
+
+def test_the_last_tag_that_fits_says_what_a_node_takes():
+    given = {"resnet18": {"cpus": 2}, "second-order": {"gpus": 0.5}, "ssdh": {"gpus": 0.25}}
+    found = ResourcesParameters(tags=given)
+    tags = {"resnet18", "second-order", "ssdh"}
+    assert node_resources(found, tags) == {"cpus": 2, "gpus": 0.25}
+    assert node_resources(found, {"adam"}) == {"cpus": 1, "gpus": 1}
+
+
+def test_faults_of_resources_are_told():
+    faults = find_faults(parameters(given={"resources": {"cpus": 0, "tags": {"resnet": {}}}}))
+    assert {f.path for f in faults} == {("resources", "cpus"), ("resources", "tags")}
+
+
+def test_an_agenda_keeps_to_the_order_and_to_what_nodes_wait_for():
+    agenda, begun = Agenda(FORK), []
+    while agenda.left:
+        begun.append(agenda.take())
+        if begun[-1].name != "both":
+            with_left = agenda.take()
+            assert {begun[-1].name, with_left.name} == {"left", "right"}
+            assert agenda.take() is None
+            agenda.finish(with_left)
+        agenda.finish(begun[-1])
+    assert [n.name for n in begun][-1] == "both"
