@@ -7,7 +7,8 @@ from typing import Any, Literal
 from adaptive_opt.errors import StudyError
 from adaptive_opt.study import Arm, get_arm
 
-from .models import Beta, Count, NonNegative, Strict, TrainingParameters
+from .fields import Beta, Count, NonNegative, Strict
+from .models import TrainingParameters
 
 __all__ = ["arm_schema", "resolve_arm", "training_parameters"]
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from adaptive_opt.study import get_task
 
+from .fields import Beta, Count, NonNegative, Positive, Share, Strict, Whole
 from .resources import ResourcesParameters
 
 __all__ = [
@@ -19,7 +20,6 @@ __all__ = [
     "LossParameters",
     "RRFunctionParameters",
     "SharpnessParameters",
-    "Strict",
     "StudyParameters",
     "TaskParameters",
     "TextTaskParameters",
@@ -28,19 +28,6 @@ __all__ = [
     "target_losses",
     "task_parameters",
 ]
-
-NonNegative = Annotated[float, Field(ge=0)]
-Positive = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(ge=1, strict=True)]
-Whole = Annotated[int, Field(ge=0, strict=True)]
-Beta = Annotated[float, Field(ge=0, lt=1)]
-Share = Annotated[float, Field(gt=0, le=1)]
-
-
-class Strict(BaseModel):
-    """Unknown keys are faults; infinities too."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class RRFunctionParameters(Strict):
@@ -93,7 +80,7 @@ class TaskParameters(Strict):
     initialisation: Literal["per_seed", "shared"] = "per_seed"
     max_grad_norm: Positive | None = None
     target: Positive
-    snapshot_epochs: list[Whole] = []
+    snapshot_epochs: list[Whole] = Field(default=[])
     snapshot_seeds: Count = 1
 
     @property
@@ -122,7 +109,7 @@ class NetworkTaskParameters(Strict):
     evaluate_every: Count = 1
     max_grad_norm: Positive | None = None
     target: Positive
-    snapshot_epochs: list[Whole] = []
+    snapshot_epochs: list[Whole] = Field(default=[])
     snapshot_seeds: Count = 1
 
     @property
@@ -263,7 +250,7 @@ class VerdictParameters(Strict):
         confidence: of the intervals; tests are at one minus it.
     """
 
-    shares: Annotated[list[Share], Field(min_length=1)] = [0.25, 0.5, 0.75, 1.0]
+    shares: list[Share] = Field(default=[0.25, 0.5, 0.75, 1.0], min_length=1)
     reached_by: Share = 0.75
     margin: Annotated[float, Field(gt=0, lt=1)] = 0.1
     confidence: Annotated[float, Field(ge=0.5, lt=1)] = 0.95

@@ -3,30 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
 from adaptive_opt.study import ARMS, EVERY_TASK, HALVES, KINDS
 
+from .fields import Count, NonNegative, Strict, Whole
+
 __all__ = ["ResourcesParameters", "node_resources"]
 
-Cores = Annotated[int, Field(ge=1)]
-Gpus = Annotated[float, Field(ge=0)]
 
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class _Some(_Strict):
+class _Some(Strict):
     """Those of some nodes; None: as all have."""
 
-    cpus: Cores | None = None
-    gpus: Gpus | None = None
+    cpus: Count | None = None
+    gpus: NonNegative | None = None
 
 
-class ResourcesParameters(_Strict):
+class ResourcesParameters(Strict):
     """``resources``: what a node takes of a Ray cluster.
 
     No result depends on it but by the number of cores, as by those of a machine.
@@ -40,10 +35,10 @@ class ResourcesParameters(_Strict):
             fit a node the last one holds.
     """
 
-    cpus: Cores = 1
-    gpus: Gpus = 1.0
-    retries: Annotated[int, Field(ge=0)] = 3
-    tags: dict[str, _Some] = {}
+    cpus: Count = 1
+    gpus: NonNegative = 1.0
+    retries: Whole = 3
+    tags: dict[str, _Some] = Field(default={})
 
     @field_validator("tags")
     @classmethod

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from adaptive_opt.study import Arm, get_arm
 
 from .arms import arm_schema
-from .models import Count, Strict, Whole
+from .fields import Count, Strict, Whole
 
 __all__ = [
     "DimensionParameters",

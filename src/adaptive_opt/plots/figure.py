@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Any
 
 import matplotlib as mpl
@@ -21,11 +20,10 @@ from plotly.subplots import make_subplots
 
 from .colours import DASHES
 from .picture import to_png
+from .points import outline, spread, thin
 from .template import lay_out, white_background
 
 __all__ = ["Counts", "Figure", "Line", "Panel", "to_matplotlib", "to_plotly"]
-
-MAX_POINTS = 600
 
 SYMBOLS = {
     "dot": ("o", "circle"),
@@ -233,7 +231,7 @@ def _draw_panel(ax: Any, panel: Panel, gap: float) -> None:
     ends = []
     alpha = min(0.15, 1.2 / max(1, len(panel.lines)))  # many bands would hide one another
     for line in panel.lines:
-        x, y = _thin(line.x), _thin(line.y)
+        x, y = thin(line.x), thin(line.y)
         style: dict[str, Any] = {}
         if line.marker or _lone(y):
             face = line.colour if line.symbol == "dot" else "none"
@@ -244,7 +242,7 @@ def _draw_panel(ax: Any, panel: Panel, gap: float) -> None:
         )
         if line.low is not None and line.high is not None:
             ax.fill_between(
-                x, _thin(line.low), _thin(line.high), color=line.colour, alpha=alpha, linewidth=0
+                x, thin(line.low), thin(line.high), color=line.colour, alpha=alpha, linewidth=0
             )
         seen = np.flatnonzero(np.isfinite(y))
         if line.label and len(seen):
@@ -270,7 +268,7 @@ def _draw_panel(ax: Any, panel: Panel, gap: float) -> None:
     ax.autoscale_view()  # else the limits, and with them the transform, are not up to date
     transform = ax.transData + ax.transAxes.inverted()
     heights = [transform.transform((x, y))[1] for _, x, y in ends]
-    _label([line for line, _, _ in ends], ax, _spread(heights, gap))
+    _label([line for line, _, _ in ends], ax, spread(heights, gap))
 
 
 def _label(lines: Sequence[Line], ax: Any, heights: Sequence[float]) -> None:
@@ -351,25 +349,13 @@ def _count_trace(counts: Counts) -> go.Scatter:
     )
 
 
-def _outline(x: Any, low: Any, high: Any) -> tuple[list[Any], list[Any]]:
-    """Around a band: one closed piece for each stretch without a gap, None between them."""
-    low, high = np.asarray(low, dtype=np.float64), np.asarray(high, dtype=np.float64)
-    places = np.flatnonzero(np.isfinite(low) & np.isfinite(high))
-    x = np.asarray(x)
-    around: tuple[list[Any], list[Any]] = ([], [])
-    for run in np.split(places, np.flatnonzero(np.diff(places) > 1) + 1):
-        around[0].extend([*x[run], *x[run[::-1]], None])
-        around[1].extend([*low[run], *high[run[::-1]], None])
-    return around
-
-
 def _traces(line: Line, *, first: bool) -> list[go.Scatter]:
-    x, y = _thin(line.x), _thin(line.y)
+    x, y = thin(line.x), thin(line.y)
     group = {"legendgroup": line.label, "name": line.label}
     traces = []
     if line.low is not None and line.high is not None:
         fill = "rgba({},{},{},0.15)".format(*(int(line.colour[i : i + 2], 16) for i in (1, 3, 5)))
-        around_x, around_y = _outline(x, _thin(line.low), _thin(line.high))
+        around_x, around_y = outline(x, thin(line.low), thin(line.high))
         traces.append(
             go.Scatter(
                 x=around_x, y=around_y, mode="lines", line={"width": 0}, fill="toself",
@@ -390,27 +376,3 @@ def _traces(line: Line, *, first: bool) -> list[go.Scatter]:
         )
     )
     return traces
-
-
-def _thin(values: ArrayLike) -> NDArray[np.float64]:
-    """At most :data:`MAX_POINTS` values, evenly taken, the last one kept."""
-    array = np.asarray(values, dtype=np.float64)
-    step = -(-len(array) // MAX_POINTS)
-    if step <= 1:
-        return array
-    index = np.arange(0, len(array), step)
-    return array[np.append(index, len(array) - 1) if index[-1] != len(array) - 1 else index]
-
-
-def _spread(heights: Sequence[float], gap: float) -> list[float]:
-    """Move label heights apart, in order, by as little as keeps ``gap`` between them."""
-    order = np.argsort(heights, kind="stable")
-    placed = np.asarray(heights, dtype=np.float64).copy()
-    for lower, upper in pairwise(order):
-        placed[upper] = max(placed[upper], placed[lower] + gap)
-    excess = max(0.0, placed[order[-1]] - 1.0) if len(order) else 0.0
-    if excess:
-        placed -= excess
-        for upper, lower in pairwise(order[::-1]):
-            placed[lower] = min(placed[lower] + excess, placed[upper] - gap)
-    return [float(h) for h in placed]

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import partial, update_wrapper
-from typing import Any
 
 from kedro.pipeline import Node, Pipeline
 
+from adaptive_opt.pipelines.bound import bound
 from adaptive_opt.study import Task, arms_on, tasks_of
 
 from . import curvature_nodes as nodes
@@ -32,10 +31,6 @@ def create_curvature_pipeline(
     return Pipeline([networks, *exact])
 
 
-def _bound(function: Any, *first: Any) -> Any:
-    return update_wrapper(partial(function, *first), function)
-
-
 def _networks(tasks: list[Task], arms: list[str], around: str, pair: tuple[str, str]) -> Pipeline:
     runs = [(task, arm) for task in tasks for arm in arms_on(task, arms)]
     parameters = ["params:tasks", "params:arms", "params:training", "params:analysis"]
@@ -47,7 +42,7 @@ def _networks(tasks: list[Task], arms: list[str], around: str, pair: tuple[str, 
     given |= {f"{t.name}__{a}__best": f"tuning.{t.name}.{a}.best" for t, a in runs}
     made = [
         Node(
-            _bound(nodes.measure, task.name, arm),
+            bound(nodes.measure, task.name, arm),
             [f"{task.name}__data"]
             + [f"{task.name}__{arm}__{part}" for part in ("snapshots", "best")]
             + parameters,
@@ -60,7 +55,7 @@ def _networks(tasks: list[Task], arms: list[str], around: str, pair: tuple[str, 
     names = [task.name for task in tasks]
     made += [
         Node(
-            _bound(nodes.look_around, name, around, pair),
+            bound(nodes.look_around, name, around, pair),
             [f"{name}__data"]
             + [f"{name}__{arm}__snapshots" for arm in (around, *pair)]
             + [p for p in parameters if p != "params:arms"],
@@ -72,7 +67,7 @@ def _networks(tasks: list[Task], arms: list[str], around: str, pair: tuple[str, 
     tables = ["spectra", "estimates"]
     made.append(
         Node(
-            _bound(nodes.tabulate),
+            bound(nodes.tabulate),
             ["params:scale", *parts["measures"], *parts["estimates"]],
             [*tables, "report"],
             name="tabulate",
@@ -82,7 +77,7 @@ def _networks(tasks: list[Task], arms: list[str], around: str, pair: tuple[str, 
     drawn |= {"density": parts["densities"], "estimate": ["estimates"]}
     made += [
         Node(
-            _bound(nodes.draw, name),
+            bound(nodes.draw, name),
             inputs,
             [f"{name}_figure", f"{name}_figure_png"],
             name=f"draw_{name}",
@@ -92,7 +87,7 @@ def _networks(tasks: list[Task], arms: list[str], around: str, pair: tuple[str, 
     surroundings = [f"{name}_{part}" for part in ("surface", "line") for name in names]
     made.append(
         Node(
-            _bound(nodes.draw_surroundings, names, around, pair),
+            bound(nodes.draw_surroundings, names, around, pair),
             surroundings,
             [f"{n}_figure{end}" for n in ("surface", "line") for end in ("", "_png")],
             name="draw_surroundings",
@@ -113,13 +108,13 @@ def _spectra(task: Task, arms: list[str]) -> Pipeline:
     return Pipeline(
         [
             Node(
-                _bound(nodes.find_spectra, name, arms),
+                bound(nodes.find_spectra, name, arms),
                 [f"{name}__function", "params:tasks", *kept],
                 f"{name}_spectra",
                 name=f"find_spectra_{name}",
             ),
             Node(
-                _bound(nodes.draw_spectra, name),
+                bound(nodes.draw_spectra, name),
                 f"{name}_spectra",
                 [f"{name}_spectra_figure", f"{name}_spectra_figure_png"],
                 name=f"draw_spectra_{name}",

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from functools import partial, update_wrapper
-from typing import Any
-
 from kedro.pipeline import Node, Pipeline
 
+from adaptive_opt.pipelines.bound import bound
 from adaptive_opt.study import tasks_of
 
 from . import fidelity_nodes as nodes
@@ -26,9 +24,6 @@ def create_fidelity_pipeline(study: str = "fidelity", arm: str = "ssdh") -> Pipe
     functions = {f"{t}__function": f"rr_synthesis.{t}.function" for t in tasks}
     bests = {f"{t}__best": f"tuning.{t}.{arm}.best" for t in tasks}
     measures = [f"{t}_measures" for t in tasks]
-
-    def bound(function: Any, *first: str) -> Any:
-        return update_wrapper(partial(function, *first), function)
 
     each = [
         node

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial, update_wrapper
-from typing import Any
 
 from kedro.pipeline import Node, Pipeline
 
+from adaptive_opt.pipelines.bound import bound
 from adaptive_opt.study import Task, published_arms, tasks_of
 from adaptive_opt.switches import BASELINE, VARIANTS, Variant
 
@@ -31,9 +30,8 @@ def searched_configurations() -> set[str]:
 def _train(variant: Variant, task: Task) -> Pipeline:
     arms = published_arms() if variant.searched else []
     bests = {f"{arm}__best": f"tuning.{task.name}.{arm}.best" for arm in arms}
-    function = partial(ledger_nodes.train, variant.name, task.name)
     node = Node(
-        update_wrapper(function, ledger_nodes.train),
+        bound(ledger_nodes.train, variant.name, task.name),
         ["tensors", "folder", *SECTIONS, *bests],
         ["history", "weights", "summary"],
         name="train",
@@ -55,9 +53,6 @@ def _compare(tasks: Sequence[Task]) -> Pipeline:
     def made(variant: str, what: str) -> dict[str, str]:
         return {f"{variant}__{t}__{what}": f"analysis.ledger.{variant}.{t}.{what}" for t in names}
 
-    def bound(function: Any) -> Any:
-        return update_wrapper(partial(function, names), function)
-
     histories = {k: n for v in VARIANTS for k, n in made(v.name, "history").items()}
     weights, summaries = made(BASELINE, "weights"), made(searched, "summary")
     data = {f"{t.name}__data": t.dataset for t in tasks}
@@ -66,13 +61,13 @@ def _compare(tasks: Sequence[Task]) -> Pipeline:
     return Pipeline(
         [
             Node(
-                bound(ledger_nodes.tabulate),
+                bound(ledger_nodes.tabulate, names),
                 ["params:tasks", "params:analysis", *histories],
                 tables[:2],
                 name="tabulate",
             ),
             Node(
-                bound(ledger_nodes.compare_precisions),
+                bound(ledger_nodes.compare_precisions, names),
                 [*data, *weights],
                 "precision",
                 name="compare_precisions",

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial, update_wrapper
 from typing import Any
 
 from kedro.pipeline import Node, Pipeline
 
+from adaptive_opt.pipelines.bound import bound
 from adaptive_opt.study import Task, arms_on, tasks_of
 
 from . import nodes
@@ -77,11 +77,11 @@ def _study(
     summaries = {f"{t}__{a}__summary": f"training.{t}.{a}.summary" for t, a in runs}
     bests = {f"{t}__{a}__best": f"tuning.{t}.{a}.best" for t, a in runs}
     data = {f"{t.name}__data": t.dataset for t in tasks}
-    check = update_wrapper(partial(nodes.check_runs, [t.name for t in tasks]), nodes.check_runs)
+    check = bound(nodes.check_runs, [t.name for t in tasks])
     parameters = [f"params:{p}" for p in RUN_PARAMETERS]
     drawings = [
         Node(
-            update_wrapper(partial(draw, name), draw),
+            bound(draw, name),
             ["runs", "params:tasks", *histories],
             [f"{output}_figure", f"{output}_figure_png"],
             name=f"draw_{output}",

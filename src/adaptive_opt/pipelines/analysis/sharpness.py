@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from kedro.pipeline import Node, Pipeline
 
+from adaptive_opt.pipelines.bound import bound
 from adaptive_opt.study import arms_on, tasks_of
 
 from . import sharpness_nodes as nodes
@@ -28,7 +29,7 @@ def create_sharpness_pipeline(arms: Iterable[str]) -> Pipeline:
     given |= {f"{t}__{a}__best": f"tuning.{t}.{a}.best" for t, a in runs}
     made = [
         Node(
-            nodes.bind(nodes.measure, task.name, arms_on(task, arms)),
+            bound(nodes.measure, task.name, arms_on(task, arms)),
             [f"{task.name}__data", *parameters]
             + [
                 f"{task.name}__{arm}__{part}"

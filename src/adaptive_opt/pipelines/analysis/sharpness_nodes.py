@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial, update_wrapper
 from typing import Any
 
 from adaptive_opt.parameters import (
@@ -13,11 +12,6 @@ from adaptive_opt.parameters import (
     training_parameters,
     with_values,
 )
-
-
-def bind(function: Any, *first: Any) -> Any:
-    """A node's function with its first arguments given, under its own name."""
-    return update_wrapper(partial(function, *first), function)
 
 
 def measure(

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from kedro.pipeline import Node, Pipeline
 
+from adaptive_opt.pipelines.bound import bound
 from adaptive_opt.study import TASKS, Task, arms_on, get_arm
 
 from . import verdict_nodes as nodes
@@ -48,14 +49,14 @@ def create_verdict_pipeline(
         ),
         Node(nodes.measure_times, ["target_levels", *histories], "times", name="measure_times"),
         Node(
-            nodes.bind(nodes.decide, command),
+            bound(nodes.decide, command),
             ["times", "target_levels", *parameters, *summaries],
             ["document", "comparisons", "profiles"],
             name="decide",
         ),
         Node(nodes.draw, ["document", "profiles"], drawn, name="draw_verdict"),
         Node(
-            nodes.bind(nodes.report, (*FIGURES, *shown.values())),
+            bound(nodes.report, (*FIGURES, *shown.values())),
             ["document", *own, *shown],
             ["page", "summary"],
             name="report",

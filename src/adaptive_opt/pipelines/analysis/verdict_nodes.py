@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial, update_wrapper
+from collections.abc import Sequence
 from typing import Any
 
 from adaptive_opt.parameters import AnalysisParameters, target_losses
-
-
-def bind(function: Callable[..., Any], *values: Any) -> Any:
-    """A node's function with what is known of it when the pipeline is made."""
-    return update_wrapper(partial(function, *values), function)
 
 
 def _settings(analysis: dict[str, Any]) -> dict[str, Any]:

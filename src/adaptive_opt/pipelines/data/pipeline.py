@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from functools import partial, update_wrapper
 from typing import Any
 
 from kedro.pipeline import Node, Pipeline
 
+from adaptive_opt.pipelines.bound import bound
 from adaptive_opt.study import KINDS, Task, arm_names, tasks_of
 
 from . import nodes
@@ -26,9 +26,8 @@ def _one(task: Task) -> Pipeline:
         load = nodes.load_text
         outputs = ["tensors", "vocabulary"]
         summarise = Node(nodes.summarise_text, "tensors", "summary", name="summarise")
-    bound = update_wrapper(partial(load, task.name), load)
     return Pipeline(
-        [Node(bound, "params:data", outputs, name="load"), summarise],
+        [Node(bound(load, task.name), "params:data", outputs, name="load"), summarise],
         namespace=f"data.{task.name}",
         parameters={"params:data"},
         # Data are needed by every part of the grid that their task is in.

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from functools import partial, update_wrapper
-from typing import Any
-
 from kedro.pipeline import Node, Pipeline
 
+from adaptive_opt.pipelines.bound import bound
 from adaptive_opt.study import KINDS, Task, arm_names, tasks_of
 
 from . import nodes
@@ -21,14 +19,16 @@ def _one(task: Task) -> Pipeline:
     # A function is needed by every part of the grid that its task is in.
     tags = [task.name, task.half, *KINDS, *arm_names()]
 
-    def bound(function: Any) -> Any:
-        return update_wrapper(partial(function, task.name), function)
-
     return Pipeline(
         [
-            Node(bound(nodes.make_function), "params:rr_synthesis", "function", name="make"),
             Node(
-                bound(nodes.describe_function),
+                bound(nodes.make_function, task.name),
+                "params:rr_synthesis",
+                "function",
+                name="make",
+            ),
+            Node(
+                bound(nodes.describe_function, task.name),
                 ["function", "params:tasks", "params:rr_synthesis"],
                 "report",
                 name="describe",

@@ -7,10 +7,11 @@ of the grid can be run by itself: ``kedro run --pipelines=training --tags=ladder
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from functools import cache, partial, update_wrapper
+from functools import cache
 
 from kedro.pipeline import Node, Pipeline
 
+from adaptive_opt.pipelines.bound import bound
 from adaptive_opt.study import TASKS, Task, arms_on, get_arm
 
 from . import nodes
@@ -27,9 +28,8 @@ def create_pipeline(arms: Iterable[str], tasks: Sequence[Task] = TASKS) -> Pipel
 
 @cache  # in several of the registered pipelines
 def _one(task: Task, arm: str) -> Pipeline:
-    function = partial(nodes.train, task.name, arm)
     node = Node(
-        update_wrapper(function, nodes.train),
+        bound(nodes.train, task.name, arm),
         ["tensors", "folder", "best", "params:tasks", "params:arms", "params:training"],
         ["history", "weights", "snapshots", "summary"],
         name="train",

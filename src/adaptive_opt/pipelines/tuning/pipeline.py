@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from functools import cache, partial, update_wrapper
+from functools import cache
 
 from kedro.pipeline import Node, Pipeline
 
+from adaptive_opt.pipelines.bound import bound
 from adaptive_opt.study import TASKS, Task, arms_on, get_arm
 
 from . import nodes
@@ -25,7 +26,7 @@ def create_pipeline(arms: Iterable[str], tasks: Sequence[Task] = TASKS) -> Pipel
 @cache  # in several of the registered pipelines
 def _one(task: Task, arm: str) -> Pipeline:
     parameters = [f"params:{name}" for name in PARAMETERS]
-    search = update_wrapper(partial(nodes.search, task.name, arm), nodes.search)
+    search = bound(nodes.search, task.name, arm)
     figures = [f"{name}_figure" for name in FIGURES]
     return Pipeline(
         [
