@@ -18,6 +18,7 @@ KINDS = {
     "kill_process": "the command and all its processes are killed (`SIGKILL`), once or twice",
     "interrupt_process": "Ctrl-C, or `SIGTERM`",
     "kill_worker": "one of two processes that nodes run in is killed",
+    "kill_ray_worker": "a process in which Ray runs a node is killed; another takes over",
     "kill_database": "the PostgreSQL server of the studies goes down without a word",
     "kill_tracker": "the MLflow server is killed, and stays away",
     "fill_disk": "the disk with the results, a small `tmpfs`, is full",
@@ -54,9 +55,9 @@ def seeds(found: dict[str, Any]) -> str:
     """The numbers of the faults of each kind, by which each can be had again."""
     lines = []
     for name in KINDS:
-        numbers = [str(f["number"]) for f in found["faults"] if f["kind"] == name]
+        numbers = sorted(f["number"] for f in found["faults"] if f["kind"] == name)
         if numbers:
-            lines.append(f"- `{name}`: {', '.join(numbers)}")
+            lines.append(f"- `{name}`: {', '.join(map(str, numbers))}")
     return "\n".join(lines)
 
 

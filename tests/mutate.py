@@ -131,7 +131,7 @@ MUTATIONS = [
     ("sharpness of a diverged run", "engine/sharpness.py", "if not math.isfinite(value):", "if False:", "engine/test_curvature.py"),
     ("decades rounded", "evidence/rahimi_recht.py", "np.floor(np.log10", "np.round(np.log10", "evidence"),
     ("worst run is best", "evidence/rahimi_recht.py", ".to_numpy().argmin()", ".to_numpy().argmax()", "evidence"),
-    ("written in place", "io/files.py", "write(partial)", "write(path)", "project/test_datasets.py"),
+    ("written in place", "files.py", "write(partial)\n        os", "write(path)\n        os", "project/test_datasets.py"),
     ("soft merge lost", "io/configuration.py", '"merge_strategy": {"parameters": "soft"}', '"merge_strategy": {}', "project/test_parameters.py"),
     ("a stale run looks done", "io/grid.py", 'if self.summary.get("digest") != identity.digest:', "if False:", "project/test_status.py"),
     ("a checkpoint of another run counts", "io/grid.py", 'if saved.get("digest") != identity.digest:', "if not saved:", "project/test_status.py"),

@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import pickle
+import socket
 import subprocess
 import sys
 import time
@@ -172,7 +173,9 @@ def test_saved_and_loaded(tmp_path):
 
 def test_what_a_killed_writer_left_is_cleared(tmp_path):
     checkpoint = Checkpoint(tmp_path / "c.pt", "a")
-    (tmp_path / ".c.pt.12345").write_bytes(b"half")
+    dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"],
+                          capture_output=True, text=True, check=True).stdout.strip()  # fmt: skip
+    (tmp_path / f".c.{socket.gethostname()}-{dead}.pt").write_bytes(b"half")
     checkpoint.save(STATE)
     assert [f.name for f in tmp_path.iterdir()] == ["c.pt"]
 

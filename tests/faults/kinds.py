@@ -15,7 +15,11 @@ import socket
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
+
+MARK = "ADAPTIVE_OPT_FAULT"
+"""In the environment of a run whose processes are looked for."""
 
 SENTENCE = re.compile(r"Error: (.*)")
 
@@ -86,6 +90,47 @@ def kill_worker(study, rng, length):
     if code > 0 and "its process died (SIGKILL)" not in said:
         return f"after {moment:.2f} s", "lost", f"not said what died: {sentence(said)}"
     return f"after {moment:.2f} s", *again(study, code, said)
+
+
+def kill_ray_worker(study, rng, length):
+    """SIGKILL to a process of Ray's that runs a node, or will; the node is begun again."""
+    if find_spec("ray") is None:
+        raise Unavailable("Ray is not installed")
+    del length
+    ray = ["--runner=adaptive_opt.io.RayRunner"]
+    length = study.length_of(*ray)
+    study.empty()
+    moment, which = rng.uniform(0.2, 1.0) * length, rng.random()
+    mark = f"{study.folder} {rng.random()}"
+    process = study.start(*ray, environment={MARK: mark})
+    killed = []
+
+    def strike(_):
+        crew = ray_workers(mark)
+        at_work = [p for p, name in crew if name != "ray::IDLE"] or [p for p, _ in crew]
+        if at_work:
+            killed.append(at_work[int(which * len(at_work))])
+            os.kill(killed[0], signal.SIGKILL)
+
+    code, said = strike_at(study, process, moment, strike)
+    detail = f"after {moment:.2f} s" if killed else f"none was there after {moment:.2f} s"
+    if code:
+        return detail, "lost", f"exit {code}: {sentence(said)}"
+    if wrong := study.differences():
+        return detail, "silent", "; ".join(wrong)
+    return detail, *again(study)
+
+
+def ray_workers(mark):
+    """Processes of a Ray, each with the name of its task; the Ray is known by its environment."""
+    found = []
+    for folder in sorted(Path("/proc").glob("[0-9]*"), key=lambda f: int(f.name)):
+        with contextlib.suppress(OSError):
+            name = (folder / "cmdline").read_bytes().split(b"\0")[0].decode()
+            marked = f"{MARK}={mark}".encode() in (folder / "environ").read_bytes().split(b"\0")
+            if name.startswith("ray::") and marked and name != "ray::_Post":
+                found.append((int(folder.name), name.split()[0]))
+    return found
 
 
 def fill_disk(study, rng, length):

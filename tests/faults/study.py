@@ -61,7 +61,7 @@ class Study:
         with (folder / "src/adaptive_opt/pipeline_registry.py").open("a") as file:
             file.write(PIPELINE)
         self.out, self.golden = folder / "output.txt", folder / "golden"
-        self.seconds, self.running = 0.0, 0
+        self.seconds, self.running, self.lengths = 0.0, 0, {}
 
     def import_everything(self):
         """What each command would import, from the copy."""
@@ -127,6 +127,17 @@ class Study:
     def run(self, *arguments, **options):
         """A command from its beginning to its end."""
         return self.wait(self.start(*arguments, **options))
+
+    def length_of(self, *arguments):
+        """Seconds of an undisturbed command that must give the same; it is made once."""
+        if arguments not in self.lengths:
+            self.empty()
+            begun = time.monotonic()
+            code, said = self.run(*arguments)
+            self.lengths[arguments] = time.monotonic() - begun
+            if wrong := [f"exit {code}: {said}"] if code else self.differences():
+                raise SystemExit(f"{' '.join(arguments)} differs undisturbed: {wrong}")
+        return self.lengths[arguments]
 
     def empty(self):
         """Nothing was run yet."""

@@ -173,7 +173,7 @@ def test_a_table_with_a_checksum_is_a_table_to_others(tmp_path):
 KILLED = """
 import os, sys
 from pathlib import Path
-from adaptive_opt.io.files import write_whole
+from adaptive_opt.files import write_whole
 write_whole(Path(sys.argv[1]), lambda partial: (partial.write_text("half"), os._exit(9)))
 """
 

@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from adaptive_opt.files import clear_half_written, on_disk, write_whole
+
 __all__ = ["Checkpoint"]
 
 logger = logging.getLogger(__name__)
@@ -24,7 +26,7 @@ class Checkpoint:
     kept and a later save may succeed.
 
     Args:
-        path: of the file; None: nothing is ever saved.
+        path: of the file, see :func:`adaptive_opt.files.at`; None: nothing is ever saved.
         digest: of the configuration, see ``adaptive_opt.parameters.configuration_digest``.
         every: seconds between two saves.
     """
@@ -43,31 +45,30 @@ class Checkpoint:
         if self.path is None:
             return
         self._last = time.monotonic()
-        self._clear()
-        partial = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+
+        def write(partial: Path) -> None:
             with partial.open("wb") as file:
                 torch.save({"digest": self.digest, "state": state}, file)
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(partial, self.path)
+
+        try:
+            write_whole(self.path, write)
         except (OSError, RuntimeError) as error:  # torch reports a failed write as the latter
             logger.warning("checkpoint %s was not written (%s); going on", self.path, error)
-        finally:
-            partial.unlink(missing_ok=True)
 
     def load(self) -> dict[str, Any] | None:
         """The state saved last, or None where there is none to go on from."""
         if self.path is None or not self.path.is_file():
             return None
         try:
-            # torch does not look at the checksums that it writes.
-            with zipfile.ZipFile(self.path) as archive:
-                if (part := archive.testzip()) is not None:
-                    raise ValueError(f"{part} is not what its checksum says")
-            # Only tensors and plain values are unpickled, whoever wrote the file.
-            saved = torch.load(self.path, map_location="cpu", weights_only=True)
+            with on_disk(self.path) as file:
+                # torch does not look at the checksums that it writes.
+                with zipfile.ZipFile(file) as archive:
+                    if (part := archive.testzip()) is not None:
+                        raise ValueError(f"{part} is not what its checksum says")
+                # Only tensors and plain values are unpickled, whoever wrote the file.
+                saved = torch.load(file, map_location="cpu", weights_only=True)
             digest, state = saved["digest"], saved["state"]
         except Exception as error:
             # zipfile, pickle and torch raise what they like on a damaged file.
@@ -86,10 +87,4 @@ class Checkpoint:
         """Delete the file: its run is finished and saved."""
         if self.path is not None:
             self.path.unlink(missing_ok=True)
-            self._clear()
-
-    def _clear(self) -> None:
-        """Delete what writers that were killed left half-written."""
-        if self.path is not None:
-            for left in self.path.parent.glob(f".{self.path.name}.*"):
-                left.unlink(missing_ok=True)
+            clear_half_written(self.path)

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from fsspec.implementations.local import LocalFileSystem
 from kedro.io import AbstractDataset, DatasetError
 from kedro_datasets._typing import HTMLPreview, JSONPreview, TablePreview
 from kedro_datasets.json import JSONDataset as KedroJSONDataset
@@ -20,6 +22,8 @@ from kedro_datasets.matplotlib import MatplotlibDataset as KedroMatplotlibDatase
 from kedro_datasets.pandas import CSVDataset as KedroCSVDataset
 from kedro_datasets.pandas import ParquetDataset as KedroParquetDataset
 from kedro_datasets.plotly import JSONDataset as KedroPlotlyDataset
+
+from adaptive_opt.files import at, on_disk, write_whole
 
 from .checksums import (
     KEY,
@@ -30,7 +34,6 @@ from .checksums import (
     tensors_checksum,
     unsealed,
 )
-from .files import write_whole
 
 __all__ = [
     "CSVDataset",
@@ -46,9 +49,10 @@ __all__ = [
 
 
 class _Whole:
-    """Mixin for Kedro's file datasets: write whole or not at all, on a local disk.
+    """Mixin for Kedro's file datasets: write whole or not at all, wherever the file is.
 
-    On object stores a file appears only when its upload is complete, so they need nothing.
+    Kedro's dataset sees a file of this machine alone, which is fetched from elsewhere before, or
+    taken there after. So no file system is used in a process that was forked from its own.
     """
 
     _filepath: PurePosixPath
@@ -57,25 +61,23 @@ class _Whole:
 
     def save(self, data: Any) -> None:
         parent: Any = super()
-        if self._protocol != "file" or self._version is not None:
+        if self._version is not None:
             parent.save(data)
             return
-        final = self._filepath
+        place = self._place()
 
         def write(partial: Path) -> None:
-            self._filepath = PurePosixPath(partial.as_posix())
             try:
-                parent.save(data)
+                with self._at(partial):
+                    parent.save(data)
                 self._finish(partial)
             except DatasetError as error:
                 if isinstance(error.__cause__, OSError):
                     raise error.__cause__ from error
-                named = str(error).replace(partial.as_posix(), str(final))
+                named = str(error).replace(partial.as_posix(), str(place))
                 raise DatasetError(named) from error
-            finally:
-                self._filepath = final
 
-        _write(Path(final), write)
+        _write(place, write)
 
     def load(self) -> Any:
         """What is in the file.
@@ -84,16 +86,35 @@ class _Whole:
             DatasetError: it is not there, or damaged.
         """
         parent: Any = super()
-        local = self._protocol == "file" and self._version is None
-        try:
-            if local:
-                self._check(Path(self._filepath))
+        if self._version is not None:
             return parent.load()
+        place = self._place()
+        try:
+            with on_disk(place) as path:
+                self._check(path)
+                with self._at(path):
+                    return parent.load()
         except Exception as error:  # each format raises its own
-            if not local:
-                raise
             cause = error.__cause__ if isinstance(error, DatasetError) else error
-            raise _fault(self._filepath, cause or error) from error
+            raise _fault(place, cause or error) from error
+
+    def _exists(self) -> bool:
+        parent: Any = super()
+        return parent._exists() if self._version is not None else self._place().is_file()
+
+    def _place(self) -> Path:
+        return at(f"{self._protocol}://{self._filepath}")
+
+    @contextmanager
+    def _at(self, path: Path) -> Iterator[None]:
+        """Let Kedro's dataset see another file in the place of its own."""
+        kept = self._filepath, self._protocol, self._fs
+        self._filepath, self._protocol = PurePosixPath(path.as_posix()), "file"
+        self._fs: Any = LocalFileSystem()
+        try:
+            yield
+        finally:
+            self._filepath, self._protocol, self._fs = kept
 
     def _finish(self, partial: Path) -> None:
         """Do what is to be done to a file before it is there."""
@@ -103,7 +124,7 @@ class _Whole:
 
 
 def _write(path: Path, write: Callable[[Path], Any]) -> None:
-    """As :func:`.files.write_whole`; what the disk says against it is a sentence."""
+    """As :func:`adaptive_opt.files.write_whole`; what the disk says against it is a sentence."""
     try:
         write_whole(path, write)
     except OSError as error:
@@ -156,7 +177,7 @@ class RecordDataset(JSONDataset):
         try:
             return unsealed(record)
         except ValueError as error:
-            raise _fault(self._filepath, error) from error
+            raise _fault(self._place(), error) from error
 
 
 class PlotlyDataset(_Whole, KedroPlotlyDataset):
@@ -171,8 +192,12 @@ class _FileDataset(AbstractDataset[Any, Any]):
     """What the two formats below share."""
 
     def __init__(self, *, filepath: str, metadata: dict[str, Any] | None = None) -> None:
-        self._filepath = Path(filepath)
+        self._name = str(filepath)
         self.metadata = metadata
+
+    @property
+    def _filepath(self) -> Path:
+        return at(self._name)  # made anew, as a process that was forked needs its own
 
     def _exists(self) -> bool:
         return self._filepath.is_file()
@@ -189,7 +214,7 @@ class TensorsDataset(_FileDataset):
         from safetensors import safe_open
 
         try:
-            with safe_open(self._filepath, framework="pt") as file:
+            with on_disk(self._filepath) as path, safe_open(path, framework="pt") as file:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
                 known = file.metadata() or {}
             if known.get(KEY) != tensors_checksum(tensors):
@@ -210,7 +235,7 @@ class TensorsDataset(_FileDataset):
         """Name, kind and shape of each tensor, for kedro-viz."""
         from safetensors import safe_open
 
-        with safe_open(self._filepath, framework="numpy") as file:
+        with on_disk(self._filepath) as path, safe_open(path, framework="numpy") as file:
             parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
             rows = [[n, p.get_dtype(), str(p.get_shape())] for n, p in parts.items()]
         columns = ["tensor", "kind", "shape"]
@@ -223,7 +248,8 @@ class TextDataset(_FileDataset):
     def load(self) -> str:
         """The text."""
         try:
-            return self._filepath.read_text(encoding="utf-8")
+            with on_disk(self._filepath) as path:
+                return path.read_text(encoding="utf-8")
         except (OSError, ValueError) as error:
             raise _fault(self._filepath, error) from error
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from adaptive_opt.engine.provenance import Identity, identify_run
 from adaptive_opt.errors import StudyError
+from adaptive_opt.files import at, on_disk
 from adaptive_opt.parameters import (
     RRFunctionParameters,
     TaskTuningParameters,
@@ -95,7 +96,7 @@ class Files:
 
     def path(self, name: str) -> Path:
         """The file, or the folder, which need not be there."""
-        return Path(self._filepath(name))
+        return at(self._filepath(name))
 
     def record(self, name: str) -> dict[str, Any]:
         """A JSON record; empty where there is none, or a damaged one."""
@@ -110,7 +111,7 @@ class Files:
         from safetensors import SafetensorError, safe_open
 
         try:
-            with safe_open(self.path(name), framework="numpy") as file:
+            with on_disk(self.path(name)) as path, safe_open(path, framework="numpy") as file:
                 names = [n for n in file.keys() if not only or n in only]  # noqa: SIM118
                 return {n: file.get_tensor(n) for n in names}
         except (OSError, SafetensorError):
@@ -121,7 +122,7 @@ class Files:
         from safetensors import SafetensorError, safe_open
 
         try:
-            with safe_open(self.path(name), framework="numpy") as file:
+            with on_disk(self.path(name)) as path, safe_open(path, framework="numpy") as file:
                 return list(file.get_slice(tensor).get_shape())
         except (OSError, SafetensorError):
             return []
@@ -368,7 +369,10 @@ def _load(path: Path) -> dict[str, Any]:
     import torch
 
     try:
-        found: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        with on_disk(path) as file:
+            found: dict[str, Any] = torch.load(
+                file, map_location="cpu", weights_only=True, mmap=True
+            )
     except Exception:  # zipfile, pickle and torch raise what they like
         return {}
     return found

@@ -14,6 +14,9 @@ from typing import Any
 import click
 from kedro.framework.hooks import hook_impl
 
+from adaptive_opt.files import changed_at
+
+from .results import path_of
 from .tracking.run import UNSENT
 from .tracking.store import without_password
 from .tracking.training import ENVIRONMENT
@@ -137,7 +140,7 @@ def _folders(paths: Iterable[Path]) -> list[str]:
     paths = sorted(paths)
     if len(paths) < 2:
         return [str(path if path.suffix in SEEN else path.parent) for path in paths]
-    above = Path(os.path.commonpath([path.parent for path in paths]))
+    above = next(p for p in paths[0].parents if all(p in path.parents for path in paths))
     below = sorted({path.relative_to(above).parts[0] for path in paths if path.parent != above})
     named = f": {', '.join(below)}" if below else ""
     return [f"{len(paths)} in {above}{named}"]
@@ -147,9 +150,9 @@ def _files_made(names: Iterable[str], catalog: Any, since: float) -> dict[str, P
     """The files of datasets that were written since, by name."""
     found = {}
     for name in sorted(names):
-        path = getattr(catalog.get(name), "_filepath", None)
-        if path is not None and Path(path).is_file() and Path(path).stat().st_mtime >= since:
-            found[name] = Path(path)
+        path = path_of(catalog.get(name))
+        if path is not None and changed_at(path) >= since:
+            found[name] = path
     return found
 
 

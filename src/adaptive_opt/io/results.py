@@ -1,15 +1,17 @@
-"""Results of the grid, out of the catalog and into a notebook or a script."""
+"""Results of the grid, out of the catalog and into a notebook or a script; and where they are."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 from adaptive_opt.errors import StudyError
+from adaptive_opt.files import at
 from adaptive_opt.study import Task, arms_on
 
-__all__ = ["load_runs"]
+__all__ = ["load_runs", "path_of"]
 
 logger = logging.getLogger(__name__)
 
@@ -39,3 +41,12 @@ def load_runs(
     if missing:
         logger.warning("not trained yet, and left out: %s", missing)
     return [catalog.load(name) for name in there]
+
+
+def path_of(dataset: Any) -> Path | None:
+    """The file or folder of a dataset, wherever it is; None: it has none."""
+    name = getattr(dataset, "_filepath", None)
+    if name is None:
+        return None
+    protocol = getattr(dataset, "_protocol", "file")  # Kedro's datasets keep it apart
+    return at(str(name) if protocol == "file" else f"{protocol}://{name}")

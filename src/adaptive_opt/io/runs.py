@@ -9,6 +9,8 @@ from typing import Any
 
 from kedro.io import AbstractDataset, DatasetError
 
+from adaptive_opt.files import at
+
 from .datasets import ParquetDataset, RecordDataset, TensorsDataset
 
 __all__ = ["RunFolder", "RunFolderDataset"]
@@ -70,12 +72,12 @@ class RunFolderDataset(AbstractDataset[Any, RunFolder]):
     """Hands a run's folder to the node that makes the run; nothing is saved here."""
 
     def __init__(self, *, filepath: str, metadata: dict[str, Any] | None = None) -> None:
-        self._filepath = Path(filepath)
+        self._filepath = filepath
         self.metadata = metadata
 
     def load(self) -> RunFolder:
         """The folder, which need not exist."""
-        return RunFolder(self._filepath)
+        return RunFolder(at(self._filepath))
 
     def save(self, data: Any) -> None:
         """Refused: the parts have datasets of their own."""
@@ -86,4 +88,4 @@ class RunFolderDataset(AbstractDataset[Any, RunFolder]):
         return True
 
     def _describe(self) -> dict[str, Any]:
-        return {"filepath": str(self._filepath)}
+        return {"filepath": self._filepath}

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
+
+from adaptive_opt.files import at, changed_at, on_disk
 
 from .curves import CURVES, final_values, history_curves
 from .spool import Record, Spool, milliseconds, read
@@ -157,7 +158,7 @@ class Delivery:
             for run in self.store.find("digest", record["digest"], deleted=True)
             if run.info.status == "FINISHED" or run.info.lifecycle_stage == "deleted"
         }
-        summary = read(Path(record["folder"]) / "summary.json")
+        summary = read(at(record["folder"]) / "summary.json")
         if summary is None or summary.get("digest") != record["digest"]:
             return
         missing = set(summary["seeds"]) - known
@@ -180,8 +181,9 @@ class Delivery:
         self.store.log(parent, metrics, tags=record.get("tags"))
         for name, folder, changed in record.get("files", []):
             # One that was written again since is another run's.
-            if (file := Path(name)).is_file() and file.stat().st_mtime_ns == changed:
-                self.store.add_file(parent, file, folder)
+            if changed_at(file := at(name)) == changed:
+                with on_disk(file) as copy:
+                    self.store.add_file(parent, copy, folder)
         self.store.end(parent, status, time)
 
 
@@ -191,7 +193,8 @@ def _parts(
     """Of each of some seeds what a training that is followed would have said."""
     import pandas as pd
 
-    history = pd.read_parquet(Path(record["folder"]) / "history.parquet")
+    with on_disk(at(record["folder"]) / "history.parquet") as file:
+        history = pd.read_parquet(file)
     length, now = summary["iterations"], record["time"]
     parts: dict[int, dict[str, Any]] = {
         seed: {

@@ -5,13 +5,16 @@ from __future__ import annotations
 import atexit
 import logging
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 from kedro.framework.hooks import hook_impl
 
+from adaptive_opt.files import changed_at
 from adaptive_opt.parameters.models import TrackingParameters
 
+from ..results import path_of
 from .describe import describe_run, flat, run_name
 from .run import Destination, TrackedRun
 
@@ -22,6 +25,9 @@ logger = logging.getLogger(__name__)
 INHERITED = ("scale", "configuration", "device", "git.commit", "git.dirty", "mlflow.user")
 
 URI = "MLFLOW_TRACKING_URI"
+
+LAYER = re.compile(r"\d\d_[a-z_]+")
+"""A folder of the catalog, such as ``08_reporting``."""
 
 
 class TrackingHooks:
@@ -102,13 +108,10 @@ class TrackingHooks:
 def _files(run: TrackedRun, pipeline: Any, catalog: Any) -> Any:
     """Reports, tables, figures and the best configurations that the run wrote."""
     for name in sorted(pipeline.all_outputs()):
-        file = getattr(catalog.get(name), "_filepath", None)
-        if file is None:
+        path = path_of(catalog.get(name))
+        layers = [] if path is None else [i for i, p in enumerate(path.parts) if LAYER.fullmatch(p)]
+        if path is None or not layers or not run.wrote(path):
             continue
-        path = Path(str(file))
-        data = next((p for p in path.parents if p.name == "data"), None)
-        if data is None or not run.wrote(path):
-            continue
-        inside = path.relative_to(data)
-        if inside.parts[0] == "08_reporting" or name.endswith(".best"):
-            yield str(path), inside.parent.as_posix(), path.stat().st_mtime_ns
+        layer, *inside = path.parts[layers[-1] : -1]
+        if layer == "08_reporting" or name.endswith(".best"):
+            yield str(path), "/".join([layer, *inside]), changed_at(path)

@@ -13,6 +13,7 @@ import uuid
 from pathlib import Path
 
 import adaptive_opt
+from adaptive_opt.files import changed_at
 from adaptive_opt.parameters.models import TrackingParameters
 
 from .spool import Record, Spool, milliseconds
@@ -106,15 +107,14 @@ class TrackedRun:
 
     def wrote(self, path: Path) -> bool:
         """Whether a file is of this run."""
-        return path.is_file() and path.stat().st_mtime >= self._begun
+        return changed_at(path) >= self._begun
 
-    def close(self, status: str, files: list[tuple[str, str, int]]) -> str | None:
+    def close(self, status: str, files: list[tuple[str, str, float]]) -> str | None:
         """End the run; what has to be said of it, if anything.
 
         Args:
             status: ``FINISHED``, ``FAILED`` or ``KILLED``.
-            files: of each the path, the folder among the artifacts and when it was written, in
-                nanoseconds.
+            files: of each the path, the folder among the artifacts and when it was written.
         """
         os.environ.pop(ENVIRONMENT, None)
         seconds = round(time.time() - self._begun, 3)

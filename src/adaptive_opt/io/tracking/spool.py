@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ..files import write_whole
+from adaptive_opt.files import write_whole
 
 __all__ = ["Record", "Spool", "milliseconds", "read"]
 

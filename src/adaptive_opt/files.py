@@ -1,0 +1,132 @@
+"""Files on a disk, or wherever fsspec reaches: found by name, and written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import socket
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+__all__ = ["at", "changed_at", "clear_half_written", "is_remote", "on_disk", "write_whole"]
+
+LOCAL = ("file", "local")
+"""Protocols of URLs that are files of this machine."""
+
+
+def at(name: str | Path) -> Path:
+    """The path of a name, or of a URL such as ``s3://bucket/folder``; it need not exist.
+
+    Example:
+        >>> at("file:///data/base").as_posix(), is_remote(at("memory://data"))
+        ('/data/base', True)
+    """
+    protocol, separator, rest = str(name).partition("://")
+    if not separator:
+        return Path(name)
+    if protocol in LOCAL:
+        return Path(rest)
+    from upath import UPath
+
+    # Other processes and hosts write there too: what was listed before says nothing.
+    made: Any = UPath(str(name), use_listings_cache=False)
+    return made  # type: ignore[no-any-return]  # all that is asked of it here it can do
+
+
+def is_remote(path: Path) -> bool:
+    """Whether a path of :func:`at` is on another file system than this machine's."""
+    return not isinstance(path, Path)
+
+
+def changed_at(path: Path) -> float:
+    """When a file was written, in seconds; 0 if there is none."""
+    try:
+        return path.stat().st_mtime if path.is_file() else 0.0
+    except OSError:
+        return 0.0
+
+
+@contextmanager
+def on_disk(path: Path) -> Iterator[Path]:
+    """A file for programs that read from a disk alone: itself, or a copy that is gone afterwards.
+
+    Raises:
+        OSError: it cannot be read; FileNotFoundError: it does not exist.
+    """
+    if not is_remote(path):
+        yield path
+        return
+    remote: Any = path
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder, path.name)
+        with _as_os_error():
+            remote.fs.get_file(remote.path, str(copy))
+        yield copy
+
+
+def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
+    """Let ``write`` fill a file beside ``path``, then put it in its place.
+
+    What processes of this host that were killed left half-written of the same file is deleted. On
+    another file system the place beside it is a temporary folder here; an object store shows a
+    file when all of it has arrived.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    if is_remote(path):
+        remote: Any = path
+        with tempfile.TemporaryDirectory() as folder:
+            partial = Path(folder, path.name)
+            write(partial)
+            with _as_os_error():
+                remote.parent.mkdir(parents=True, exist_ok=True)
+                remote.fs.put_file(str(partial), remote.path)
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    clear_half_written(path)
+    partial = path.with_name(f"{_mark(path)}{os.getpid()}{path.suffix}")
+    try:
+        write(partial)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def clear_half_written(path: Path) -> None:
+    """Delete what processes of this host that are dead were writing of a file."""
+    if is_remote(path):
+        return
+    mark = _mark(path)
+    for left in path.parent.glob(f"{mark}*{path.suffix}"):
+        if not _is_alive(left.name.removeprefix(mark).removesuffix(path.suffix)):
+            left.unlink(missing_ok=True)
+
+
+def _mark(path: Path) -> str:
+    return f".{path.stem}.{socket.gethostname()}-"
+
+
+@contextmanager
+def _as_os_error() -> Iterator[None]:
+    """What the client of a store raises, for those who expect what a disk raises."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        raise OSError(f"{type(error).__name__}: {error}".split("\n")[0]) from error
+
+
+def _is_alive(pid: str) -> bool:
+    if os.name != "posix":  # there the signal below would end it
+        return True
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return False
+    except (ValueError, OSError, OverflowError):  # no number, or somebody else's
+        return True
+    return True
