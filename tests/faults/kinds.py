@@ -27,7 +27,7 @@ SENTENCE = re.compile(r"Error: (.*)")
 def sentence(said):
     """The error that a command ended with."""
     found = SENTENCE.findall(said)
-    return found[-1].strip() if found else said.strip()[-300:]
+    return found[-1].strip() if found else said.strip()[-2000:]
 
 
 def again(study, code=0, said="", **options):
@@ -122,13 +122,16 @@ def kill_ray_worker(study, rng, length):
 
 
 def ray_workers(mark):
-    """Processes of a Ray, each with the name of its task; the Ray is known by its environment."""
+    """Processes of a Ray, each with the name of its task; the Ray is known by its environment.
+
+    Not its agents: without them Ray takes the machine for dead.
+    """
     found = []
     for folder in sorted(Path("/proc").glob("[0-9]*"), key=lambda f: int(f.name)):
         with contextlib.suppress(OSError):
             name = (folder / "cmdline").read_bytes().split(b"\0")[0].decode()
             marked = f"{MARK}={mark}".encode() in (folder / "environ").read_bytes().split(b"\0")
-            if name.startswith("ray::") and marked and name != "ray::_Post":
+            if name.startswith("ray::") and not name.endswith("Agent") and marked:
                 found.append((int(folder.name), name.split()[0]))
     return found
 

@@ -229,7 +229,10 @@ class _Foreman:
         self._heard: dict[str, dict[Order, int]] = {}
         # Where this process is: no machine that is lost takes it along.
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        actor = ray.remote(_Post).options(num_cpus=0, scheduling_strategy=here)
+        # Its process may die all the same: what letters it had comes again with the last ones.
+        actor = ray.remote(_Post).options(
+            num_cpus=0, scheduling_strategy=here, max_restarts=-1, max_task_retries=-1
+        )
         self._post = actor.remote()
         try:
             self._sent = ray.put(study)
@@ -249,7 +252,7 @@ class _Foreman:
                 self._begin(node)
             name, future = self._inbox.get()
             if name is None:
-                for order, letter in future.result():
+                for order, letter in self._letters(future):
                     self._hear(order, letter, hook_manager)
                 self._ask_for_mail()
                 continue
@@ -262,6 +265,16 @@ class _Foreman:
     def _ask_for_mail(self) -> None:
         self._mail = self._post.take.remote()
         self._notice(None, self._mail)
+
+    def _letters(self, future: Any) -> list[tuple[Order, Letter]]:
+        from ray import exceptions
+
+        try:
+            found: list[tuple[Order, Letter]] = future.result()
+        except exceptions.RayError as error:
+            said = str(error).strip().split("\n")[0]
+            raise StudyError(f"Ray itself has died on this machine ({said})") from error
+        return found
 
     def _notice(self, name: str | None, ref: Any) -> None:
         ref.future().add_done_callback(lambda future: self._inbox.put((name, future)))
