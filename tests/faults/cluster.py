@@ -2,8 +2,8 @@
 
     python tests/faults/cluster.py --json FILE
 
-Results must be, bit for bit but for the clocks, those of SequentialRunner in one thread, as a node of
-the cluster has one core. Exit status 1 if they are not.
+Results must be, bit for bit but for the clocks, those of SequentialRunner in one thread, as a node
+of the cluster has one core. Exit status 1 if they are not.
 """
 
 import argparse

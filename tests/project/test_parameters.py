@@ -8,7 +8,12 @@ from kedro.config import OmegaConfigLoader
 
 from adaptive_opt.errors import StudyError
 from adaptive_opt.io.hooks import ValidationHooks
-from adaptive_opt.parameters import TrainingParameters, find_faults, resolve_arm
+from adaptive_opt.parameters import (
+    TrainingParameters,
+    find_faults,
+    resolve_arm,
+    training_parameters,
+)
 from adaptive_opt.settings import CONFIG_LOADER_ARGS
 from adaptive_opt.study import TASKS, arm_names
 from tests.conftest import PROJECT
@@ -194,3 +199,12 @@ def test_cuda_without_a_gpu(monkeypatch):
     parameters["training"]["device"] = "cuda"
     with pytest.raises(StudyError, match="torch sees no GPU"):
         validate(parameters)
+
+
+def test_placebos_have_no_exact_hessians_where_none_are_asked_for():
+    given = {"hessian_every": 50, "hessian_of": "published"}
+    every = [
+        training_parameters(arm, given).hessian_every for arm in ("adam", "ssdh", "ssdh_exact")
+    ]
+    assert every == [50, 50, 0]
+    assert training_parameters("ssdh_exact", {"hessian_every": 50}).hessian_every == 50

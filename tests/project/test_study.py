@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import time
+from functools import partial
 
 import pandas as pd
 import pytest
@@ -26,21 +27,31 @@ from tests.project.warm import run_kedro
 SEARCH_FIGURES = ("history", "parallel_coordinates", "importances", "slice")
 
 
-def list_pipelines(project):
-    """Seconds of the quickest of three ``kedro registry list``, and what it prints."""
+def quickest(command):
+    """Seconds of the quickest of three, and what the last printed."""
     took = []
     for _ in range(3):
         start = time.perf_counter()
-        done = run_kedro(project, "registry", "list")
+        done = command()
         took.append(time.perf_counter() - start)
         assert done.returncode == 0, done.stderr
     return min(took), done.stdout
 
 
+@pytest.fixture(scope="module")
+def slowness():
+    """Of this machine in this hour, at least 1.
+
+    1 is one that imports MLflow, of which nothing is ours, in 1.45 s and lists the pipelines in 2.4.
+    """
+    program = [sys.executable, "-c", "import mlflow"]
+    run = partial(subprocess.run, program, capture_output=True, text=True, check=False)
+    return max(1.0, quickest(run)[0] / 1.45)
+
+
 @pytest.mark.alone
-def test_smoke_takes_at_most_a_minute(smoke, project):
-    """On a machine that lists the pipelines in the 2.4 s that it takes on two idle cores."""
-    assert smoke[1] < 60 * max(1.0, list_pipelines(project)[0] / 2.4)
+def test_smoke_takes_at_most_a_minute(smoke, slowness):
+    assert smoke[1] < 60 * slowness
 
 
 def test_a_run_ends_with_where_its_results_are(smoke):
@@ -642,12 +653,12 @@ def test_other_sets_of_arms_are_trained_and_judged(smoke, pipeline):
 
 
 @pytest.mark.alone
-def test_registry_list_is_quick(project):
-    seconds, printed = list_pipelines(project)
+def test_registry_list_is_quick(project, slowness):
+    seconds, printed = quickest(lambda: run_kedro(project, "registry", "list"))
     listed = {line.removeprefix("- ") for line in printed.splitlines() if line.startswith("- ")}
     whole = {"__default__", "all", "curvature", "custom", "fidelity", "ladder", "ledger", "zoo"}
     assert listed == whole | {"data", "rr_synthesis", "tuning", "training", "analysis"}
-    assert seconds < 4
+    assert seconds < 4 * slowness
 
 
 def test_kedro_commands_do_not_import_torch(project):

@@ -131,7 +131,7 @@ def identify_run(task: str, arm: str, data: str, parameters: dict[str, Any]) -> 
     return Identity(
         optimizer=resolved,
         configuration={"data": data, **configuration(task, arm, parameters)},
-        logging=logging_configuration(task, parameters),
+        logging=logging_configuration(task, arm, parameters),
         made_by={
             "arm": arm,
             "device": device_type(settings.device),

@@ -81,8 +81,12 @@ def resolve_arm(name: str, arms: dict[str, Any], training: TrainingParameters) -
 def training_parameters(arm: str, training: dict[str, Any]) -> TrainingParameters:
     """The section ``training`` as it holds for an arm, which may have a schedule of its own."""
     parameters = TrainingParameters(**training)
-    schedule = get_arm(arm).schedule
-    return parameters.model_copy(update={} if schedule is None else {"schedule": schedule})
+    row, own = get_arm(arm), {}
+    if row.schedule is not None:
+        own["schedule"] = row.schedule
+    if row.kind == "ladder" and parameters.hessian_of == "published":
+        own["hessian_every"] = 0
+    return parameters.model_copy(update=own)
 
 
 def arm_schema(arm: Arm) -> type[Strict] | None:

@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 from .arms import resolve_arm, training_parameters
-from .models import TrainingParameters, task_parameters
+from .models import task_parameters
 
 __all__ = ["configuration", "configuration_digest", "logging_configuration"]
 
@@ -37,9 +37,9 @@ def configuration(task: str, arm: str, parameters: dict[str, Any]) -> dict[str, 
     }
 
 
-def logging_configuration(task: str, parameters: dict[str, Any]) -> dict[str, Any]:
+def logging_configuration(task: str, arm: str, parameters: dict[str, Any]) -> dict[str, Any]:
     """The parameters that only what is kept of a run depends on, and how it is computed."""
-    training = TrainingParameters(**parameters["training"])
+    training = training_parameters(arm, parameters["training"])
     settings = task_parameters(task, parameters["tasks"])
     kept = {name: getattr(training, name) for name in LOGGING}
     kept |= {name: getattr(settings, name) for name in SNAPSHOTS}

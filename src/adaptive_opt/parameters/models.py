@@ -203,6 +203,7 @@ class TrainingParameters(Strict):
         log_every: iterations between two rows of the history.
         statistics_every: iterations between two looks into the optimizer.
         hessian_every: iterations between two exact Hessians on the Rahimi–Recht tasks; 0: none.
+        hessian_of: which arms have those: ``every_arm``, or ``published``: all but placebos.
         diverged_above: a run whose loss exceeds this multiple of its first is frozen.
         beta1: smoothing of the gradient where an arm does not set its own.
         update_period: k, likewise.
@@ -226,6 +227,7 @@ class TrainingParameters(Strict):
     log_every: Count = 10
     statistics_every: Count = 100
     hessian_every: Whole = 100
+    hessian_of: Literal["every_arm", "published"] = "every_arm"
     diverged_above: Annotated[float, Field(gt=1)] = 1e6
     beta1: Beta = 0.9
     update_period: Count = 10

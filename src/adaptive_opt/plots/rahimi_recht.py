@@ -63,9 +63,10 @@ def median_loss_figure(histories: Histories, targets: Mapping[str, float]) -> Fi
 
 def spectral_norm_figure(histories: Histories) -> Figure:
     """Largest absolute Hessian eigenvalue along training, median over seeds."""
+    having = [h for h in histories if "hessian_spectral_norm" in h]
     return Figure(
         "Largest absolute eigenvalue of the exact Hessian",
-        panels(histories, lambda h: median_line(h, "hessian_spectral_norm"), "spectral norm"),
+        panels(having, lambda h: median_line(h, "hessian_spectral_norm"), "spectral norm"),
         note="median and middle half of the seeds; Hessian of the loss over all samples, float64",
     )
 
