@@ -1,10 +1,10 @@
 """How long training takes by one runner and the other: one after the other, side by side, by Ray.
 
 Searches are made once; then each runner trains anew all that `kedro run` does, in turn. Kedro's
-SequentialRunner is what the others are compared with, by the medians. Histories of the others, which
-have a thread for each node, must be the same, bit for bit; where they are not, that is said, and the
-exit status is 1. SequentialRunner has as many threads as there are cores, which round differently;
-tests/faults/cluster.py compares its results where there is one core.
+SequentialRunner is what the others are compared with, by the medians. Histories of the others,
+which have a thread for each node, must be the same, bit for bit; where they are not, that is said,
+and the exit status is 1. SequentialRunner has as many threads as there are cores, which round
+differently; tests/faults/cluster.py compares its results where there is one core.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ def quickest(command):
 def slowness():
     """Of this machine in this hour, at least 1.
 
-    1 is one that imports MLflow, of which nothing is ours, in 1.45 s and lists the pipelines in 2.4.
+    1 is one that imports MLflow, of which nothing is ours, in 1.45 s, and lists pipelines in 2.4.
     """
     program = [sys.executable, "-c", "import mlflow"]
     run = partial(subprocess.run, program, capture_output=True, text=True, check=False)

@@ -81,7 +81,8 @@ def resolve_arm(name: str, arms: dict[str, Any], training: TrainingParameters) -
 def training_parameters(arm: str, training: dict[str, Any]) -> TrainingParameters:
     """The section ``training`` as it holds for an arm, which may have a schedule of its own."""
     parameters = TrainingParameters(**training)
-    row, own = get_arm(arm), {}
+    row = get_arm(arm)
+    own: dict[str, Any] = {}
     if row.schedule is not None:
         own["schedule"] = row.schedule
     if row.kind == "ladder" and parameters.hessian_of == "published":
