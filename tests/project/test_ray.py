@@ -179,6 +179,27 @@ def test_a_node_whose_process_dies_is_begun_again(cluster, tmp_path):
         )
 
 
+def test_the_post_may_die(cluster, tmp_path):
+    """What it was told and had not passed on comes again with what a node says last."""
+
+    def kill_the_post(_):
+        killed = [int(p) for p, line in processes_of_ray().items() if "ray::_Post" in line]
+        for process in killed:
+            os.kill(process, signal.SIGKILL)
+        return {"killed": len(killed)}
+
+    catalog = files(tmp_path, "left", "right")
+    nodes = [
+        node(kill_the_post, "parameters", "left", name="killer"),
+        node(where, "left", "right", name="after"),
+    ]
+    events = run(Pipeline(nodes), catalog, address=cluster.address)
+    assert catalog.load("left") == {"killed": 1}
+    for name in ("killer", "after"):
+        own = [event for event, told in events if told["node"] == name]
+        assert own == ["before_node_run", "after_node_run", "after_dataset_saved"]
+
+
 def test_more_than_any_machine_has(cluster, tmp_path):
     catalog = files(tmp_path, "left", given={**CPU, "resources": {"cpus": 2}})
     with pytest.raises(StudyError, match="left is to have 2 cores and 0 GPUs"):

@@ -131,7 +131,7 @@ def test_a_study_is_kept_there(project, here, store, tmp_path):
     store = {**store, "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db"}
 
     def on(data, runner, start):
-        globals_file.write_text(f"{before}data: {data}\n")
+        globals_file.write_text(f"{before}data_root: {data}\n")
         done = start(project, *PART, f"--runner=adaptive_opt.io.{runner}", **store)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout + done.stderr

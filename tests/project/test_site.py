@@ -104,7 +104,7 @@ def test_kedro_commands_and_what_they_name_exist(kedro):
 )
 def test_sections_of_parameters_are_sound(page, section):
     given = yaml.safe_load(section)
-    elsewhere = {"tuning_storage": "credentials", "server": "mlflow"}
+    elsewhere = {"tuning_storage": "credentials", "server": "mlflow", "data_root": "globals"}
     for key in given:
         if key in elsewhere:
             file = PROJECT / "conf" / "base" / f"{elsewhere[key]}.yml"

@@ -20,6 +20,7 @@ import pytest
 import torch
 
 from adaptive_opt.engine.contract import HistoryBlock
+from adaptive_opt.files import changed_at
 from adaptive_opt.io.datasets import ParquetDataset, RecordDataset, TensorsDataset
 from adaptive_opt.io.runs import RunFolder
 from adaptive_opt.io.tracking.delivery import Delivery
@@ -62,7 +63,7 @@ def tracked(project, uri, files=(), **settings):
     try:
         yield said
     finally:
-        kept = [(str(f), "08_reporting", f.stat().st_mtime_ns) for f in files]
+        kept = [(str(f), "08_reporting", changed_at(f)) for f in files]
         said.append(run.close("FINISHED", kept))
 
 
