@@ -16,9 +16,12 @@ PROJECT = Path(__file__).parents[1]
 
 @pytest.hookimpl(tryfirst=True)  # before xdist looks for groups
 def pytest_collection_modifyitems(items):
-    """Tests that share what is dear to make go to one process, and it has them first."""
+    """Tests that share what is dear to make go to one process, and it has them first.
+
+    So do those of Ray, one after the other: they count, and kill, its processes by their names.
+    """
     for item in items:
-        shared = "project" in getattr(item, "fixturenames", ())
+        shared = {"project", "ray"} & {*getattr(item, "fixturenames", ())}
         group = "project" if shared else item.nodeid.split("::")[0]
         item.add_marker(pytest.mark.xdist_group(group))
     items.sort(key=lambda item: PROJECT / "tests" / "project" not in item.path.parents)

@@ -27,9 +27,6 @@ from tests.project.conftest import KEDRO, kedro
 from tests.project.test_runner import Seen, UnsendableError
 from tests.project.test_site import parameters
 
-# One after the other: they kill, and count, processes of Ray by their names.
-pytestmark = pytest.mark.xdist_group("ray")
-
 HERE = "adaptive_opt.io.RayRunner"
 CPU = {"training": {"device": "cpu"}}
 
