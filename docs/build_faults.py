@@ -1,4 +1,4 @@
-"""Write docs/faults.md from the record of the fault harness, docs/results/faults.json.
+"""Write docs/faults.md from the records docs/results/faults.json and docs/results/cluster.json.
 
     python docs/build_faults.py
 
@@ -14,6 +14,7 @@ from typing import Any
 
 DOCS = Path(__file__).parent
 RECORD = DOCS / "results" / "faults.json"
+CLUSTER = DOCS / "results" / "cluster.json"
 KINDS = {
     "kill_process": "the command and all its processes are killed (`SIGKILL`), once or twice",
     "interrupt_process": "Ctrl-C, or `SIGTERM`",
@@ -72,6 +73,17 @@ def said(faults: list[dict[str, Any]]) -> str:
     return "\n\n".join(f"    {words}" for words in list(examples.values())[:4])
 
 
+def cluster() -> str:
+    """The smoke study on three nodes of Ray beside one core."""
+    found = json.loads(CLUSTER.read_text(encoding="utf-8"))
+    lines = ["| run | seconds | a node killed after | files that differ |", "| --- | ---: | ---: | ---: |"]
+    for name, run in found["runs"].items():
+        killed = f"{run['killed_after']:.1f} s" if run.get("killed_after") else "–"
+        differ = len(run["differ"]) if "differ" in run else "–"
+        lines.append(f"| {name} | {run['seconds']:.1f} | {killed} | {differ} |")
+    return "\n".join([f"Compared are {found['files']} files.", "", *lines])
+
+
 def page() -> str:
     """The page."""
     found = record()
@@ -91,6 +103,15 @@ told in seconds is left out, and so are provenance and the sentences of the answ
 file out of the way, as the sentence says, gives the same. *silent*: other results, without a word. *lost*: results that cannot be
 had again, a traceback, or a sentence that does not name the file. *skipped*: could not be made to happen there. Of these
 {len(faults)} faults {bad} were silent or lost. {" ".join(found.get("notes", []))}
+
+## A machine of a cluster
+
+The whole smoke study on a Ray cluster of three nodes of one core each (`ray.cluster_utils.Cluster`, all on one machine with two cores),
+undisturbed and with one node killed once half of the runs were there, beside Kedro's SequentialRunner on one core:
+
+    python tests/faults/cluster.py --json docs/results/cluster.json
+
+{cluster()}
 
 ## What is said of damage
 
