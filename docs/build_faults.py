@@ -76,7 +76,10 @@ def said(faults: list[dict[str, Any]]) -> str:
 def cluster() -> str:
     """The smoke study on three nodes of Ray beside one core."""
     found = json.loads(CLUSTER.read_text(encoding="utf-8"))
-    lines = ["| run | seconds | a node killed after | files that differ |", "| --- | ---: | ---: | ---: |"]
+    lines = [
+        "| run | seconds | a node killed after | files that differ |",
+        "| --- | ---: | ---: | ---: |",
+    ]
     for name, run in found["runs"].items():
         killed = f"{run['killed_after']:.1f} s" if run.get("killed_after") else "–"
         differ = len(run["differ"]) if "differ" in run else "–"

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from .processes import is_running
+
 __all__ = ["at", "changed_at", "clear_half_written", "is_remote", "on_disk", "write_whole"]
 
 LOCAL = ("file", "local")
@@ -101,7 +103,8 @@ def clear_half_written(path: Path) -> None:
         return
     mark = _mark(path)
     for left in path.parent.glob(f"{mark}*{path.suffix}"):
-        if not _is_alive(left.name.removeprefix(mark).removesuffix(path.suffix)):
+        pid = left.name.removeprefix(mark).removesuffix(path.suffix)
+        if pid.isdecimal() and not is_running(int(pid)):
             left.unlink(missing_ok=True)
 
 
@@ -118,15 +121,3 @@ def _as_os_error() -> Iterator[None]:
         raise
     except Exception as error:
         raise OSError(f"{type(error).__name__}: {error}".split("\n")[0]) from error
-
-
-def _is_alive(pid: str) -> bool:
-    if os.name != "posix":  # there the signal below would end it
-        return True
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return False
-    except (ValueError, OSError, OverflowError):  # no number, or somebody else's
-        return True
-    return True

@@ -18,10 +18,10 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from adaptive_opt.errors import StudyError
+from adaptive_opt.processes import is_gone, this_worker
 
 from .batches import Finish, create_trials, finish_trials
 from .spaces import Space
-from .workers import is_gone, this_worker
 
 if TYPE_CHECKING:
     import optuna

@@ -1,4 +1,4 @@
-"""Who a worker is, so that those on the same host know at once when it is dead."""
+"""Which process this is, and which are dead: those on the same host know it at once."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["is_gone", "this_worker"]
+__all__ = ["is_gone", "is_running", "this_worker"]
 
 
 def this_worker() -> dict[str, Any]:
     """This process, as others on its host can recognise it: a number alone is used again."""
     pid = os.getpid()
-    return {"host": _host(), "pid": pid, "begun": _begun(pid)}
+    return {"host": _host(), "pid": pid, "begun": _state(pid)[1]}
 
 
 def is_gone(worker: Mapping[str, Any]) -> bool:
@@ -22,13 +22,23 @@ def is_gone(worker: Mapping[str, Any]) -> bool:
     if worker.get("host") != _host() or os.name != "posix":
         return False
     pid = int(worker["pid"])
+    return not is_running(pid) or worker.get("begun") != _state(pid)[1]
+
+
+def is_running(pid: int) -> bool:
+    """Whether there is a process of this number on this host; one that was killed may be a zombie.
+
+    Where nobody can say, it is.
+    """
+    if os.name != "posix":  # there the signal below would end it
+        return True
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
-        return True
-    except PermissionError:
         return False
-    return worker.get("begun") != _begun(pid)
+    except (OSError, OverflowError):  # somebody else's, or no such number
+        return True
+    return _state(pid)[0] not in ("Z", "X")
 
 
 def _host() -> str:
@@ -39,10 +49,10 @@ def _host() -> str:
         return socket.gethostname()
 
 
-def _begun(pid: int) -> str:
-    """When a process began, in ticks of its host; empty where nobody says so, or it is a zombie."""
+def _state(pid: int) -> tuple[str, str]:
+    """Letter of a process's state, and when it began in ticks of its host; empty if unknown."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     except OSError:
-        return ""
-    return "" if fields[0] in "ZX" else fields[19]
+        return "", ""
+    return fields[0], fields[19]
