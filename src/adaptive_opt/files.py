@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import tempfile
@@ -12,10 +13,24 @@ from typing import Any
 
 from .processes import is_running
 
-__all__ = ["at", "changed_at", "clear_half_written", "is_remote", "on_disk", "write_whole"]
+__all__ = [
+    "UnreachableError",
+    "at",
+    "changed_at",
+    "clear_half_written",
+    "exists",
+    "is_remote",
+    "on_disk",
+    "remove",
+    "write_whole",
+]
 
 LOCAL = ("file", "local")
 """Protocols of URLs that are files of this machine."""
+
+
+class UnreachableError(OSError):
+    """Another file system did not answer, or refused: what is there is not known."""
 
 
 def at(name: str | Path) -> Path:
@@ -50,12 +65,44 @@ def changed_at(path: Path) -> float:
         return 0.0
 
 
+def exists(path: Path) -> bool:
+    """Whether there is a file; one that cannot be asked for is not taken for absent.
+
+    Raises:
+        UnreachableError: nobody knows.
+    """
+    if not is_remote(path):
+        return path.is_file()
+    remote: Any = path
+    try:
+        with _reaching():
+            remote.fs.info(remote.path)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def remove(path: Path) -> None:
+    """Delete a file, if there is one.
+
+    Raises:
+        OSError: it cannot be deleted.
+    """
+    if not is_remote(path):
+        path.unlink(missing_ok=True)
+        return
+    remote: Any = path
+    with contextlib.suppress(FileNotFoundError), _reaching():
+        remote.fs.rm_file(remote.path)
+
+
 @contextmanager
 def on_disk(path: Path) -> Iterator[Path]:
     """A file for programs that read from a disk alone: itself, or a copy that is gone afterwards.
 
     Raises:
-        OSError: it cannot be read; FileNotFoundError: it does not exist.
+        FileNotFoundError: it does not exist.
+        UnreachableError: it cannot be fetched.
     """
     if not is_remote(path):
         yield path
@@ -63,7 +110,7 @@ def on_disk(path: Path) -> Iterator[Path]:
     remote: Any = path
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder, path.name)
-        with _as_os_error():
+        with _reaching():
             remote.fs.get_file(remote.path, str(copy))
         yield copy
 
@@ -73,7 +120,7 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
 
     What processes of this host that were killed left half-written of the same file is deleted. On
     another file system the place beside it is a temporary folder here; an object store shows a
-    file when all of it has arrived.
+    file when all of it has arrived, other servers may show a part of one that was broken off.
 
     Raises:
         OSError: it cannot be written.
@@ -83,7 +130,7 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
         with tempfile.TemporaryDirectory() as folder:
             partial = Path(folder, path.name)
             write(partial)
-            with _as_os_error():
+            with _reaching():
                 remote.parent.mkdir(parents=True, exist_ok=True)
                 remote.fs.put_file(str(partial), remote.path)
         return
@@ -113,11 +160,11 @@ def _mark(path: Path) -> str:
 
 
 @contextmanager
-def _as_os_error() -> Iterator[None]:
+def _reaching() -> Iterator[None]:
     """What the client of a store raises, for those who expect what a disk raises."""
     try:
         yield
-    except OSError:
+    except FileNotFoundError:
         raise
     except Exception as error:
-        raise OSError(f"{type(error).__name__}: {error}".split("\n")[0]) from error
+        raise UnreachableError(f"{type(error).__name__}: {error}".split("\n")[0]) from error

@@ -272,6 +272,36 @@ RayRunner(workers=1).run(Pipeline([work]), files(Path({str(tmp_path)!r}), "left"
     assert not list(Path("/tmp").glob(f"ray*/session_*_{process.pid}"))  # noqa: S108
 
 
+def test_a_process_has_one_gpu_all_its_life_and_else_none(ray, tmp_path):
+    """torch keeps the first that it used. The GPUs are pretended; what Ray hands out is not."""
+    from ray.cluster_utils import Cluster
+
+    made = Cluster(
+        initialize_head=True,
+        head_node_args={"num_cpus": 2, "num_gpus": 2, "include_dashboard": False},
+    )
+
+    def seen(*_):
+        return {"process": os.getpid(), "gpus": os.environ.get("CUDA_VISIBLE_DEVICES")}
+
+    training = [f"training{i}" for i in range(4)]
+    nodes = [node(seen, ["parameters", "params:training"], n, name=n) for n in training]
+    nodes += [node(seen, n, f"after_{n}", name=f"after_{n}") for n in training]
+    given = {"training": {"device": "cuda"}}
+    catalog = files(tmp_path, *training, *(f"after_{n}" for n in training), given=given)
+    catalog["params:training"] = MemoryDataset(given["training"])
+    try:
+        run(Pipeline(nodes), catalog, address=made.address)
+    finally:
+        made.shutdown()
+    with_gpu = [catalog.load(n) for n in training]
+    assert {s["gpus"] for s in with_gpu} <= {"0", "1"}
+    assert len({s["process"] for s in with_gpu}) == len(training)
+    without = [catalog.load(f"after_{n}") for n in training]
+    assert {s["gpus"] for s in without} == {""}
+    assert not {s["process"] for s in without} & {s["process"] for s in with_gpu}
+
+
 def test_without_ray_a_sentence_says_what_to_install(monkeypatch):
     monkeypatch.setattr("adaptive_opt.io.ray_runner.find_spec", lambda _: None)
     with pytest.raises(StudyError, match=r"pip install 'adaptive_opt\[ray\]'"):
@@ -300,8 +330,13 @@ def test_the_last_tag_that_fits_says_what_a_node_takes():
 
 
 def test_faults_of_resources_are_told():
-    faults = find_faults(parameters(given={"resources": {"cpus": 0, "tags": {"resnet": {}}}}))
-    assert {f.path for f in faults} == {("resources", "cpus"), ("resources", "tags")}
+    given = {
+        "cpus": 0,
+        "gpus": 1.5,
+        "tags": {"resnet": {}},
+    }  # Ray gives a part of one GPU, or whole ones
+    faults = find_faults(parameters(given={"resources": given}))
+    assert {f.path for f in faults} == {("resources", n) for n in ("cpus", "gpus", "tags")}
 
 
 def test_an_agenda_keeps_to_the_order_and_to_what_nodes_wait_for():

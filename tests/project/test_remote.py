@@ -12,6 +12,7 @@ import torch
 from kedro.io import DatasetError
 
 from adaptive_opt.engine.checkpoint import Checkpoint
+from adaptive_opt.errors import StudyError
 from adaptive_opt.files import at, changed_at, is_remote, on_disk
 from adaptive_opt.io.datasets import (
     CSVDataset,
@@ -20,6 +21,7 @@ from adaptive_opt.io.datasets import (
     TensorsDataset,
     TextDataset,
 )
+from adaptive_opt.io.outcome import _folders
 from adaptive_opt.io.results import path_of
 from adaptive_opt.io.runs import RunFolderDataset
 from tests.project.conftest import kedro
@@ -119,6 +121,79 @@ def test_a_store_that_is_away_is_a_sentence(here, monkeypatch):
     monkeypatch.setitem(fsspec.config.conf, "s3", {"endpoint_url": "http://127.0.0.1:1"})
     with pytest.raises(DatasetError, match=r"s3://away/t.json cannot be written \(.*127.0.0.1:1"):
         RecordDataset(filepath="s3://away/t.json").save({"a": 1})
+
+
+@pytest.fixture
+def memory(monkeypatch):
+    """A file system that can be told to fail; its URLs have a host, as most but s3's do."""
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    monkeypatch.setattr(MemoryFileSystem, "store", {})
+
+    def fail(method):
+        def refuse(*_, **__):
+            raise RuntimeError("the token has expired")
+
+        monkeypatch.setattr(MemoryFileSystem, method, refuse)
+
+    return fail
+
+
+def run_in(url):
+    """A finished run with a checkpoint."""
+    for name, content in (("summary.json", {"digest": "a"}), ("history.parquet", KEPT[1][2])):
+        kind = RecordDataset if name.endswith("json") else ParquetDataset
+        kind(filepath=f"{url}/{name}").save(content)
+    TensorsDataset(filepath=f"{url}/weights.safetensors").save({"w": torch.ones(2)})
+    folder = RunFolderDataset(filepath=url).load()
+    checkpoint = Checkpoint(folder.checkpoint, "a", 0.0)
+    checkpoint.save({"w": torch.ones(2)})
+    return folder, checkpoint
+
+
+def test_all_of_a_run_is_in_the_same_place(memory):
+    """A URL's first part is a host to some, and a folder to others."""
+    folder, checkpoint = run_in("memory://host/run")
+    assert folder.finished("a") is not None
+    assert {path.name for path in folder.path.iterdir()} == {
+        "summary.json", "history.parquet", "weights.safetensors", "checkpoint.pt"
+    }  # fmt: skip
+    folder.forget()
+    assert folder.finished("a") is None
+    checkpoint.remove()
+    assert checkpoint.load() is None
+
+
+@pytest.mark.parametrize("method", ["info", "get_file"])
+def test_what_cannot_be_reached_is_neither_absent_nor_damaged(memory, method):
+    """Else a finished run would be made again, and a checkpoint written over."""
+    folder, checkpoint = run_in("memory://host/run")
+    memory(method)
+    told = r"cannot be reached \(RuntimeError: the token has expired\); run again when it can"
+    with pytest.raises(DatasetError, match=rf"summary.json {told}"):
+        folder.finished("a")
+    with pytest.raises(StudyError, match=rf"checkpoint.pt {told}"):
+        checkpoint.load()
+    if method == "info":
+        with pytest.raises(DatasetError, match="token"):
+            RecordDataset(filepath="memory://host/run/summary.json").exists()
+
+
+def test_what_cannot_be_deleted(memory, caplog):
+    folder, checkpoint = run_in("memory://host/run")
+    memory("rm_file")
+    with pytest.raises(DatasetError, match=r"summary.json cannot be deleted \(.*token has expired"):
+        folder.forget()
+    checkpoint.remove()
+    assert "checkpoint.pt was not deleted" in caplog.text
+
+
+def test_what_was_made_on_two_file_systems_is_told_of_each(memory, tmp_path):
+    on_disk, elsewhere = (
+        [tmp_path / "a" / "x.csv", tmp_path / "b" / "x.csv"],
+        at("memory://h/x.csv"),
+    )
+    assert _folders([elsewhere, *on_disk]) == [f"2 in {tmp_path}: a, b", str(elsewhere)]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="nodes run side by side on Linux alone")

@@ -1,5 +1,12 @@
 """Passwords are used, and written nowhere: not in logs, MLflow, results or records that wait."""
 
+import http.server
+import threading
+
+import pytest
+
+from adaptive_opt.errors import StudyError
+from adaptive_opt.search.storage import Storage
 from tests.project.conftest import kedro
 from tests.search.test_study import server  # noqa: F401  a fixture
 
@@ -29,9 +36,35 @@ def run(project, url, tracker):
     return done, done.stdout + done.stderr
 
 
-def test_the_password_of_a_database_and_of_a_tracker(project, server):  # noqa: F811
+class HangsUp(http.server.BaseHTTPRequestHandler):
+    """Says that it is well, and breaks off whatever it is asked."""
+
+    def do_GET(self):
+        if self.path == "/health":
+            self.send_response(200)
+            self.end_headers()
+        else:
+            self.connection.close()
+
+    do_POST = do_GET  # noqa: N815
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture(params=["nobody", "hangs up"])
+def tracker(request):
+    """One that is not there, or whose failing requests MLflow quotes, password included."""
+    made = http.server.ThreadingHTTPServer(("127.0.0.1", 0), HangsUp)
+    port = 1 if request.param == "nobody" else made.server_port
+    threading.Thread(target=made.serve_forever, daemon=True).start()
+    yield f"http://user:tr4cker-word@127.0.0.1:{port}"
+    made.shutdown()
+    made.server_close()
+
+
+def test_the_password_of_a_database_and_of_a_tracker(project, server, tracker):  # noqa: F811
     """Everything that the run wrote, in the project's folder and on the terminal."""
-    tracker = "http://user:tr4cker-word@127.0.0.1:1"
     done, said = run(project, server, tracker)
     assert done.returncode == 0, said
     assert "rr_cond29, sgdm: best" in said
@@ -43,6 +76,18 @@ def test_the_password_of_a_database_and_of_a_tracker(project, server):  # noqa: 
     for word in ("s3cret-word", "tr4cker-word"):
         assert word not in said
         assert holding(project, word) == []
+
+
+def test_a_password_in_the_wrong_place():
+    """An @ that is not written as %40 cuts it in two; a query is a place for it too."""
+    torn = Storage("postgresql://me:two@s3cret-word@127.0.0.1:1/d")
+    with pytest.raises(StudyError, match="an @ in the password is to be written as %40") as raised:
+        torn.check()
+    assert "s3cret-word" not in f"{raised.value} {torn}"
+    asked = Storage("postgresql://me@127.0.0.1:1/d?password=s3cret-word")
+    with pytest.raises(StudyError, match="no server answers there") as raised:
+        asked.check()
+    assert "s3cret-word" not in f"{raised.value} {asked}"
 
 
 def test_the_password_where_nobody_answers(project):

@@ -27,7 +27,7 @@ from adaptive_opt.io.tracking.delivery import Delivery
 from adaptive_opt.io.tracking.run import Destination, TrackedRun
 from adaptive_opt.io.tracking.spool import Spool
 from adaptive_opt.io.tracking.store import UnreachableError
-from adaptive_opt.io.tracking.training import ENVIRONMENT, TrackedTraining
+from adaptive_opt.io.tracking.training import ENVIRONMENT, TrackedTraining, track_training
 from adaptive_opt.parameters.models import TrackingParameters
 from adaptive_opt.pipelines.rr_synthesis.nodes import make_function
 from adaptive_opt.pipelines.training.nodes import train
@@ -322,6 +322,18 @@ def test_no_folder_for_records_is_one_line(tmp_path):
             Destination(database(tmp_path), "study", tmp_path),
             "a run", TrackingParameters(), {}, {}, {},
         )  # fmt: skip
+
+
+def test_records_that_nobody_would_send_are_not_made(tmp_path, monkeypatch, caplog):
+    """The folder of the run is on another machine: said once, and nothing is put there."""
+    folder = tmp_path / "mlflow_unsent" / "run"
+    monkeypatch.setenv(ENVIRONMENT, json.dumps({"folder": str(folder), "points": 10}))
+    resolved = {"optimizer": "adaptive_opt.optim.Adam", "hyperparameters": {"lr": 1.0}}
+    for digest in ("a", "b"):
+        with track_training("rr_cond29", "adam", digest, resolved) as tracked:
+            tracked.observe(HistoryBlock([0], 100, {0: {"train_loss": np.ones(1)}}, [None]))
+    assert caplog.text.count("is not seen from here, so MLflow is not told") == 1
+    assert not folder.exists()
 
 
 KILLED = """

@@ -11,7 +11,15 @@ from typing import Any
 
 import torch
 
-from adaptive_opt.files import clear_half_written, on_disk, write_whole
+from adaptive_opt.errors import StudyError
+from adaptive_opt.files import (
+    UnreachableError,
+    clear_half_written,
+    exists,
+    on_disk,
+    remove,
+    write_whole,
+)
 
 __all__ = ["Checkpoint"]
 
@@ -58,10 +66,16 @@ class Checkpoint:
             logger.warning("checkpoint %s was not written (%s); going on", self.path, error)
 
     def load(self) -> dict[str, Any] | None:
-        """The state saved last, or None where there is none to go on from."""
-        if self.path is None or not self.path.is_file():
+        """The state saved last, or None where there is none to go on from.
+
+        Raises:
+            StudyError: whether there is one cannot be found out.
+        """
+        if self.path is None:
             return None
         try:
+            if not exists(self.path):
+                return None
             with on_disk(self.path) as file:
                 # torch does not look at the checksums that it writes.
                 with zipfile.ZipFile(file) as archive:
@@ -70,6 +84,10 @@ class Checkpoint:
                 # Only tensors and plain values are unpickled, whoever wrote the file.
                 saved = torch.load(file, map_location="cpu", weights_only=True)
             digest, state = saved["digest"], saved["state"]
+        except UnreachableError as error:  # what is there is good, and would be written over
+            raise StudyError(
+                f"checkpoint {self.path} cannot be reached ({error}); run again when it can"
+            ) from error
         except Exception as error:
             # zipfile, pickle and torch raise what they like on a damaged file.
             logger.warning(
@@ -86,5 +104,8 @@ class Checkpoint:
     def remove(self) -> None:
         """Delete the file: its run is finished and saved."""
         if self.path is not None:
-            self.path.unlink(missing_ok=True)
+            try:
+                remove(self.path)
+            except OSError as error:  # of no use any more, and of no harm
+                logger.warning("checkpoint %s was not deleted (%s)", self.path, error)
             clear_half_written(self.path)

@@ -23,7 +23,7 @@ from kedro_datasets.pandas import CSVDataset as KedroCSVDataset
 from kedro_datasets.pandas import ParquetDataset as KedroParquetDataset
 from kedro_datasets.plotly import JSONDataset as KedroPlotlyDataset
 
-from adaptive_opt.files import at, on_disk, write_whole
+from adaptive_opt.files import UnreachableError, at, exists, on_disk, write_whole
 
 from .checksums import (
     KEY,
@@ -55,9 +55,15 @@ class _Whole:
     taken there after. So no file system is used in a process that was forked from its own.
     """
 
+    _fs: Any
     _filepath: PurePosixPath
     _protocol: str
     _version: Any
+
+    def __init__(self, *, filepath: str, **settings: Any) -> None:
+        parent: Any = super()
+        parent.__init__(filepath=filepath, **settings)
+        self._name = str(filepath)  # of which Kedro keeps no host
 
     def save(self, data: Any) -> None:
         parent: Any = super()
@@ -100,17 +106,17 @@ class _Whole:
 
     def _exists(self) -> bool:
         parent: Any = super()
-        return parent._exists() if self._version is not None else self._place().is_file()
+        return parent._exists() if self._version is not None else exists(self._place())
 
     def _place(self) -> Path:
-        return at(f"{self._protocol}://{self._filepath}")
+        return at(self._name)
 
     @contextmanager
     def _at(self, path: Path) -> Iterator[None]:
         """Let Kedro's dataset see another file in the place of its own."""
         kept = self._filepath, self._protocol, self._fs
         self._filepath, self._protocol = PurePosixPath(path.as_posix()), "file"
-        self._fs: Any = LocalFileSystem()
+        self._fs = LocalFileSystem()
         try:
             yield
         finally:
@@ -135,7 +141,13 @@ def _write(path: Path, write: Callable[[Path], Any]) -> None:
         ) from error
 
 
+class UnreachableDatasetError(DatasetError):
+    """A file may be there, but cannot be fetched now."""
+
+
 def _fault(path: Any, error: BaseException) -> DatasetError:
+    if isinstance(error, UnreachableError):
+        return UnreachableDatasetError(f"{path} cannot be reached ({error}); run again when it can")
     if isinstance(error, FileNotFoundError):
         return DatasetError(f"{path} does not exist")
     reason = str(error).strip().split("\n")[0] or type(error).__name__
@@ -200,7 +212,7 @@ class _FileDataset(AbstractDataset[Any, Any]):
         return at(self._name)  # made anew, as a process that was forked needs its own
 
     def _exists(self) -> bool:
-        return self._filepath.is_file()
+        return exists(self._filepath)
 
     def _describe(self) -> dict[str, Any]:
         return {"filepath": str(self._filepath)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import yaml
 from kedro.framework.hooks import hook_impl
 
 from adaptive_opt.errors import StudyError
+from adaptive_opt.files import remove
 from adaptive_opt.parameters import (
     Fault,
     RRFunctionParameters,
@@ -54,9 +56,13 @@ class ValidationHooks:
         conf = self._conf or Path(run_params["project_path"]) / "conf"
         given = run_params.get("runtime_params") or {}
         check_parameters(parameters, pipeline, conf, env, given)
-        faults = _deep_faults(
-            parameters, {n.split(".")[0] for n in pipeline.inputs() | pipeline.all_outputs()}
-        )
+        namespaces = {n.split(".")[0] for n in pipeline.inputs() | pipeline.all_outputs()}
+        # Of a cluster RayRunner asks which GPUs there are, as this machine need not have one.
+        here = "RayRunner" not in str(run_params.get("runner"))
+        faults = [
+            *(_device_faults(parameters) if here else []),
+            *_deep_faults(parameters, namespaces),
+        ]
         if not faults:
             faults = _stale_data(parameters["data"], pipeline, catalog)
         if not faults:
@@ -108,19 +114,26 @@ class CheckpointHooks:
         """The summary is the last."""
         namespace, _, name = dataset_name.rpartition(".")
         if namespace.startswith("training.") and name == "summary" and self._catalog is not None:
-            self._catalog.load(f"{namespace}.folder").checkpoint.unlink(missing_ok=True)
+            checkpoint = self._catalog.load(f"{namespace}.folder").checkpoint
+            with contextlib.suppress(OSError):  # of no use any more, and of no harm
+                remove(checkpoint)
 
 
-def _deep_faults(parameters: dict[str, Any], namespaces: set[str]) -> list[Fault]:
-    """Faults that need more than the parameters: files, dimensions, devices."""
+def _device_faults(parameters: dict[str, Any]) -> list[Fault]:
     from adaptive_opt.engine.device import resolve_device
-    from adaptive_opt.tasks.rr_functions import import_function, synthesise
 
-    faults = []
     try:
         resolve_device(parameters["training"]["device"])
     except StudyError as error:
-        faults.append(Fault(("training", "device"), str(error)))
+        return [Fault(("training", "device"), str(error))]
+    return []
+
+
+def _deep_faults(parameters: dict[str, Any], namespaces: set[str]) -> list[Fault]:
+    """Faults that need more than the parameters: files, dimensions."""
+    from adaptive_opt.tasks.rr_functions import import_function, synthesise
+
+    faults = []
     if "data" in namespaces:
         faults += _source_faults(parameters["data"])
     for task, given in parameters["rr_synthesis"].items():

@@ -14,7 +14,7 @@ from typing import Any
 import click
 from kedro.framework.hooks import hook_impl
 
-from adaptive_opt.files import changed_at
+from adaptive_opt.files import changed_at, is_remote
 
 from .results import path_of
 from .tracking.run import UNSENT
@@ -137,13 +137,22 @@ def _kind(name: str, path: Path) -> str | None:
 
 def _folders(paths: Iterable[Path]) -> list[str]:
     """How many there are, and where, as one line; none where there are none."""
-    paths = sorted(paths)
+    paths = sorted(paths, key=str)
     if len(paths) < 2:
         return [str(path if path.suffix in SEEN else path.parent) for path in paths]
-    above = next(p for p in paths[0].parents if all(p in path.parents for path in paths))
+    shared = (p for p in paths[0].parents if all(p in path.parents for path in paths))
+    if (above := next(shared, None)) is None:  # on several file systems
+        return [line for kept in _by_file_system(paths) for line in _folders(kept)]
     below = sorted({path.relative_to(above).parts[0] for path in paths if path.parent != above})
     named = f": {', '.join(below)}" if below else ""
     return [f"{len(paths)} in {above}{named}"]
+
+
+def _by_file_system(paths: Iterable[Path]) -> list[list[Path]]:
+    found: dict[str, list[Path]] = {}
+    for path in paths:
+        found.setdefault(str(path).partition("://")[0] if is_remote(path) else "", []).append(path)
+    return list(found.values())
 
 
 def _files_made(names: Iterable[str], catalog: Any, since: float) -> dict[str, Path]:

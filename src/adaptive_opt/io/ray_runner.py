@@ -37,6 +37,9 @@ LONGEST_FOLDER = 40
 ANSWERS_WITHIN = 10.0
 """Seconds a cluster is given to answer."""
 
+NO_GPU = {"env_vars": {"CUDA_VISIBLE_DEVICES": ""}}
+"""Surroundings of nodes without a GPU, where there are some."""
+
 TRAINS = "params:training"
 """Input of the nodes that use a GPU where there is one."""
 
@@ -116,7 +119,7 @@ def _cluster(address: str | None, workers: int | None) -> Iterator[Any]:
         try:
             _knock(address)
             ray.init(**options)
-        except (OSError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
             where = f"at {address}" if address else "on this machine"
             said = str(error).strip().split("\n")[0]
             raise StudyError(
@@ -242,6 +245,9 @@ class _Foreman:
         tracked = {ENVIRONMENT: os.environ[ENVIRONMENT]} if ENVIRONMENT in os.environ else {}
         self._surroundings = Surroundings(tracked, level)
         self._task = ray.remote(perform)
+        # torch keeps the GPU that a process used first, whichever Ray gives it next.
+        self._task_of_gpu = ray.remote(max_calls=1)(perform)
+        self._gpus = ray.cluster_resources().get("GPU", 0) > 0
         self._mail: Any = None
 
     def completed(self, agenda: Agenda, at_once: int, hook_manager: Any) -> Iterator[Node]:
@@ -281,9 +287,11 @@ class _Foreman:
 
     def _begin(self, node: Node) -> None:
         takes = self._wanted[node.name]
-        task = self._task.options(
+        task = (self._task_of_gpu if takes["gpus"] else self._task).options(
             name=node.name, num_cpus=takes["cpus"], num_gpus=takes["gpus"],
             max_retries=self._retries, retry_exceptions=False,
+            # Else it would see those of others; its process never becomes one with a GPU.
+            runtime_env=NO_GPU if self._gpus and not takes["gpus"] else None,
         )  # fmt: skip
         # In a list the study is not unpacked before the process is bound to its cores.
         ref = task.remote([self._sent], node.name, takes["cpus"], self._surroundings, self._post)

@@ -45,6 +45,8 @@ def load_runs(
 
 def path_of(dataset: Any) -> Path | None:
     """The file or folder of a dataset, wherever it is; None: it has none."""
+    if (given := getattr(dataset, "_name", None)) is not None:
+        return at(given)
     name = getattr(dataset, "_filepath", None)
     if name is None:
         return None

@@ -9,9 +9,9 @@ from typing import Any
 
 from kedro.io import AbstractDataset, DatasetError
 
-from adaptive_opt.files import at
+from adaptive_opt.files import UnreachableError, at, exists, remove
 
-from .datasets import ParquetDataset, RecordDataset, TensorsDataset
+from .datasets import ParquetDataset, RecordDataset, TensorsDataset, UnreachableDatasetError
 
 __all__ = ["RunFolder", "RunFolderDataset"]
 
@@ -37,8 +37,18 @@ class RunFolder:
         return self.path / "checkpoint.pt"
 
     def forget(self) -> None:
-        """No finished run is here any more; to be called before another is written."""
-        (self.path / "summary.json").unlink(missing_ok=True)
+        """No finished run is here any more; to be called before another is written.
+
+        Raises:
+            DatasetError: the old summary cannot be taken away.
+        """
+        try:
+            remove(self.path / "summary.json")
+        except OSError as error:
+            raise DatasetError(
+                f"{self.path}/summary.json cannot be deleted ({error.strerror or error}); make the "
+                "folder writable, or run again when it can be reached"
+            ) from error
 
     def finished(
         self, digest: str, tensors: Sequence[str] = ("weights",)
@@ -51,10 +61,13 @@ class RunFolder:
 
         Returns:
             History, tensors of each file, summary.
+
+        Raises:
+            DatasetError: what is there cannot be reached.
         """
+        record = self.path / "summary.json"
         try:
-            record = self.path / "summary.json"
-            if not record.exists():
+            if not exists(record):
                 return None
             summary: dict[str, Any] = RecordDataset(filepath=str(record)).load()
             if summary.get("digest") != digest:
@@ -62,6 +75,12 @@ class RunFolder:
             history = ParquetDataset(filepath=str(self.path / "history.parquet")).load()
             files = [str(self.path / f"{name}.safetensors") for name in tensors]
             loaded = [TensorsDataset(filepath=file).load() for file in files]
+        except UnreachableDatasetError:
+            raise
+        except UnreachableError as error:
+            raise UnreachableDatasetError(
+                f"{record} cannot be reached ({error}); run again when it can"
+            ) from error
         except DatasetError as error:
             logger.warning("the run in %s is made again: %s", self.path, error)
             return None

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field, field_validator
 
 from adaptive_opt.study import ARMS, EVERY_TASK, HALVES, KINDS
 
@@ -14,11 +14,20 @@ from .fields import Count, NonNegative, Strict, Whole
 __all__ = ["ResourcesParameters", "node_resources"]
 
 
+def _is_grantable(gpus: float) -> float:
+    if gpus > 1 and gpus != int(gpus):
+        raise ValueError("a part of a GPU, or whole ones")
+    return gpus
+
+
+GPUs = Annotated[NonNegative, AfterValidator(_is_grantable)]
+
+
 class _Some(Strict):
     """Those of some nodes; None: as all have."""
 
     cpus: Count | None = None
-    gpus: NonNegative | None = None
+    gpus: GPUs | None = None
 
 
 class ResourcesParameters(Strict):
@@ -29,14 +38,14 @@ class ResourcesParameters(Strict):
     Attributes:
         cpus: cores of a node, and threads of torch there.
         gpus: of a node that trains or searches, where ``training.device`` is a GPU; a part of
-            one is shared with others.
+            one is shared with others. A node with 0 sees no GPU.
         retries: how often a node is begun again whose process or machine died.
         tags: other numbers for the nodes of some tasks, arms, kinds or halves; of those that
             fit a node the last one holds.
     """
 
     cpus: Count = 1
-    gpus: NonNegative = 1.0
+    gpus: GPUs = 1.0
     retries: Whole = 3
     tags: dict[str, _Some] = Field(default={})
 

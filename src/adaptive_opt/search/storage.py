@@ -43,12 +43,20 @@ class Storage:
 
     @property
     def name(self) -> str:
-        """The URL without its password."""
+        """The URL without its password, and without a query, in which there may be one too.
+
+        Example:
+            >>> Storage("postgresql://me:s@cret@host/db?password=secret").name
+            'postgresql://me:***@host/db'
+        """
         from sqlalchemy.engine import make_url
         from sqlalchemy.exc import ArgumentError
 
         try:
-            return make_url(self._url).render_as_string(hide_password=True)
+            url = make_url(self._url)
+            # What stands before the last @ of a host is the rest of a password.
+            shown = url.set(host=(url.host or "").rpartition("@")[2] or None)
+            return shown.difference_update_query(url.query).render_as_string(hide_password=True)
         except (ArgumentError, ValueError):
             return "the URL of the studies' database"
 
@@ -72,8 +80,11 @@ class Storage:
             StudyError: it cannot be reached, read or written.
         """
         import sqlalchemy.exc as sql
+        from sqlalchemy.engine import make_url
 
         try:
+            if "@" in (make_url(self._url).host or ""):
+                raise StudyError(f"{self.name}: an @ in the password is to be written as %40")
             with self.explained():
                 return _open(self._url, heartbeat_seconds, os.getpid())
         except StudyError:

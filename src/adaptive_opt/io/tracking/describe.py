@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import adaptive_opt
+from adaptive_opt.errors import StudyError
 
 __all__ = ["describe_run", "flat", "run_name"]
 
@@ -64,13 +65,15 @@ def describe_run(run_params: dict[str, Any], parameters: dict[str, Any]) -> dict
     from adaptive_opt.parameters import configuration_digest
 
     study = {name: section for name, section in parameters.items() if name not in APART}
-    device = resolve_device(parameters["training"]["device"])
+    device = parameters["training"]["device"]
+    with contextlib.suppress(StudyError):  # the GPUs may be on other machines of a cluster
+        device = resolve_device(device).type
     command = _command()
     tags = {
         "scale": parameters["scale"],
         "configuration": configuration_digest(study),
-        "device": device.type,
-        "device.name": _device_name(device.type),
+        "device": device,
+        "device.name": _device_name(device),
         "kedro.env": run_params.get("env") or "local",
         "kedro.pipelines": ",".join(run_params.get("pipeline_names") or ["__default__"]),
         "kedro.command": command,
@@ -127,7 +130,7 @@ def _device_name(kind: str) -> str:
     if kind == "cuda":
         import torch
 
-        return torch.cuda.get_device_name()
+        return torch.cuda.get_device_name() if torch.cuda.is_available() else "of the cluster"
     return platform.processor() or platform.machine()
 
 

@@ -13,6 +13,7 @@ import contextlib
 import logging
 import os
 import time
+import traceback
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -22,7 +23,7 @@ from filelock import FileLock, Timeout
 
 from .delivery import Delivery
 from .spool import Spool
-from .store import RefusedError, Store, UnreachableError
+from .store import RefusedError, Store, UnreachableError, anonymous, first_line
 
 __all__ = ["main"]
 
@@ -141,8 +142,10 @@ def main() -> int:
         with FileLock(spool.lock, timeout=0):
             sent = sender.run()
     except Exception as error:
-        logger.exception("the sender failed")
-        spool.note(connected=True, reason=f"{type(error).__name__}: {error}", refused=[])
+        told = anonymous("".join(traceback.format_exception(error)))
+        logger.error("the sender failed\n%s", told)
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        spool.note(connected=True, reason=reason, refused=[])
         return 1
     if sent and sender.orphaned:
         spool.remove()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sqlite3
 import urllib.error
 import urllib.request
@@ -14,7 +15,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-__all__ = ["RefusedError", "Store", "UnreachableError", "without_password"]
+__all__ = [
+    "RefusedError",
+    "Store",
+    "UnreachableError",
+    "anonymous",
+    "first_line",
+    "without_password",
+]
 
 PARAMETERS_A_REQUEST = 100
 METRICS_A_REQUEST = 1000
@@ -48,14 +56,24 @@ def _asking() -> Iterator[None]:
         yield
     except MlflowException as error:
         kind = RefusedError if error.error_code in REFUSALS else UnreachableError
-        raise kind(_first_line(error)) from error
+        raise kind(first_line(error)) from None  # the error itself may name a password
     except Exception as error:
-        raise UnreachableError(_first_line(error)) from error
+        raise UnreachableError(first_line(error)) from None
 
 
-def _first_line(error: Exception) -> str:
-    """Short, and without the addresses of objects in it."""
-    text = str(error).strip().split("\n")[0] or type(error).__name__
+def anonymous(text: str) -> str:
+    """A text without the users and passwords of addresses in it.
+
+    Example:
+        >>> anonymous("no answer from http://me:secret@example.org/api")
+        'no answer from http://example.org/api'
+    """
+    return re.sub(r"//[^/\s]*@", "//", text)
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, short and :func:`anonymous`."""
+    text = anonymous(str(error).strip().split("\n")[0]) or type(error).__name__
     return text if len(text) <= 200 else f"{text[:200]}…"
 
 

@@ -11,6 +11,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -207,7 +208,18 @@ def note_finished(
 
 def _current() -> tuple[Spool | None, dict[str, Any]]:
     settings: dict[str, Any] = json.loads(os.environ.get(ENVIRONMENT, "{}"))
-    return (Spool(Path(settings["folder"])), settings) if settings else (None, {})
+    if not settings:
+        return None, {}
+    spool = Spool(Path(settings["folder"]))
+    if spool.run() is None:  # nobody would ever send what is put there
+        _say_once(f"{spool.folder} of the run is not seen from here, so MLflow is not told of this")
+        return None, settings
+    return spool, settings
+
+
+@cache
+def _say_once(what: str) -> None:
+    logger.warning("%s", what)
 
 
 def _identity(task: str, arm: str, digest: str, resolved: dict[str, Any]) -> dict[str, Any]:
