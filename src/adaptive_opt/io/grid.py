@@ -370,12 +370,9 @@ def _load(path: Path) -> dict[str, Any]:
 
     try:
         with on_disk(path) as file:
-            found: dict[str, Any] = torch.load(
-                file, map_location="cpu", weights_only=True, mmap=True
-            )
+            return dict(torch.load(file, map_location="cpu", weights_only=True, mmap=True))
     except Exception:  # zipfile, pickle and torch raise what they like
         return {}
-    return found
 
 
 def _diverged(summary: Mapping[str, Any]) -> list[int]:
