@@ -302,6 +302,19 @@ def test_a_process_has_one_gpu_all_its_life_and_else_none(ray, tmp_path):
     assert not {s["process"] for s in without} & {s["process"] for s in with_gpu}
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_gpus_are_asked_of_the_cluster_and_not_of_this_machine(ray, project):
+    parts = ["rr_synthesis.rr_cond29", "tuning.rr_cond29.sgdm", "training.rr_cond29.sgdm"]
+    done = kedro(
+        project, "run", "--env=smoke", "--pipelines=rr_synthesis,tuning,training",
+        f"--namespaces={','.join(parts)}", f"--runner={HERE}",
+        "--params=training.device=cuda,tuning.source=published",
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "no machine of the Ray cluster has as many" in done.stdout + done.stderr
+    assert "torch sees no GPU here" not in done.stdout + done.stderr
+
+
 def test_without_ray_a_sentence_says_what_to_install(monkeypatch):
     monkeypatch.setattr("adaptive_opt.io.ray_runner.find_spec", lambda _: None)
     with pytest.raises(StudyError, match=r"pip install 'adaptive_opt\[ray\]'"):
