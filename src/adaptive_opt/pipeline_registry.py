@@ -8,15 +8,25 @@ from collections.abc import Iterable, Sequence
 from kedro.pipeline import Pipeline
 
 from adaptive_opt.pipelines import analysis, data, rr_synthesis, training, tuning
-from adaptive_opt.study import EVERY_TASK, TASKS, Task, arm_names, published_arms, tasks_of
-
-REPORTED = (
-    *(f"analysis.rahimi_recht.{name}_figure" for name in ("median_loss", "decades")),
-    *(f"analysis.networks.{name}_figure" for name in ("loss_by_iteration", "valid_loss")),
-    *(f"analysis.sharpness.{name}_figure" for name in ("sharpness", "stability")),
-    "tuning.search.best_of_n_figure",
+from adaptive_opt.pipelines.selection import StudyPipeline
+from adaptive_opt.study import (
+    EVERY_TASK,
+    TASKS,
+    Run,
+    Task,
+    arm_names,
+    default_arms,
+    get_arm,
+    get_task,
+    published_arms,
+    runs_on,
+    tasks_of,
 )
-"""Figures of other parts that the report of the default study shows."""
+
+RR_FIGURES = ("median_loss", "decades")
+NETWORK_FIGURES = ("loss_by_iteration", "valid_loss")
+SHARPNESS_FIGURES = ("sharpness", "stability")
+"""Figures of other parts that a report shows."""
 
 
 def register_pipelines() -> dict[str, Pipeline]:
@@ -31,95 +41,103 @@ def _pipelines() -> dict[str, Pipeline]:
 
     Returns:
         ``data``, ``rr_synthesis``, ``tuning`` and ``training`` (the whole grid), ``analysis``
-        (of the default study); ``__default__``: all of these for the published arms and the
+        (of the default study); ``__default__``: all of these for the default arms and the
         placebos of SSDH, with the verdict and the report; ``ladder``: likewise with the placebos
         of SADH too, and also by the mean squared error; ``all``: for every arm;
-        ``zoo``: for the published arms and those of pytorch_optimizer;
+        ``zoo``: for the default arms and those of pytorch_optimizer;
         ``custom``: for an optimizer of the reader's own beside SGDM, Adam and SSDH, on
         Rahimi–Recht;
         ``fidelity``: what curvature estimates are worth on Rahimi–Recht, and the search that it
         needs;
         ``curvature``: spectra of Hessians along training, with the runs of the published arms;
         ``ledger``: what each thing that the original did otherwise changes.
+
+        Tags choose a smaller study of the whole ones (:class:`.selection.StudyPipeline`).
     """
-    sources = data.create_pipeline() + rr_synthesis.create_pipeline()
-
-    def study(arms: Iterable[str], name: str, tasks: Sequence[Task] = TASKS) -> Pipeline:
-        chosen = list(arms)
-        searches = tuning.create_pipeline(chosen, tasks)
-        searches += tuning.create_report(f"{name}_search", chosen, tasks)
-        verdict = analysis.create_verdict_pipeline(
-            f"{name}_verdict", chosen, tasks, command=f"kedro run --pipelines={name}"
-        )
-        runs = training.create_pipeline(chosen, tasks)
-        return Pipeline([sources, searches, runs, _tables(chosen, f"{name}_"), verdict])
-
-    published, every = published_arms(), arm_names()
-    default = [*published, *(arm for arm in arm_names("ladder") if arm.startswith("ssdh_"))]
-    ladder = [*published, *arm_names("ladder")]
-    concluded = (
-        tuning.create_report("search", default)
-        + _tables(published)
-        + analysis.create_sharpness_pipeline(published)
-        + analysis.create_verdict_pipeline("verdict", default, figures=REPORTED)
-    )
-    made = tuning.create_pipeline(default) + training.create_pipeline(default)
+    every, default = arm_names(), default_arms()
+    placebos = [arm for arm in arm_names("ladder") if arm.startswith("ssdh_")]
+    concluded = [*default, *placebos]
+    grid = runs_on(every, EVERY_TASK)
     return {
         "data": data.create_pipeline(),
         "rr_synthesis": rr_synthesis.create_pipeline(),
-        "tuning": tuning.create_pipeline(every, EVERY_TASK),
-        "training": training.create_pipeline(every, EVERY_TASK),
-        "analysis": concluded,
-        "ladder": study(ladder, "ladder", EVERY_TASK),
-        "all": study(every, "all"),
+        "tuning": tuning.create_pipeline(grid),
+        "training": training.create_pipeline(grid),
+        "analysis": _concluded("", runs_on(concluded), "kedro run"),
+        "ladder": _study("ladder", [*default, *arm_names("ladder")], EVERY_TASK),
+        "all": _study("all", every),
         "fidelity": _fidelity(),
-        "curvature": _curvature(sources, published),
-        "custom": _custom(),
+        "curvature": _curvature(published_arms()),
+        "custom": _study("custom", ["sgdm", "adam", "ssdh", "custom"], tasks_of("rahimi_recht")),
         "ledger": _ledger(),
-        "zoo": study([*published, *arm_names("zoo")], "zoo"),
-        "__default__": sources + made + concluded,
+        "zoo": _study("zoo", [*default, *arm_names("zoo")]),
+        "__default__": _study("__default__", concluded),
     }
 
 
-def _custom() -> Pipeline:
-    """The arm ``custom`` searched, trained and judged beside three others."""
-    arms, tasks = ["sgdm", "adam", "ssdh", "custom"], tasks_of("rahimi_recht")
-    parts = [
-        rr_synthesis.create_pipeline(),
-        tuning.create_pipeline(arms, tasks),
-        training.create_pipeline(arms, tasks),
-        tuning.create_report("custom_search", arms, tasks),
-        analysis.create_pipeline("custom_rahimi_recht", arms),
-        analysis.create_verdict_pipeline(
-            "custom_verdict", arms, tasks, command="kedro run --pipelines=custom"
-        ),
-    ]
-    return Pipeline(parts)
+def _study(name: str, arms: Iterable[str], tasks: Sequence[Task] = TASKS) -> StudyPipeline:
+    """Some arms searched, trained and judged."""
+    runs = runs_on(arms, tasks)
+    default = name == "__default__"
+    command = "kedro run" if default else f"kedro run --pipelines={name}"
+    whole = _whole("" if default else f"{name}_", runs, command)
+    return StudyPipeline(name, runs, _whole, whole)
+
+
+def _whole(prefix: str, runs: Sequence[Run], command: str) -> Pipeline:
+    """Everything from the data to the report for some runs, and nothing else."""
+    learnt = {get_task(task).learns or task for task, _ in runs}
+    made = tuning.create_pipeline(runs) + training.create_pipeline(runs)
+    return _sources(learnt) + made + _concluded(prefix, runs, command)
+
+
+def _sources(tasks: Iterable[str]) -> Pipeline:
+    """The data and functions that some tasks learn."""
+    sources = data.create_pipeline() + rr_synthesis.create_pipeline()
+    return sources.only_nodes_with_tags(*tasks)
+
+
+def _concluded(prefix: str, runs: Sequence[Run], command: str) -> Pipeline:
+    """Tables, figures, verdict and report of some runs.
+
+    Args:
+        prefix: of the names of outputs.
+        runs: (task, arm).
+        command: that makes them, for the report.
+    """
+    # Published tables and sharpness are of optimizers; placebos are in the verdict.
+    drawn = [run for run in runs if get_arm(run[1]).kind != "ladder"]
+    parts = [tuning.create_report(f"{prefix}search", runs)]
+    figures = [f"tuning.{prefix}search.best_of_n_figure"]
+    if own := [run for run in drawn if get_task(run[0]).half == "rahimi_recht"]:
+        parts.append(analysis.create_pipeline(f"{prefix}rahimi_recht", own))
+        figures += [f"analysis.{prefix}rahimi_recht.{name}_figure" for name in RR_FIGURES]
+    if own := [run for run in drawn if get_task(run[0]).half == "networks"]:
+        parts.append(analysis.create_network_pipeline(f"{prefix}networks", own))
+        figures += [f"analysis.{prefix}networks.{name}_figure" for name in NETWORK_FIGURES]
+        parts.append(analysis.create_sharpness_pipeline(own, f"{prefix}sharpness"))
+        figures += [f"analysis.{prefix}sharpness.{name}_figure" for name in SHARPNESS_FIGURES]
+    verdict = analysis.create_verdict_pipeline(f"{prefix}verdict", runs, figures, command)
+    return sum(parts, verdict)
 
 
 def _ledger() -> Pipeline:
     """The replication ledger, with the functions and searches that it takes."""
-    searches = tuning.create_pipeline(published_arms())
+    searches = tuning.create_pipeline(runs_on(published_arms()))
     needed = searches.to_outputs(*sorted(analysis.searched_configurations()))
     return rr_synthesis.create_pipeline() + needed + analysis.create_ledger_pipeline()
 
 
-def _tables(arms: Iterable[str], prefix: str = "") -> Pipeline:
-    """Tables and figures of both halves of the study, each under a name of its own."""
-    arms = list(arms)
-    return analysis.create_pipeline(
-        f"{prefix}rahimi_recht", arms
-    ) + analysis.create_network_pipeline(f"{prefix}networks", arms)
-
-
-def _curvature(sources: Pipeline, arms: Sequence[str]) -> Pipeline:
+def _curvature(arms: Sequence[str]) -> Pipeline:
     """At the weights that the runs of some arms left, with the runs."""
-    runs = tuning.create_pipeline(arms) + training.create_pipeline(arms)
-    return sources + runs + analysis.create_curvature_pipeline(arms)
+    runs = runs_on(arms)
+    made = tuning.create_pipeline(runs) + training.create_pipeline(runs)
+    sources = data.create_pipeline() + rr_synthesis.create_pipeline()
+    return sources + made + analysis.create_curvature_pipeline(arms)
 
 
 def _fidelity(arm: str = "ssdh") -> Pipeline:
     """Along the runs of one arm, with all that they need."""
-    search = tuning.create_pipeline([arm]).only_nodes_with_tags("rahimi_recht")
+    search = tuning.create_pipeline(runs_on([arm], tasks_of("rahimi_recht")))
     follow = analysis.create_fidelity_pipeline(arm=arm)
     return rr_synthesis.create_pipeline() + search + follow

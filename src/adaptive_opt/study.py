@@ -12,7 +12,20 @@ from dataclasses import dataclass, field
 from typing import Any
 
 __all__ = ["ARMS", "EVERY_TASK", "FAMILIES", "HALVES", "KINDS", "TASKS", "VARIANTS", "Arm", "Task"]
-__all__ += ["arm_names", "arms_on", "get_arm", "get_task", "published_arms", "tasks_of"]
+__all__ += [
+    "Run",
+    "arm_names",
+    "arms_on",
+    "default_arms",
+    "get_arm",
+    "get_task",
+    "published_arms",
+    "run_tags",
+]
+__all__ += ["runs_on", "tasks_of"]
+
+Run = tuple[str, str]
+"""Names of a task and of an arm: a cell of the grid."""
 
 KINDS = ("first-order", "second-order", "ladder", "zoo")
 """``zoo``: strong optimizers of the package pytorch_optimizer, which the extra ``zoo`` installs."""
@@ -65,6 +78,7 @@ class Arm:
         options: keyword arguments that make the arm what it is.
         tuned_as: the arm whose configuration serves where this one has none of its own.
         published: whether the arm is in the published tables, which the default run covers.
+        default: whether the default run covers it although it is not in the published tables.
         families: of the tasks that it can be trained on.
         schedule: of the learning rate, where the optimizer needs another than the study's.
     """
@@ -76,13 +90,14 @@ class Arm:
     options: dict[str, Any] = field(default_factory=dict)
     tuned_as: str | None = None
     published: bool = False
+    default: bool = False
     families: tuple[str, ...] = FAMILIES
     schedule: str | None = None
 
     @property
-    def is_baseline(self) -> bool:
-        """Whether it sets the targets that others are judged by: first-order, and known."""
-        return self.kind == "first-order" and self.optimizer is not None
+    def may_be_reference(self) -> bool:
+        """Whether others may be judged by it: a first-order arm of the published tables."""
+        return self.kind == "first-order" and self.published
 
 
 def _own(name: str) -> str:
@@ -183,6 +198,11 @@ def published_arms() -> list[str]:
     return [arm.name for arm in ARMS if arm.published]
 
 
+def default_arms() -> list[str]:
+    """The optimizers of ``kedro run``: those of the published tables, and others of their rank."""
+    return [arm.name for arm in ARMS if arm.published or arm.default]
+
+
 def get_arm(name: str) -> Arm:
     """The row of an arm."""
     return next(arm for arm in ARMS if arm.name == name)
@@ -196,6 +216,22 @@ def get_task(name: str) -> Task:
 def tasks_of(*families: str) -> list[Task]:
     """The tasks of some families, variants left out, in the order of the grid."""
     return [task for task in TASKS if task.family in families]
+
+
+def runs_on(arms: Iterable[str], tasks: Iterable[Task] = TASKS) -> list[Run]:
+    """Some arms on those of some tasks that they can be trained on, task by task."""
+    chosen = list(arms)
+    return [(task.name, arm) for task in tasks for arm in arms_on(task, chosen)]
+
+
+def run_tags(task: str, arm: str) -> list[str]:
+    """Tags by which a cell of the grid is chosen: task, half, arm, kind, or the cell itself.
+
+    Example:
+        >>> run_tags("resnet18", "adam")
+        ['resnet18', 'networks', 'adam', 'first-order', 'resnet18.adam']
+    """
+    return [task, get_task(task).half, arm, get_arm(arm).kind, f"{task}.{arm}"]
 
 
 def arms_on(task: Task, arms: Iterable[str]) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -58,7 +58,13 @@ class Task(Protocol):
         """Loss over the training data, ``[members]``."""
 
     def evaluate(self, weights: Sequence[Tensor], split: str) -> dict[str, Tensor]:
-        """Columns of the history from held-out data, ``valid`` or ``test``."""
+        """Losses and metrics in evaluation mode, as columns of the history; none without data.
+
+        ``valid`` and ``test`` are held-out data, ``train`` is a fixed sample of the training data.
+        """
+
+    def constant_loss(self, split: str) -> float:
+        """Loss over a split of the best prediction that does not look at the input."""
 
     def prepare(self, weights: Sequence[Tensor]) -> None:
         """What no clock shall count."""
@@ -76,19 +82,22 @@ class Plan:
 
     Attributes:
         epochs: passes over the data.
+        share: the part of them that is trained, rounded to whole iterations.
         schedule, floor: see :func:`adaptive_opt.engine.schedule.make_schedule`.
-        schedule_epochs: what the schedule spans; None: the run.
+        schedule_epochs: what the schedule spans; None: the run, whatever its share.
         log_every: iterations between two rows of the history.
         statistics_every: iterations between two looks into the optimizer.
         snapshot_every: iterations between two points of the trajectory; 0: none.
         evaluate_every: iterations between two looks at validation data; 0: none. Test data
             are looked at once, at the end, if validation data are at all.
+        measure_end: whether :attr:`EnsembleResult.final` is measured.
         curvature_share: below 1, curvature is that of the task's ``curvature_loss``.
         diverged_above: a member whose loss is not finite, or above this multiple of its
             first loss, is frozen where it last was well.
     """
 
     epochs: int
+    share: float = 1.0
     schedule: str = "cosine"
     floor: float = 0.1
     schedule_epochs: int | None = None
@@ -96,8 +105,18 @@ class Plan:
     statistics_every: int = 100
     snapshot_every: int = 0
     evaluate_every: int = 0
+    measure_end: bool = False
     curvature_share: float = 1.0
     diverged_above: float = 1e6
+
+    def iterations(self, batches_per_epoch: int) -> int:
+        """Length of the run, at least one iteration.
+
+        Example:
+            >>> Plan(epochs=3, share=0.25).iterations(100)
+            75
+        """
+        return max(1, round(self.share * self.epochs * batches_per_epoch))
 
 
 @dataclass(frozen=True)
@@ -106,6 +125,9 @@ class EnsembleResult:
 
     Attributes:
         history: one row for each (member, logged iteration).
+        final: at the end, measured without batch noise, in evaluation mode: ``train_loss``
+            over a fixed training sample, ``valid_loss`` and metrics over the validation
+            split where there is one; ``[members]`` each, NaN where a member diverged.
         weights: final parameters, ``[members, ...]`` each, on the CPU.
         snapshots: the iterations whose points were handed to ``on_snapshot``.
         diverged_at: for each member the iteration it was frozen at, or None.
@@ -121,6 +143,7 @@ class EnsembleResult:
     seconds: float
     gradient_equivalents: float
     task_state: dict[str, Any]
+    final: dict[str, list[float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pandas as pd
@@ -22,10 +23,11 @@ from adaptive_opt.tasks.networks import Execution, NetworkTask
 from adaptive_opt.tasks.text import TextData
 
 from .checkpoint import Checkpoint
-from .contract import EnsembleResult, HistoryBlock, Observer, Plan, ignore
+from .contract import EnsembleResult, HistoryBlock, Observer, Plan, Rows, ignore
 from .device import resolve_device
-from .optimizers import build_optimizer
-from .results import Progress, label_history, pack_result, summarise, unpack_result
+from .lengths import Lengths, Turn, plan_turns, train_turns
+from .optimizers import build_optimizer, takes_members
+from .results import Progress, joined_history, summarise, unpack_result
 from .seeds import derive_seed, random_stream
 from .snapshots import Snapshots
 from .train import train_ensemble
@@ -45,13 +47,14 @@ def run_network(
     task: str,
     arm: str,
     optimizer: str,
-    hyperparameters: dict[str, Any],
+    hyperparameters: dict[str, Any] | Sequence[dict[str, Any] | None],
     task_parameters: ImageTaskParameters | TextTaskParameters,
     training: TrainingParameters,
     checkpoint: Checkpoint | None = None,
     seeds: Sequence[int] | None = None,
     observer: Observer = ignore,
     snapshots: Snapshots | None = None,
+    lengths: Lengths | None = None,
 ) -> tuple[pd.DataFrame, dict[str, Tensor], dict[str, Any]]:
     """Train every seed of an arm on a network.
 
@@ -61,54 +64,68 @@ def run_network(
     Args:
         data: what is learnt.
         task, arm: names, from which all seeds are derived.
-        optimizer, hyperparameters: see :func:`.optimizers.build_optimizer`.
+        optimizer, hyperparameters: see :func:`.optimizers.build_optimizer`. Of several sets of
+            hyperparameters the run of seed s takes number s mod their number; None: of no run.
         task_parameters, training: see :mod:`adaptive_opt.parameters`.
         checkpoint: where the state is kept.
         seeds: the runs; default 0 … ``task_parameters.seeds`` − 1.
         observer: told of the history while it grows.
         snapshots: where weights after chosen epochs are put.
+        lengths: other lengths to train, and where final losses are put.
 
     Returns:
         The history (one row for each seed and logged iteration), final parameters and
         buffers ``[seeds, ...]`` by name, and a summary.
     """
-    seeds = list(range(task_parameters.seeds)) if seeds is None else list(seeds)
+    seeds = list(range(task_parameters.seeds)) if seeds is None else sorted(seeds)
     device = resolve_device(training.device)
     problem = build_network_task(data, task, seeds[:1], task_parameters, training)
     small = sum(p.numel() for p in problem.initial_parameters()) < SMALL_NETWORK
     together = training.ensemble == "together" or (training.ensemble == "auto" and small)
-    groups = [seeds] if together else [[s] for s in seeds]
     checkpoint = checkpoint or Checkpoint(None)
-    snapshots = snapshots or Snapshots(())
+    snapshots, lengths = snapshots or Snapshots(()), lengths or Lengths()
+    given = hyperparameters
+    configurations = [dict(given)] if isinstance(given, dict) else list(given)
+    turns = plan_turns(
+        lengths.shares,
+        seeds,
+        configurations,
+        together=together,
+        per_member=takes_members(optimizer),
+    )
     saved = checkpoint.load() or {"done": [], "state": None, "snapshots": {}}
-    done: list[dict[str, Any]] = saved["done"]
     snapshots.restore(saved["snapshots"])
     if saved["done"] or saved["state"]:
         logger.info("%s, %s: going on from %s", task, arm, checkpoint.path)
     length = task_parameters.epochs * problem.batches_per_epoch
-    with Progress(f"{task} {arm}", length * len(groups), "iterations") as progress:
-        progress.skip(length * len(done))
-        for group in groups[len(done) :]:
-            if group != seeds[:1]:
-                problem = build_network_task(data, task, group, task_parameters, training)
-            run = _Run(task, arm, group, optimizer, hyperparameters, task_parameters, training)
-            result = run.train(
-                problem, saved["state"], done, checkpoint, progress, observer, snapshots
-            )
-            saved["state"] = None
-            done.append(pack_result(result))
-            checkpoint.save({"done": done, "state": None, "snapshots": snapshots.tensors})
-    results = [unpack_result(d) for d in done]
-    histories = [r.history.assign(member=r.history["member"] + i) for i, r in enumerate(results)]
-    frame = pd.concat(histories, ignore_index=True)
-    history = label_history(frame, task, arm, seeds, problem.batches_per_epoch)
+    total = sum(max(1, round(turn.share * length)) for turn in turns)
+    with Progress(f"{task} {arm}", total, "iterations") as progress:
+        for finished in saved["done"]:
+            progress.skip(max(1, round(finished["share"] * length)))
+        run = _Run(data, task, arm, optimizer, task_parameters, training, checkpoint)
+        done = train_turns(
+            turns,
+            lambda turn, state, enclose: run.train(
+                turn, state, enclose, progress, observer, snapshots
+            ),
+            checkpoint,
+            saved,
+            lambda: {"snapshots": snapshots.tensors},
+        )
+    lengths.add(task, arm, len(configurations), length, done)
+    full = [record for record in done if record["share"] == 1]
+    results = [unpack_result(record["result"]) for record in full]
+    trained = [seed for record in full for seed in record["seeds"]]
+    history = joined_history(results, task, arm, trained, problem.batches_per_epoch)
+    order = [trained.index(seed) for seed in seeds]
     names = problem.names
-    weights = {n: torch.cat([r.weights[j] for r in results]) for j, n in enumerate(names)}
+    weights = {n: torch.cat([r.weights[j] for r in results])[order] for j, n in enumerate(names)}
     for name in problem.buffers:
-        weights[name] = torch.cat([r.task_state["buffers"][name] for r in results])
+        weights[name] = torch.cat([r.task_state["buffers"][name] for r in results])[order]
     summary = summarise(results, history, seeds, length)
+    summary["diverged_at"] = [summary["diverged_at"][i] for i in order]
     summary |= {"task": task, "arm": arm, "optimizer": optimizer, "device": str(device)}
-    summary["hyperparameters"] = hyperparameters
+    summary["hyperparameters"] = configurations[0] if len(configurations) == 1 else configurations
     summary |= {"ensemble": "together" if together else "apart"}
     logger.info(
         "%s, %s: %d runs of %s iterations in %.1f s (%.1f ms a run-iteration)",
@@ -119,61 +136,56 @@ def run_network(
 
 
 class _Run:
-    """Seeds that are trained as one program."""
+    """Trains one turn after the other on the same data."""
 
     def __init__(
         self,
+        data: ImageData | TextData,
         task: str,
         arm: str,
-        seeds: Sequence[int],
         optimizer: str,
-        hyperparameters: dict[str, Any],
         settings: ImageTaskParameters | TextTaskParameters,
         training: TrainingParameters,
+        checkpoint: Checkpoint,
     ) -> None:
-        self.task, self.arm, self.seeds = task, arm, seeds
-        self.optimizer, self.hyperparameters = optimizer, hyperparameters
-        self.settings, self.training = settings, training
+        self.data, self.task, self.arm, self.optimizer = data, task, arm, optimizer
+        self.settings, self.training, self.checkpoint = settings, training, checkpoint
 
     def train(
         self,
-        problem: NetworkTask,
+        turn: Turn,
         state: dict[str, Any] | None,
-        done: list[dict[str, Any]],
-        checkpoint: Checkpoint,
+        enclose: Callable[[dict[str, Any]], dict[str, Any]],
         progress: Progress,
         observer: Observer,
         snapshots: Snapshots,
     ) -> EnsembleResult:
         """To the end, from the start or from a saved state."""
-        settings, training = self.settings, self.training
+        settings, training, seeds = self.settings, self.training, turn.seeds
+        problem = build_network_task(self.data, self.task, seeds, settings, training)
         params = problem.initial_parameters()
         optimizer = build_optimizer(
             self.optimizer,
-            self.hyperparameters,
+            turn.hyperparameters,
             params,
-            probe_seeds=[derive_seed(self.task, self.arm, s, "probe") for s in self.seeds],
+            probe_seeds=[derive_seed(self.task, self.arm, s, "probe") for s in seeds],
             max_grad_norm=settings.max_grad_norm,
             clip_curvature=training.clip_curvature,
             hidden=problem.hidden,
         )
-        plan = Plan(
-            epochs=settings.epochs,
-            schedule=training.schedule,
-            floor=training.schedule_floor,
-            log_every=settings.log_every or training.log_every,
-            statistics_every=training.statistics_every,
-            evaluate_every=settings.evaluate_every * problem.batches_per_epoch,
-            curvature_share=training.curvature_share,
-            diverged_above=training.diverged_above,
-        )
-        length = plan.epochs * problem.batches_per_epoch
+        plan = self._plan(turn, problem)
+        length = plan.iterations(problem.batches_per_epoch)
 
         def keep(epoch: int) -> None:
-            names, buffers = problem.names, problem.buffers
-            snapshots.take(epoch, self.seeds, names, params, buffers, optimizer)
+            if turn.is_full:
+                names, buffers = problem.names, problem.buffers
+                snapshots.take(epoch, seeds, names, params, buffers, optimizer)
 
-        with random_stream(problem.device, self.task, *self.seeds):
+        def on_rows(rows: Rows, diverged_at: Sequence[int | None]) -> None:
+            if turn.is_full:
+                observer(HistoryBlock(seeds, length, rows, diverged_at))
+
+        with random_stream(problem.device, self.task, *seeds):
             return train_ensemble(
                 problem,
                 params,
@@ -182,17 +194,27 @@ class _Run:
                 progress=progress.update,
                 skip=progress.skip,
                 start=state,
-                checkpoint=checkpoint,
-                enclose=lambda inner: {
-                    "done": done,
-                    "state": inner,
-                    "snapshots": snapshots.tensors,
-                },
+                checkpoint=self.checkpoint,
+                enclose=enclose,
                 keep=keep,
-                on_rows=lambda rows, diverged_at: observer(
-                    HistoryBlock(self.seeds, length, rows, diverged_at)
-                ),
+                on_rows=on_rows,
             )
+
+    def _plan(self, turn: Turn, problem: NetworkTask) -> Plan:
+        settings, training = self.settings, self.training
+        every = settings.evaluate_every * problem.batches_per_epoch
+        return Plan(
+            epochs=settings.epochs,
+            share=turn.share,
+            schedule=training.schedule,
+            floor=training.schedule_floor,
+            log_every=settings.log_every or training.log_every,
+            statistics_every=training.statistics_every if turn.is_full else sys.maxsize,
+            evaluate_every=every if turn.is_full else 0,
+            measure_end=True,
+            curvature_share=training.curvature_share,
+            diverged_above=training.diverged_above,
+        )
 
 
 def build_network_task(

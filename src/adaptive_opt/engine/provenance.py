@@ -10,6 +10,7 @@ import ctypes
 import hashlib
 import inspect
 import runpy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
@@ -24,6 +25,7 @@ from adaptive_opt.parameters import (
     logging_configuration,
     resolve_arm,
     training_parameters,
+    with_values,
 )
 
 __all__ = ["Identity", "code_digest", "device_type", "identify_run"]
@@ -40,12 +42,14 @@ class Identity:
 
     Attributes:
         optimizer: dotted path and hyperparameters, as :func:`.resolve_arm` gives them.
+        studies: hyperparameters by search, None for one that found nothing.
         configuration: all that the losses depend on, the data among it.
         logging: what only the notes on a run depend on.
         made_by: the arm, the kind of device, and the code.
     """
 
     optimizer: dict[str, Any]
+    studies: list[dict[str, Any] | None]
     configuration: dict[str, Any]
     logging: dict[str, Any]
     made_by: dict[str, Any]
@@ -118,19 +122,35 @@ def _may_have_gpu() -> bool:
     return False
 
 
-def identify_run(task: str, arm: str, data: str, parameters: dict[str, Any]) -> Identity:
+def identify_run(
+    task: str,
+    arm: str,
+    data: str,
+    parameters: dict[str, Any],
+    studies: Sequence[dict[str, Any] | None] = (),
+) -> Identity:
     """What a run is made of, or would be.
 
     Args:
         task, arm: names.
         data: digest of what the task learns (``adaptive_opt.tasks.digest.data_digest``).
         parameters: the sections ``tasks``, ``arms`` and ``training``.
+        studies: what each search found; empty: what ``arms`` says.
     """
     settings = training_parameters(arm, parameters["training"])
-    resolved = resolve_arm(arm, parameters["arms"][task], settings)
+
+    def resolve(values: dict[str, Any]) -> dict[str, Any]:
+        arms = with_values(parameters["arms"], task, arm, values)
+        return resolve_arm(arm, arms[task], settings)
+
+    found = list(studies) or [{}]
+    first: dict[str, Any] = next((v for v in found if v is not None), {})
+    resolved = resolve(first)
+    with_first = {**parameters, "arms": with_values(parameters["arms"], task, arm, first)}
     return Identity(
         optimizer=resolved,
-        configuration={"data": data, **configuration(task, arm, parameters)},
+        studies=[None if v is None else resolve(v)["hyperparameters"] for v in found],
+        configuration={"data": data, **configuration(task, arm, with_first, studies)},
         logging=logging_configuration(task, arm, parameters),
         made_by={
             "arm": arm,

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -25,10 +27,11 @@ from adaptive_opt.tasks.rahimi_recht import RahimiRecht
 from adaptive_opt.tasks.rr_functions import RRFunction, global_minimum
 
 from .checkpoint import Checkpoint
-from .contract import EnsembleResult, HistoryBlock, Observer, Plan, ignore
+from .contract import EnsembleResult, HistoryBlock, Observer, Plan, Rows, ignore
 from .device import resolve_device
-from .optimizers import build_optimizer
-from .results import Progress, label_history, summarise
+from .lengths import Lengths, Turn, plan_turns, train_turns
+from .optimizers import build_optimizer, takes_members
+from .results import Progress, joined_history, summarise, unpack_result
 from .seeds import derive_seed, random_stream
 from .snapshots import Snapshots
 from .train import train_ensemble
@@ -44,6 +47,9 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
+SHORT_LOG_EVERY = 50
+"""Iterations between two looks for divergence in runs whose history is not kept."""
+
 
 def run_rahimi_recht(
     function: RRFunction,
@@ -51,46 +57,145 @@ def run_rahimi_recht(
     task: str,
     arm: str,
     optimizer: str,
-    hyperparameters: dict[str, Any],
+    hyperparameters: dict[str, Any] | Sequence[dict[str, Any] | None],
     task_parameters: TaskParameters,
     training: TrainingParameters,
     checkpoint: Checkpoint | None = None,
     seeds: Sequence[int] | None = None,
     observer: Observer = ignore,
     snapshots: Snapshots | None = None,
+    lengths: Lengths | None = None,
 ) -> tuple[pd.DataFrame, dict[str, Tensor], dict[str, Any]]:
     """Train every seed of an arm as one ensemble and measure its Hessians.
 
     Args:
         function: what is learnt.
         task, arm: names, from which all seeds are derived.
-        optimizer, hyperparameters: see :func:`.optimizers.build_optimizer`.
+        optimizer, hyperparameters: see :func:`.optimizers.build_optimizer`. Of several sets of
+            hyperparameters the run of seed s takes number s mod their number; None: of no run.
         task_parameters, training: see :mod:`adaptive_opt.parameters`.
         checkpoint: where the state is kept; a run that was broken off is taken up there.
         seeds: the runs; default 0 … ``task_parameters.seeds`` − 1.
         observer: told of the history while it grows.
         snapshots: where weights after chosen epochs are put.
+        lengths: other lengths to train, and where final losses are put.
 
     Returns:
         The history (one row for each seed and logged iteration, Hessian columns where one
         was taken), the final weights ``W1``, ``W2``, … ``[members, ...]``, and a summary.
     """
-    seeds = list(range(task_parameters.seeds)) if seeds is None else list(seeds)
-    device = resolve_device(training.device)
-    problem, params, optim, latest = prepare_rahimi_recht(
-        function, task, arm, optimizer, hyperparameters, seeds, task_parameters, training, device
+    seeds = list(range(task_parameters.seeds)) if seeds is None else sorted(seeds)
+    given = hyperparameters
+    configurations = [dict(given)] if isinstance(given, dict) else list(given)
+    lengths = lengths or Lengths()
+    turns = plan_turns(
+        lengths.shares,
+        seeds,
+        configurations,
+        together=True,
+        per_member=takes_members(optimizer),
     )
-    plan = training_plan(task_parameters, training)
-    statistics = TrajectoryStatistics(problem.hessian, device)
-    kept, names = snapshots or Snapshots(()), [f"W{i}" for i in range(1, 1 + len(params))]
-    saved = None if checkpoint is None else checkpoint.load()
-    if saved is not None:
-        logger.info("%s, %s: going on from its checkpoint", task, arm)
-        statistics.restore(saved["hessians"].numpy())
-        kept.restore(saved["snapshots"])
-    iterations = plan.epochs * problem.batches_per_epoch
-    with small_kernels(device), random_stream(device, task, *seeds):
-        with Progress(f"{task} {arm}", iterations, "iterations") as progress:
+    run = _Run(function, task, arm, optimizer, task_parameters, training)
+    run.snapshots, run.observer = snapshots or Snapshots(()), observer
+    with small_kernels(run.device):
+        done = run.train(turns, checkpoint or Checkpoint(None))
+    lengths.add(task, arm, len(configurations), run.iterations, done)
+    full = [record for record in done if record["share"] == 1]
+    results = [unpack_result(record["result"]) for record in full]
+    trained = [seed for record in full for seed in record["seeds"]]
+    order = [trained.index(seed) for seed in seeds]
+    history = joined_history(results, task, arm, trained, run.batches_per_epoch)
+    layers = zip(*(r.weights for r in results), strict=True)
+    weights = {f"W{i}": torch.cat(layer)[order] for i, layer in enumerate(layers, 1)}
+    summary = summarise(results, history, seeds, run.iterations)
+    summary["diverged_at"] = [summary["diverged_at"][i] for i in order]
+    summary |= {"task": task, "arm": arm, "optimizer": optimizer, "device": str(run.device)}
+    summary["hyperparameters"] = configurations[0] if len(configurations) == 1 else configurations
+    logger.info(
+        "%s, %s: %d runs of %s iterations in %.1f s (%.1f µs a run-iteration)",
+        task, arm, len(seeds), f"{run.iterations:,}", summary["device_seconds"],
+        summary["microseconds_per_run_iteration"],
+    )  # fmt: skip
+    return history, weights, summary
+
+
+class _Run:
+    """Trains one turn after the other on the same function."""
+
+    def __init__(
+        self,
+        function: RRFunction,
+        task: str,
+        arm: str,
+        optimizer: str,
+        settings: TaskParameters,
+        training: TrainingParameters,
+    ) -> None:
+        self.function, self.task, self.arm, self.optimizer = function, task, arm, optimizer
+        self.settings, self.training = settings, training
+        self.device = resolve_device(training.device)
+        samples = len(function.inputs)
+        self.batches_per_epoch = -(-samples // min(settings.batch_size, samples))
+        self.iterations = settings.epochs * self.batches_per_epoch
+        self.snapshots, self.observer = Snapshots(()), ignore
+        self._progress: Progress
+        self._hessians = torch.empty(0, len(COLUMNS), dtype=torch.float64)
+        self._statistics: TrajectoryStatistics | None = None
+
+    def train(self, turns: Sequence[Turn], checkpoint: Checkpoint) -> list[dict[str, Any]]:
+        """All turns, from where the checkpoint says; records of :func:`.lengths.train_turns`."""
+        saved = checkpoint.load() or {"done": [], "state": None, "snapshots": {}}
+        self.snapshots.restore(saved["snapshots"])
+        if saved["done"] or saved["state"]:
+            logger.info("%s, %s: going on from its checkpoint", self.task, self.arm)
+            self._hessians = saved["hessians"]
+
+        def extra() -> dict[str, Any]:
+            if self._statistics is not None:
+                self._hessians = torch.from_numpy(self._statistics.wait())
+            return {"hessians": self._hessians, "snapshots": self.snapshots.tensors}
+
+        lengths = [max(1, round(turn.share * self.iterations)) for turn in turns]
+        with Progress(f"{self.task} {self.arm}", sum(lengths), "iterations") as self._progress:
+            self._progress.skip(sum(lengths[: len(saved["done"])]))
+            return train_turns(
+                turns,
+                lambda turn, state, enclose: self._one(turn, state, enclose, checkpoint),
+                checkpoint,
+                saved,
+                extra,
+            )
+
+    def _one(
+        self,
+        turn: Turn,
+        state: dict[str, Any] | None,
+        enclose: Callable[[dict[str, Any]], dict[str, Any]],
+        checkpoint: Checkpoint,
+    ) -> EnsembleResult:
+        """One turn; the Hessians on the way are part of the history of a full length."""
+        task, arm, seeds = self.task, self.arm, turn.seeds
+        problem, params, optim, latest = prepare_rahimi_recht(
+            self.function, task, arm, self.optimizer, turn.hyperparameters, seeds,
+            self.settings, self.training, self.device,
+        )  # fmt: skip
+        plan = training_plan(self.settings, self.training, turn.share)
+        statistics = TrajectoryStatistics(problem.hessian, self.device)
+        if state is not None:
+            statistics.restore(self._hessians.numpy())
+        self._statistics = statistics
+        names = [f"W{i}" for i in range(1, 1 + len(params))]
+        total = plan.iterations(self.batches_per_epoch)
+
+        def keep(epoch: int) -> None:
+            if turn.is_full:
+                self.snapshots.take(epoch, seeds, names, params, {}, optim)
+
+        def on_rows(rows: Rows, diverged_at: Sequence[int | None]) -> None:
+            if turn.is_full:
+                self.observer(HistoryBlock(seeds, total, rows, diverged_at))
+
+        with random_stream(self.device, task, *seeds):
             result = train_ensemble(
                 problem,
                 params,
@@ -98,32 +203,18 @@ def run_rahimi_recht(
                 plan,
                 on_batch=latest.append,
                 on_snapshot=statistics.submit,
-                progress=progress.update,
-                skip=progress.skip,
-                start=None if saved is None else saved["state"],
+                progress=self._progress.update,
+                skip=self._progress.skip,
+                start=state,
                 checkpoint=checkpoint,
-                enclose=lambda state: {
-                    "state": state,
-                    "hessians": torch.from_numpy(statistics.wait()),
-                    "snapshots": kept.tensors,
-                },
-                on_rows=lambda rows, diverged_at: observer(
-                    HistoryBlock(seeds, iterations, rows, diverged_at)
-                ),
-                keep=lambda epoch: kept.take(epoch, seeds, names, params, {}, optim),
+                enclose=enclose,
+                on_rows=on_rows,
+                keep=keep,
             )
         with Progress(f"{task} {arm} Hessians", statistics.pending, "chunks") as progress:
             hessians = statistics.result(progress.update)
-    history = _join(result, hessians, task, arm, seeds, problem.batches_per_epoch)
-    summary = summarise([result], history, seeds, iterations)
-    summary |= {"task": task, "arm": arm, "optimizer": optimizer, "device": str(device)}
-    summary["hyperparameters"] = hyperparameters
-    logger.info(
-        "%s, %s: %d runs of %s iterations in %.1f s (%.1f µs a run-iteration)",
-        task, arm, len(seeds), f"{iterations:,}", result.seconds,
-        summary["microseconds_per_run_iteration"],
-    )  # fmt: skip
-    return history, dict(zip(names, result.weights, strict=True)), summary
+        self._statistics = None
+        return replace(result, history=_join(result, hessians))
 
 
 def prepare_rahimi_recht(
@@ -154,15 +245,20 @@ def prepare_rahimi_recht(
     return problem, params, optim, latest
 
 
-def training_plan(settings: TaskParameters, training: TrainingParameters) -> Plan:
+def training_plan(
+    settings: TaskParameters, training: TrainingParameters, share: float = 1.0
+) -> Plan:
     """Length of a run and what is noted on the way, as the parameters want it."""
+    full = share == 1
     return Plan(
         epochs=settings.epochs,
+        share=share,
         schedule=training.schedule,
         floor=training.schedule_floor,
-        log_every=training.log_every,
-        statistics_every=training.statistics_every,
-        snapshot_every=training.hessian_every,
+        log_every=training.log_every if full else max(training.log_every, SHORT_LOG_EVERY),
+        statistics_every=training.statistics_every if full else sys.maxsize,
+        snapshot_every=training.hessian_every if full else 0,
+        measure_end=True,
         diverged_above=training.diverged_above,
     )
 
@@ -228,18 +324,11 @@ def small_kernels(device: torch.device) -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _join(
-    result: EnsembleResult,
-    hessians: np.ndarray[Any, Any],
-    task: str,
-    arm: str,
-    seeds: Sequence[int],
-    batches_per_epoch: int,
-) -> pd.DataFrame:
-    """History with names, epochs and the Hessian columns, members turned into seeds."""
+def _join(result: EnsembleResult, hessians: np.ndarray[Any, Any]) -> pd.DataFrame:
+    """History with the Hessian columns."""
     frame = result.history
     if result.snapshots:
-        members = len(seeds)
+        members = len(result.diverged_at)
         table = pd.DataFrame(hessians.astype(np.float64), columns=list(COLUMNS))
         table["iteration"] = np.repeat(result.snapshots, members)
         table["member"] = np.tile(np.arange(members), len(result.snapshots))
@@ -248,4 +337,4 @@ def _join(
             if start is not None:
                 frozen = (frame["member"] == member) & (frame["iteration"] >= start)
                 frame.loc[frozen, list(COLUMNS)] = np.nan
-    return label_history(frame, task, arm, seeds, batches_per_epoch)
+    return frame

@@ -15,7 +15,14 @@ from tqdm import tqdm
 
 from .contract import EnsembleResult
 
-__all__ = ["Progress", "label_history", "pack_result", "summarise", "unpack_result"]
+__all__ = [
+    "Progress",
+    "joined_history",
+    "label_history",
+    "pack_result",
+    "summarise",
+    "unpack_result",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -77,6 +84,30 @@ def label_history(
     frame.insert(2, "seed", np.asarray(seeds)[frame.pop("member")])
     frame.insert(4, "epoch", frame["iteration"] // batches_per_epoch)
     return frame
+
+
+def joined_history(
+    results: Sequence[EnsembleResult],
+    task: str,
+    arm: str,
+    seeds: Sequence[int],
+    batches_per_epoch: int,
+) -> pd.DataFrame:
+    """The histories of several ensembles as one, ordered by seed.
+
+    Args:
+        results: of the ensembles.
+        task, arm: names.
+        seeds: of all members, in the order of the ensembles.
+        batches_per_epoch: of the task.
+    """
+    histories, before = [], 0
+    for result in results:
+        histories.append(result.history.assign(member=result.history["member"] + before))
+        before += len(result.diverged_at)
+    frame = pd.concat(histories, ignore_index=True)
+    history = label_history(frame, task, arm, seeds, batches_per_epoch)
+    return history.sort_values(["seed", "iteration"], kind="stable", ignore_index=True)
 
 
 def summarise(

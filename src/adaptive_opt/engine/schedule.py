@@ -11,7 +11,7 @@ SCHEDULES = ("cosine", "cosine_by_epoch", "constant")
 
 
 def make_schedule(
-    kind: str, *, epochs: int, batches_per_epoch: int, floor: float
+    kind: str, *, epochs: float, batches_per_epoch: int, floor: float
 ) -> Callable[[int], float]:
     """Factor of the learning rate at each iteration.
 
@@ -19,7 +19,7 @@ def make_schedule(
         kind: ``"cosine"``: from 1 at the first iteration to ``floor`` at the last;
             ``"cosine_by_epoch"``: the published one, constant within an epoch and with
             T_max = epochs + 1, so that it never reaches its floor; ``"constant"``.
-        epochs, batches_per_epoch: length of the run.
+        epochs, batches_per_epoch: length of the run; epochs need not be whole.
         floor: what the cosine falls to.
 
     Example:
@@ -27,7 +27,7 @@ def make_schedule(
         >>> [round(factor(t), 3) for t in range(4)]
         [1.0, 0.775, 0.325, 0.1]
     """
-    last = max(1, epochs * batches_per_epoch - 1)
+    last = max(1, round(epochs * batches_per_epoch) - 1)
 
     def cosine(fraction: float) -> float:
         return floor + (1 - floor) * (1 + math.cos(math.pi * fraction)) / 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ from .device import DeviceClock
 from .history import Recorder
 from .schedule import make_schedule
 
-__all__ = ["train_ensemble"]
+__all__ = ["train_ensemble", "update"]
 
 FLUSH_EVERY = 50
 """Logged rows between two transfers to the host; the check for divergence comes with it."""
@@ -83,23 +84,73 @@ def train_ensemble(
             with loop.clock.paused() as seconds:
                 checkpoint.save(enclose(loop.state_dict(t, seconds)))
 
-    while t < plan.epochs * length and None in loop.diverged_at:
+    end = plan.iterations(length)
+    while t < end and None in loop.diverged_at:
         loop.clock.start()
         for batch in task.epoch(t // length, t % length):
             on_batch(batch)
             loop.iterate(t, batch)
             t += 1
             progress(1)
+            if t == end:
+                break
             if task.resumes_within_epoch and t % length:
                 save_if_due()
         loop.clock.stop()
+        if t % length:  # a run that ends within an epoch
+            break
         keep(t // length)
         save_if_due()
         if on_epoch is not None and loop.ends_after_epoch(t // length, on_epoch):
             break
     # Also where every member diverged before: all histories of an arm have the same end.
-    loop.finish(plan.epochs * length)
+    loop.finish(end)
     return loop.result()
+
+
+def update(
+    task: Task, params: list[Tensor], optimizer: AnyOptimizer, batch: Any, share: float = 1.0
+) -> Tensor:
+    """One step of all members on a batch, with curvature if it is due.
+
+    Args:
+        task, params, optimizer: see :func:`train_ensemble`.
+        batch: of the task.
+        share: part of the batch that curvature is computed on.
+
+    Returns:
+        The losses before the step, ``[members]``.
+    """
+    loss = _differentiate(task, params, optimizer, batch, share)
+    if isinstance(optimizer, Memberwise) and optimizer.needs_closure:
+        optimizer.step(lambda: task.loss_and_gradient(params, batch))
+    else:
+        optimizer.step()
+    return loss
+
+
+def _differentiate(
+    task: Task, params: list[Tensor], optimizer: AnyOptimizer, batch: Any, share: float
+) -> Tensor:
+    """Gradients, and the curvature if it is due, of one batch; its losses."""
+    second = optimizer if isinstance(optimizer, SecondOrderOptimizer) else None
+    in_part = second is not None and second.graph_due and share < 1
+    graph = (
+        optimizer.graph_due
+        if isinstance(optimizer, Memberwise)
+        else (second is not None and second.hessian_due and not in_part)
+    )
+    if graph:
+        optimizer.zero_grad()
+        loss = task.loss(params, batch)
+        optimizer.backward(loss)
+        return loss.detach()
+    loss, grads = task.loss_and_gradient(params, batch)
+    for p, g in zip(params, grads, strict=True):
+        p.grad = g
+    if second is not None and in_part:
+        second.estimate_curvature(task.curvature_loss(params, batch), share)
+    return loss
 
 
 def _due(t: int, every: int) -> bool:
@@ -124,7 +175,7 @@ class _Loop:
         self.recorder = Recorder(task.members)
         self.factor = make_schedule(
             plan.schedule,
-            epochs=plan.schedule_epochs or plan.epochs,
+            epochs=plan.schedule_epochs or plan.share * plan.epochs,
             batches_per_epoch=task.batches_per_epoch,
             floor=plan.floor,
         )
@@ -134,6 +185,7 @@ class _Loop:
         self._frozen: list[int] = []
         self._first_loss: Any = None
         self.seconds = 0.0
+        self.final: dict[str, list[float]] = {}
         self._kept = [*params, *task.buffers.values()]
         self._last_good = [p.detach().clone() for p in self._kept]
         self._unflushed = 0
@@ -153,11 +205,7 @@ class _Loop:
         logged = inside or snapshot or _due(t, plan.evaluate_every) or t % plan.log_every == 0
         if logged:
             self._note(t, snapshot=snapshot)
-        loss = self._differentiate(batch)
-        if isinstance(self.optimizer, Memberwise) and self.optimizer.needs_closure:
-            self.optimizer.step(lambda: self.task.loss_and_gradient(self.params, batch))
-        else:
-            self.optimizer.step()
+        loss = update(self.task, self.params, self.optimizer, batch, plan.curvature_share)
         if not self.task.measures_train_loss:
             for name, value in {"loss": loss, **self.task.batch_metrics}.items():
                 self._sums[name] = self._sums[name] + value if self._summed else value
@@ -166,29 +214,6 @@ class _Loop:
             self._restore(self._frozen)
         if logged:
             self._note_step(t, loss, inside=inside)
-
-    def _differentiate(self, batch: Any) -> Tensor:
-        """Gradients, and the curvature if it is due, of one batch; its losses."""
-        task, optimizer = self.task, self.optimizer
-        second = optimizer if isinstance(optimizer, SecondOrderOptimizer) else None
-        in_part = second is not None and second.graph_due and self.plan.curvature_share < 1
-        graph = (
-            optimizer.graph_due
-            if isinstance(optimizer, Memberwise)
-            else (second is not None and second.hessian_due and not in_part)
-        )
-        if graph:
-            optimizer.zero_grad()
-            loss = task.loss(self.params, batch)
-            optimizer.backward(loss)
-            return loss.detach()
-        loss, grads = task.loss_and_gradient(self.params, batch)
-        for p, g in zip(self.params, grads, strict=True):
-            p.grad = g
-        if second is not None and in_part:
-            part = task.curvature_loss(self.params, batch)
-            second.estimate_curvature(part, self.plan.curvature_share)
-        return loss
 
     def _note(self, t: int, *, snapshot: bool) -> None:
         """Before the update: losses and the trajectory; the clock stands meanwhile."""
@@ -290,9 +315,24 @@ class _Loop:
             for split in ("test",) if seen else ("valid", "test"):
                 self.recorder.add(t, **self.task.evaluate(self.params, split))
         self._flush()
+        if self.plan.measure_end:
+            self._measure_end()
         for member, start in enumerate(self.diverged_at):
             if start is not None:
                 self.recorder.blank(member, start)
+
+    def _measure_end(self) -> None:
+        """Losses of the final weights without batch noise; NaN for members that diverged."""
+        with self.optimizer.evaluation():
+            measured = {
+                name: value
+                for split in ("train", "valid")
+                for name, value in self.task.evaluate(self.params, split).items()
+            }
+        for name, value in measured.items():
+            values = value.detach().double().cpu().tolist()
+            ends = zip(values, self.diverged_at, strict=True)
+            self.final[name] = [v if at is None else math.nan for v, at in ends]
 
     def state_dict(self, t: int, seconds: float) -> dict[str, Any]:
         """Everything that the coming iterations and the history depend on."""
@@ -351,4 +391,5 @@ class _Loop:
             seconds=self.seconds,
             gradient_equivalents=self.optimizer.gradient_equivalents,
             task_state=self.task.state_dict(),
+            final=self.final,
         )

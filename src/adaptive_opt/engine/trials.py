@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from torch import Tensor
 
 from adaptive_opt.parameters import (
@@ -26,13 +25,15 @@ from adaptive_opt.tasks.text import TextData
 from .contract import EnsembleResult, Plan
 from .device import resolve_device
 from .history import Recorder
+from .lengths import merge_configurations
 from .network import build_network_task
 from .optimizers import build_optimizer, takes_members
 from .rahimi_recht import build_rahimi_recht_task, small_kernels
 from .seeds import derive_seed, random_stream
 from .train import train_ensemble
 
-__all__ = ["FIRST_TRIAL_SEED", "Trial", "TrialPlan", "train_network_trial", "train_trials"]
+__all__ = ["FIRST_TRIAL_SEED", "Trial", "TrialPlan"]
+__all__ += ["constant_loss", "train_network_trial", "train_trials"]
 
 FIRST_TRIAL_SEED = 1_000_000
 """Seeds of trials are counted from here, so that no run of the study shares one with them."""
@@ -49,16 +50,19 @@ class TrialPlan:
         epochs: length.
         seeds: runs a trial.
         horizon: epochs that the learning rate's schedule spans.
+        study: number of the search, which has runs of its own.
     """
 
     epochs: int
     seeds: int
     horizon: int
+    study: int = 0
 
     @property
     def seed_numbers(self) -> list[int]:
         """Of its runs; the same for every trial, so that trials differ by configuration only."""
-        return [FIRST_TRIAL_SEED + s for s in range(self.seeds)]
+        first = FIRST_TRIAL_SEED + 1000 * self.study
+        return [first + s for s in range(self.seeds)]
 
     def for_loop(
         self, training: TrainingParameters, log_every: int, curvature_share: float = 1.0
@@ -91,6 +95,29 @@ class Trial:
     iterations: int
     diverged_at: int | None
     seconds: float
+
+
+def constant_loss(
+    data: RRFunction | ImageData | TextData,
+    task: str,
+    task_parameters: TaskParameters | ImageTaskParameters | TextTaskParameters,
+    training: TrainingParameters,
+    split: str,
+) -> float:
+    """Loss over a split of the best prediction that does not look at its input.
+
+    Args:
+        data: what is learnt.
+        task: its name.
+        task_parameters, training: as for a run.
+        split: ``train`` or ``valid``.
+    """
+    if isinstance(data, RRFunction):
+        device = resolve_device(training.device)
+        assert isinstance(task_parameters, TaskParameters)  # noqa: S101, told by the data
+        problem = build_rahimi_recht_task(data, task, [0], task_parameters, device)
+        return problem.constant_loss(split)
+    return build_network_task(data, task, [0], task_parameters, training).constant_loss(split)
 
 
 def train_trials(
@@ -139,7 +166,7 @@ def train_trials(
         begun = time.perf_counter()
         optim = build_optimizer(
             optimizer,
-            _per_member(configurations, plan.seeds),
+            merge_configurations([c for c in configurations for _ in range(plan.seeds)]),
             params,
             probe_seeds=[derive_seed(task, arm, s, "probe") for s in seeds],
             max_grad_norm=task_parameters.max_grad_norm,
@@ -157,17 +184,6 @@ def train_trials(
         )
         seconds = (time.perf_counter() - begun) / number
     return _apart(result, plan.seeds, iterations, seconds)
-
-
-def _per_member(configurations: Sequence[dict[str, Any]], seeds: int) -> dict[str, Any]:
-    """One set of hyperparameters; where configurations differ, a tensor ``[members]``."""
-    first = configurations[0]
-    merged = {}
-    for name, value in first.items():
-        values = [c[name] for c in configurations]
-        same = all(v == value for v in values)
-        merged[name] = value if same else torch.tensor(values).repeat_interleave(seeds)
-    return merged
 
 
 def _apart(result: EnsembleResult, seeds: int, iterations: int, seconds: float) -> list[Trial]:

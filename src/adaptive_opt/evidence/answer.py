@@ -1,15 +1,13 @@
-"""The answer in three sentences, each number of which is read from the verdict."""
+"""The answer in words, each number of which is read from the verdict."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from adaptive_opt.study import get_arm
+from .schema import ArmVerdict, Speedup, TaskVerdict
 
-from .ladder import STEPS
-from .schema import ArmVerdict, Result, TaskVerdict
-
-__all__ = ["CLOCK_WORDS", "answer", "arm_answer", "ratio_words"]
+__all__ = ["CLOCK_WORDS", "METRIC_WORDS", "answer", "arm_answer", "factor", "speedup_words"]
+__all__ += ["task_answer"]
 
 CLOCK_WORDS = {
     "iteration": "iterations",
@@ -17,14 +15,77 @@ CLOCK_WORDS = {
     "device_seconds": "seconds",
 }
 
+METRIC_WORDS = {"train_loss": "training loss", "valid_loss": "validation loss"}
 
-def answer(tasks: Sequence[TaskVerdict]) -> list[str]:
-    """Three sentences: in iterations, in what they cost, and what the gain is made of."""
-    return [_on_iterations(tasks), _on_costs(tasks), _on_ladders(tasks)]
+
+def answer(tasks: Sequence[TaskVerdict]) -> str:
+    """The headline, at most 60 words: how often second-order arms are faster, and by how much."""
+    judged = [t for t in tasks if t.reference and _second_order(t)]
+    if not judged:
+        return "No verdict: a comparison needs a second-order arm and a first-order one (SGDM or Adam)."
+    number = f"{len(judged)} task{'s' if len(judged) > 1 else ''}"
+    counts = {
+        clock: sum(any(_word(a, clock) == "faster" for a in _second_order(t)) for t in judged)
+        for clock in CLOCK_WORDS
+    }
+    text = (
+        f"A second-order optimizer trained faster than the best tuned first-order one on "
+        f"{counts['iteration']} of {number}, counted in iterations"
+    )
+    timed = any(a.speedup("device_seconds") for t in judged for a in t.arms)
+    text += f", and on {counts['device_seconds']} in seconds." if timed else "."
+    candidates = [
+        (s.ratio, t, a)
+        for t in judged
+        for a in _second_order(t)
+        if (s := a.speedup()) is not None and s.verdict == "faster"
+    ]
+    if candidates:
+        _, task, arm = max(candidates, key=lambda c: c[0])
+        best = arm.speedup()
+        if best is not None:
+            text += f" The largest speed-up in iterations was {factor(best)}: "
+            text += f"{arm.label} on {task.label}."
+    return text
+
+
+def _second_order(task: TaskVerdict) -> list[ArmVerdict]:
+    return [a for a in task.arms if a.kind == "second-order" and a.speedups]
+
+
+def _word(arm: ArmVerdict, clock: str) -> str | None:
+    found = arm.speedup(clock)
+    return None if found is None else found.verdict
+
+
+def task_answer(task: TaskVerdict, clock: str = "iteration") -> str:
+    """One sentence on a task: which arms are faster, equivalent, slower or undecided.
+
+    Args:
+        task: of the verdict.
+        clock: a key of :data:`CLOCK_WORDS`.
+    """
+    judged = [a for a in task.arms if a.speedup(clock) and a.kind != "ladder"]
+    if not judged:
+        return "; ".join(task.missing) + "." if task.missing else "Nothing was compared."
+    reference = next(a.label for a in task.arms if a.arm == task.reference)
+    parts = []
+    for word, verb in (
+        ("faster", "faster"),
+        ("equivalent", "equivalent"),
+        ("slower", "slower"),
+        ("undecided", "undecided"),
+        ("failed", "failed"),
+    ):
+        own = [a for a in judged if _word(a, clock) == word]
+        if own:
+            names = ", ".join(f"{a.label} {factor(a.speedup(clock))}" for a in own)  # type: ignore[arg-type]
+            parts.append(f"{verb}: {names}")
+    return f"Against {reference}, counted in {CLOCK_WORDS[clock]} — {'; '.join(parts)}."
 
 
 def arm_answer(tasks: Sequence[TaskVerdict], arm: str, clock: str = "iteration") -> str:
-    """A sentence a task on one arm against the best baseline, at the headline target, in Markdown.
+    """A line a task on one arm against the reference, in Markdown.
 
     Args:
         tasks: the verdict's.
@@ -33,92 +94,46 @@ def arm_answer(tasks: Sequence[TaskVerdict], arm: str, clock: str = "iteration")
     """
     said = []
     for task in tasks:
-        for r in task.arms:
-            if (r.arm, r.clock, r.headline) != (arm, clock, True):
-                continue
-            versus, words = get_arm(r.versus).label, CLOCK_WORDS[clock]
-            said.append(
-                f"- {task.label}: {r.label} is **{r.verdict}**, {ratio_words(r)} times the {words} "
-                f"of {versus} to a loss of {r.level:.2g}; {r.arrived} of {r.pairs} runs get there, "
-                f"{r.arrived_other} of {versus}."
-            )
+        own = task.arm(arm)
+        found = own.speedup(clock) if own else None
+        if own is None or found is None or task.reference is None:
+            continue
+        reference = next(a.label for a in task.arms if a.arm == task.reference)
+        said.append(
+            f"- {task.label}: {own.label} is **{found.verdict}**: {speedup_words(found)} the speed "
+            f"of {reference}, counted in {CLOCK_WORDS[clock]}."
+        )
     return "\n".join(said)
 
 
-def ratio_words(result: Result) -> str:
-    """As in ``0.45 (0.40–0.52)``: the ratio of times and its interval, which may have no bound."""
-    low, high = ("∞" if v is None else _ratio(v) for v in (result.low, result.high))
-    return f"{_ratio(result.ratio)} ({low}–{high})"
+def factor(found: Speedup) -> str:
+    """The speed-up alone, as in ``2.1×`` or ``< 0.062×``.
+
+    Example:
+        >>> factor(Speedup(metric="train_loss", clock="iteration", verdict="slower", ratio=0.0625,
+        ...                low=None, high=0.07, bound="<", p_different=0, p_equivalent=1))
+        '< 1/16×'
+    """
+    if found.low is None and found.high is None and not found.bound:
+        return "unknown"
+    sign = f"{found.bound} " if found.bound else ""
+    return f"{sign}{_number(found.ratio, exact=bool(found.bound))}×"
 
 
-def _ratio(value: float) -> str:
-    """Two digits; near 1, where a few per cent are the question, to the hundredth."""
+def speedup_words(found: Speedup) -> str:
+    """The speed-up with its interval, as in ``2.1× (1.8–2.5)``; bounds stay bounds.
+
+    Where only a bound is known of most runs the bound is all that is said.
+    """
+    if found.bound in ("<", ">") or (found.low is None and found.high is None):
+        return factor(found)
+    low = "?" if found.low is None else _number(found.low)
+    high = "?" if found.high is None else _number(found.high)
+    return f"{factor(found)} ({low}–{high})"
+
+
+def _number(value: float, *, exact: bool = False) -> str:
+    """Two digits, near 1 to the hundredth; a bound below 1 as a fraction where it is one."""
+    if exact and value < 1 and abs(round(1 / value) - 1 / value) < 1e-6:
+        return f"1/{round(1 / value)}"
     return f"{value:.2f}" if 0.5 <= value < 2 else f"{value:.2g}"
-
-
-def _headlines(task: TaskVerdict, clock: str) -> list[ArmVerdict]:
-    found = [r for r in task.arms if r.headline and r.clock == clock]
-    return [r for r in found if get_arm(r.arm).kind == "second-order"]
-
-
-def _on_iterations(tasks: Sequence[TaskVerdict]) -> str:
-    faster, parts = 0, []
-    for task in tasks:
-        results = _headlines(task, "iteration")
-        if not results:
-            continue
-        won = [r for r in results if r.verdict == "faster"]
-        faster += bool(won)
-        best = min(won or results, key=lambda r: r.ratio)
-        parts.append(
-            f"{task.label}: {best.label} {best.verdict}, "
-            f"{ratio_words(best)} times the iterations of {get_arm(best.versus).label}"
-        )
-    return (
-        f"In iterations to the loss that the tuned first-order baselines come down to, some "
-        f"second-order method is faster on {faster} of {len(parts)} tasks ({'; '.join(parts)})."
-    )
-
-
-def _on_costs(tasks: Sequence[TaskVerdict]) -> str:
-    parts = []
-    for clock in ("gradient_equivalents", "device_seconds"):
-        results = {t.label: _headlines(t, clock) for t in tasks}
-        results = {label: rows for label, rows in results.items() if rows}
-        won = [n for n, rows in results.items() if any(r.verdict == "faster" for r in rows)]
-        lost = [n for n, rows in results.items() if all(r.verdict == "slower" for r in rows)]
-        text = f"in {CLOCK_WORDS[clock]} one is on {len(won)} of {len(results)}"
-        if lost:
-            text += f" and all are slower on {len(lost)}"
-        parts.append(text)
-    return f"Counting what curvature costs, {', and '.join(parts)}."
-
-
-def _on_ladders(tasks: Sequence[TaskVerdict]) -> str:
-    """On how many tasks each part of the curvature gains, by arm."""
-    steps = [r for task in tasks for r in task.ladder if r.headline]
-    said = []
-    for parent in dict.fromkeys(r.parent for r in steps):
-        own = [r for r in steps if r.parent == parent]
-        over = len({t.task for t in tasks if any(r.parent == parent for r in t.ladder)})
-        counts = []
-        for part in dict.fromkeys(step.part for step in STEPS[1:]):
-            verdicts = [r.verdict for r in own if r.part == part]
-            if verdicts:
-                harm = verdicts.count("slower")
-                counts.append(
-                    f"{part} on {verdicts.count('faster')}"
-                    + (f", harming on {harm}" if harm else "")
-                )
-        better = [r.verdict for r in own if r.part == STEPS[0].part].count("faster")
-        text = f"of {over} tasks {get_arm(parent).label} gains from {'; '.join(counts)}"
-        if better:
-            text += f"; and the exact diagonal would do better on {better}"
-        said.append(text)
-    if not said:
-        return "What a gain is made of was not asked: no placebo arm is in this comparison."
-    return f"Taken apart by placebos, {'. '.join(_capital(t, i) for i, t in enumerate(said))}."
-
-
-def _capital(text: str, position: int) -> str:
-    return text[0].upper() + text[1:] if position else text

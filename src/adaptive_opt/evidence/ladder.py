@@ -18,23 +18,61 @@ class Step:
 
     Attributes:
         upper, lower: suffixes of the arms' names; empty: the estimate itself.
-        part: what the lower one lacks, in a word that :func:`made_of` uses.
+        part: what the lower one lacks, in a word.
+        words: the same in a sentence.
         question: in full.
     """
 
     upper: str
     lower: str
     part: str
+    words: str
     question: str
 
 
 STEPS = (
-    Step("_exact", "", "precision", "does the exact diagonal do better than its estimate?"),
-    Step("", "_permuted", "coordinate", "does it matter which coordinate has which curvature?"),
-    Step("_permuted", "_per_tensor", "spread", "do unequal values within a tensor matter at all?"),
-    Step("_per_tensor", "_per_model", "layer", "does it matter which tensor has which curvature?"),
-    Step("_per_model", "_constant", "magnitude", "does the size of curvature in time matter?"),
-    Step("", "_squared_gradient", "Hessian", "is it more than the square of the gradient?"),
+    Step(
+        "_exact",
+        "",
+        "precision",
+        "the exact diagonal",
+        "does the exact diagonal do better than its estimate?",
+    ),
+    Step(
+        "",
+        "_permuted",
+        "coordinate",
+        "which coordinate has which curvature",
+        "does it matter which coordinate has which curvature?",
+    ),
+    Step(
+        "_permuted",
+        "_per_tensor",
+        "spread",
+        "the spread of curvature within a tensor",
+        "do unequal values within a tensor matter at all?",
+    ),
+    Step(
+        "_per_tensor",
+        "_per_model",
+        "layer",
+        "which tensor has which curvature",
+        "does it matter which tensor has which curvature?",
+    ),
+    Step(
+        "_per_model",
+        "_constant",
+        "magnitude",
+        "the overall scale",
+        "does the size of curvature in time matter?",
+    ),
+    Step(
+        "",
+        "_squared_gradient",
+        "Hessian",
+        "the Hessian, where the squared gradient would be",
+        "is it more than the square of the gradient?",
+    ),
 )
 """From the most to the least that is known; the last one asks about the source."""
 
@@ -46,35 +84,38 @@ def ladder_arms(parent: str) -> list[str]:
 
 
 def made_of(parent: str, verdicts: Sequence[tuple[Step, str]]) -> str:
-    """One sentence on what the gain of an arm is made of, from its steps' verdicts.
+    """What the speed of an arm comes from, in plain words, from its steps' verdicts.
 
     Args:
         parent: label of the arm.
-        verdicts: of ``upper`` against ``lower``: ``faster`` says that the part matters,
-            ``equivalent`` that it does not.
+        verdicts: of ``upper`` against ``lower``: ``faster`` says that the part has an effect,
+            ``equivalent`` that it has none.
 
     Example:
         >>> print(made_of("SSDH", [(STEPS[1], "equivalent"), (STEPS[4], "faster")]))
-        The gain of SSDH is made of magnitude; coordinate adds nothing.
+        SSDH's speed comes from the overall scale. Which coordinate has which curvature has no effect.
     """
     parts = {
-        word: [step.part for step, verdict in verdicts if verdict == word and step is not STEPS[0]]
+        word: [step.words for step, verdict in verdicts if verdict == word and step is not STEPS[0]]
         for word in ("faster", "equivalent", "slower", "undecided")
     }
     said = []
     if parts["faster"]:
-        said.append(f"the gain of {parent} is made of {_listed(parts['faster'])}")
+        said.append(f"{parent}'s speed comes from {_listed(parts['faster'])}")
     else:
-        said.append(f"no part of the curvature of {parent} is shown to gain anything")
-    if parts["equivalent"]:
-        said.append(f"{_listed(parts['equivalent'])} adds nothing")
-    if parts["slower"]:
-        said.append(f"{_listed(parts['slower'])} does harm")
+        said.append(f"No part of {parent}'s curvature is shown to make it faster")
+    for word, verb in (("equivalent", "no effect"), ("slower", "a harmful effect")):
+        if parts[word]:
+            have = "has" if len(parts[word]) == 1 else "have"
+            said.append(f"{_capital(_listed(parts[word]))} {have} {verb}")
     if parts["undecided"]:
-        said.append(f"{_listed(parts['undecided'])} undecided")
+        said.append(f"Undecided: {'; '.join(parts['undecided'])}")
     if (STEPS[0], "faster") in verdicts:  # which the arm itself does not have
-        said.append("the exact diagonal would do better")
-    text = "; ".join(said) + "."
+        said.append("The exact diagonal would be faster than its estimate")
+    return ". ".join(said) + "."
+
+
+def _capital(text: str) -> str:
     return text[0].upper() + text[1:]
 
 

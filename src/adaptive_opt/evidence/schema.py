@@ -2,86 +2,126 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from adaptive_opt.errors import StudyError
 
 __all__ = [
+    "CLOCKS",
+    "METRICS",
     "SCHEMA_VERSION",
     "ArmVerdict",
     "BreakEven",
-    "LadderVerdict",
-    "Result",
+    "Final",
+    "Price",
+    "Speedup",
+    "Step",
     "TaskVerdict",
     "Verdict",
+    "read_verdict",
 ]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
-Word = Literal["faster", "slower", "equivalent", "undecided"]
+Word = Literal["faster", "slower", "equivalent", "undecided", "failed"]
 Clock = Literal["iteration", "gradient_equivalents", "device_seconds"]
+Metric = Literal["train_loss", "valid_loss"]
 Probability = Annotated[float, Field(ge=0, le=1)]
+
+CLOCKS: tuple[Clock, ...] = ("iteration", "gradient_equivalents", "device_seconds")
+METRICS: tuple[Metric, ...] = ("train_loss", "valid_loss")
 
 
 class _Record(BaseModel):
-    """Nothing unknown, infinities as null."""
+    """Nothing unknown; numbers that are not finite as null."""
 
     model_config = ConfigDict(extra="forbid", ser_json_inf_nan="null")
 
 
-class Result(_Record):
-    """One arm against another, on one target and clock."""
+class Speedup(_Record):
+    """How many times faster one arm has a loss than another, on one clock."""
 
-    metric: str = Field(description="train_loss or valid_loss")
-    target: str = Field(description="name of the target, a key of the task's targets")
-    level: float = Field(description="the loss to come down to")
+    metric: Metric
     clock: Clock
-    headline: bool = Field(description="whether the answer is drawn from this target")
-    verdict: Word = Field(description="of the arm against the other")
-    pairs: int = Field(description="seeds that both arms have")
-    arrived: int = Field(description="of the arm's seeds")
-    arrived_other: int
-    both_never: int = Field(description="pairs of which neither arrives")
-    ratio: float = Field(description="geometric mean of restricted times, below 1: faster")
-    low: float | None = Field(description="of its confidence interval; null: no bound")
-    high: float | None
-    p_different: Probability = Field(description="permutation test, Holm-corrected over arms")
+    verdict: Word
+    ratio: float = Field(description="geometric mean over searches and seeds; above 1: faster")
+    low: float | None = Field(description="of its confidence interval; null: no lower bound")
+    high: float | None = Field(description="null: no upper bound")
+    bound: Literal["", "<", "≤", ">", "≥"] = Field(
+        description="< or >: of most runs only this bound is known; ≤ or ≥: of some; empty: of none"
+    )
+    p_different: Probability = Field(description="Welch's t, Holm-corrected over the arms")
     p_equivalent: Probability = Field(description="two one-sided tests, likewise")
-    p_log_rank: Probability = Field(description="unpaired, uncorrected")
-    restricted_mean: float = Field(description="time up to the horizon, by the clock")
-    restricted_mean_other: float
-    horizon: float = Field(description="until when both arms were observed")
-    seeds_to_decide: int | None = Field(description="where undecided; null: > 1,000 or unknown")
 
 
-class ArmVerdict(Result):
-    """An arm against the best first-order arm."""
+class Final(_Record):
+    """Quality at the end of the full length, whatever the speed."""
+
+    metric: str = Field(description="train_loss, valid_loss or valid_accuracy")
+    mean: float = Field(description="of losses the geometric mean over searches and seeds")
+    low: float | None
+    high: float | None
+
+
+class Price(_Record):
+    """Seconds of a step, measured side by side with the other arms (calibration)."""
+
+    step: float = Field(description="mean over an update period")
+    plain: float = Field(description="of a step without curvature")
+    refresh: float = Field(description="what a refresh of the curvature adds")
+    ratio: float = Field(description="step, as a multiple of the reference's")
+    low: float
+    high: float
+
+
+class ArmVerdict(_Record):
+    """An arm against the reference."""
 
     arm: str
     label: str
-    versus: str = Field(description="the first-order arm that is fastest to this target")
+    kind: str
+    failed: str = Field(description="why there is no run; empty: there are")
+    runs: int = Field(description="that were to be trained")
+    stuck: int = Field(description="runs that did not beat a constant prediction, or were not made")
+    searches: int
+    failed_searches: list[str] = Field(description="why, one for each that failed")
+    bounded: int = Field(description="runs of whose speed only a bound is known (train_loss)")
+    spread_of_searches: float | None = Field(description="as a factor, e^sd of log speeds")
+    spread_of_seeds: float | None = Field(description="likewise, within a search")
+    at_bound: list[str] = Field(description="hyperparameters found at a bound of their space")
+    speedups: list[Speedup]
+    final: list[Final]
+    price: Price | None = Field(description="null: no calibration")
+
+    def speedup(self, clock: str = "iteration", metric: str = "train_loss") -> Speedup | None:
+        """The one by a clock and a metric, if there is one."""
+        found = (s for s in self.speedups if (s.clock, s.metric) == (clock, metric))
+        return next(found, None)
 
 
-class LadderVerdict(Result):
-    """A rung of the information ladder against the next."""
+class Step(_Record):
+    """A rung of the information ladder against the next, by training loss and iterations."""
 
     parent: str
     upper: str = Field(description="the arm that knows more; the verdict is on it")
     lower: str
     part: str = Field(description="what only the upper one knows")
     question: str
+    result: Speedup
 
 
 class BreakEven(_Record):
-    """Seconds of an arm, t = first + curvature / k, and the k from which it wins on them."""
+    """From which update period k an arm wins on seconds: t(k) = plain + refresh / k."""
 
     arm: str
     label: str
-    update_period: int
-    first: float = Field(description="seconds of an iteration without curvature")
-    curvature: float = Field(description="seconds of one refresh of the curvature")
-    measured_on: str = Field(description="the arm whose iterations have no curvature")
-    period: float | None = Field(description="null: no period wins, or the arm never arrives")
+    update_period: int = Field(description="as trained")
+    period: float | None = Field(description="null: no period wins")
+    low: float | None = Field(description="with the upper end of the speed-up; null: none wins")
+    high: float | None = Field(description="with the lower end; null: none wins")
 
 
 class TaskVerdict(_Record):
@@ -90,12 +130,23 @@ class TaskVerdict(_Record):
     task: str
     label: str
     seeds: int
-    baselines: dict[str, str] = Field(description="by metric, the arm that set the targets")
-    targets: dict[str, dict[str, float]] = Field(description="by metric: levels by name")
+    searches: int
+    iterations: int = Field(description="of the full length T")
+    lengths: list[float] = Field(description="shares of T that the reference is trained at")
+    reference: str | None = Field(description="the first-order arm that tuning found best")
+    levels: dict[str, float] = Field(description="by metric, the reference's loss at T")
+    constant: float | None = Field(
+        description="loss of the best constant prediction, on validation data where there are any"
+    )
+    missing: list[str] = Field(description="what a comparison would need and is not there")
     arms: list[ArmVerdict]
-    ladder: list[LadderVerdict]
+    ladder: list[Step]
     made_of: dict[str, str] = Field(description="by parent arm, a sentence")
     break_even: list[BreakEven]
+
+    def arm(self, name: str) -> ArmVerdict | None:
+        """What is said of an arm, if anything is."""
+        return next((a for a in self.arms if a.arm == name), None)
 
 
 class Verdict(_Record):
@@ -104,9 +155,25 @@ class Verdict(_Record):
     schema_version: int = SCHEMA_VERSION
     scale: str
     question: str
-    answer: list[str] = Field(description="three sentences")
+    answer: str = Field(description="at most 60 words")
     settings: dict[str, Any] = Field(description="the parameters analysis.verdict")
     tasks: list[TaskVerdict]
-    scores: dict[Clock, dict[str, float]] = Field(description="integrated performance profiles")
-    scores_caveat: str
     provenance: dict[str, Any] = Field(description="versions, device, seeds, configurations")
+
+
+def read_verdict(document: Mapping[str, Any]) -> Verdict:
+    """The record from a ``verdict.json``.
+
+    Raises:
+        StudyError: it was written by another version, or is no verdict.
+    """
+    version = document.get("schema_version")
+    if version != SCHEMA_VERSION:
+        raise StudyError(
+            f"this verdict.json has schema version {version}, and {SCHEMA_VERSION} is read here; "
+            "make it again with the command that made it (kedro run)"
+        )
+    try:
+        return Verdict(**document)
+    except ValidationError as error:
+        raise StudyError(f"this is no verdict.json: {error.errors()[0]['msg']}") from error

@@ -1,10 +1,11 @@
-"""The verdict: every arm against the best first-order one, every rung against the next."""
+"""The verdict: every arm against the reference, every rung of the ladder against the next."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -15,334 +16,448 @@ from adaptive_opt.study import get_arm, get_task
 from . import statistics
 from .answer import answer
 from .ladder import STEPS, made_of
-from .schema import ArmVerdict, BreakEven, Clock, LadderVerdict, TaskVerdict, Verdict
-from .scores import CAVEAT, break_even_period, integrated_scores, performance_profiles
-from .tables import ARM_LABELS, Histories
-from .targets import CLOCKS, METRICS, target_ladder
+from .prices import PriceRatio, break_even, price_of, price_ratios
+from .schema import (
+    CLOCKS,
+    METRICS,
+    ArmVerdict,
+    BreakEven,
+    Final,
+    Price,
+    Speedup,
+    Step,
+    TaskVerdict,
+    Verdict,
+)
+from .speedup import Speed, Speeds, reference_curve, run_speeds
 
-__all__ = ["QUESTION", "build_verdict", "comparison_table", "fix_targets", "profile_table"]
-__all__ += ["restrict"]
+__all__ = ["QUESTION", "TaskData", "build_verdict", "choose_reference", "comparison_table"]
+__all__ += ["judge_task", "restrict"]
 
 QUESTION = (
     "Does second-order information for step size adaptation make neural networks converge faster?"
 )
 
 
-def fix_targets(
-    baselines: Histories, fixed: Mapping[str, float], settings: Mapping[str, Any]
-) -> dict[str, Any]:
-    """The targets of every task, before any other arm is looked at.
+@dataclass(frozen=True)
+class TaskData:
+    """What the verdict on a task is made from.
+
+    Attributes:
+        task: name.
+        lengths: by arm, the final losses at every length (``engine.lengths.COLUMNS``).
+        bests: by arm, the record of its searches.
+        summaries: by arm, of its runs.
+        prices: seconds a step (:mod:`.prices`), of arms and rounds; None: no calibration.
+        seeds: number of runs of an arm.
+    """
+
+    task: str
+    lengths: Mapping[str, pd.DataFrame]
+    bests: Mapping[str, Mapping[str, Any]]
+    summaries: Mapping[str, Mapping[str, Any]]
+    prices: pd.DataFrame | None
+    seeds: int
+
+
+def choose_reference(bests: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """The first-order arm that tuning found best, before any run is looked at.
+
+    The lowest median over searches of the objective of their best trials; among published
+    configurations, which have none, Adam. None where there is no first-order arm with a run.
 
     Args:
-        baselines: histories of the first-order arms.
-        fixed: by task, the training loss that its parameters name, added as ``fixed``.
-        settings: the parameters ``analysis.verdict``.
+        bests: by arm, the records of the searches.
 
-    Returns:
-        By task and metric: ``baseline``, ``start`` and ``levels`` by name (``share_25`` …).
+    Example:
+        >>> found = {"found": True, "failed": "", "values": {}}
+        >>> choose_reference({"sgdm": {"studies": [found | {"value": 2.0}]},
+        ...                   "adam": {"studies": [found | {"value": 1.0}]}})
+        'adam'
     """
-    shares = settings["shares"]
-    targets: dict[str, Any] = {}
-    for task in dict.fromkeys(str(h["task"].iloc[0]) for h in baselines):
-        own = [h for h in baselines if str(h["task"].iloc[0]) == task]
-        for metric in METRICS:
-            found = target_ladder(own, metric, shares, settings["reached_by"])
-            names = [f"share_{round(100 * s)}" for s in shares]
-            levels = dict(zip(names, found["levels"], strict=False))
-            if metric == "train_loss":
-                levels["fixed"] = fixed[task]
-            if levels:
-                targets.setdefault(task, {})[metric] = {**found, "levels": levels}
-    return targets
+    order = []
+    for arm, best in bests.items():
+        if not get_arm(arm).may_be_reference:
+            continue
+        values = [s.get("value", 0.0) if s["found"] else math.inf for s in best["studies"]]
+        if math.isfinite(value := float(np.median(values))):
+            order.append((value, arm != "adam", arm))
+    return min(order)[2] if order else None
 
 
 def build_verdict(
-    times: pd.DataFrame,
-    targets: Mapping[str, Any],
-    summaries: Sequence[Mapping[str, Any]],
+    tasks: Sequence[TaskData],
     settings: Mapping[str, Any],
     scale: str,
     provenance: Mapping[str, Any],
 ) -> Verdict:
-    """Everything that is concluded from the times.
+    """Everything that is concluded.
 
     Args:
-        times: see :func:`.targets.times_to_targets`.
-        targets: from :func:`fix_targets`.
-        summaries: of the runs.
+        tasks: what was found on each.
         settings: the parameters ``analysis.verdict``.
         scale: of the study.
         provenance: versions, device, commands.
     """
-    runs = {(s["task"], s["arm"]): s for s in summaries}
-    tasks = [
-        _task(str(task), rows, targets[str(task)], runs, settings)
-        for task, rows in times.groupby("task", sort=False)
-    ]
-    headline = _median_times(times, targets)
-    scores: dict[Clock, dict[str, float]] = {
-        clock: integrated_scores(headline[clock]) for clock in CLOCKS
-    }
-    return Verdict(
-        scale=scale,
-        question=QUESTION,
-        answer=answer(tasks),
-        settings=dict(settings),
-        tasks=tasks,
-        scores=scores,
-        scores_caveat=CAVEAT,
-        provenance={**provenance, **_configurations(summaries)},
-    )
-
-
-def restrict(verdict: Verdict, half: str) -> Verdict:
-    """What the record says about one half of the study.
-
-    The answer is that of its tasks; scores, which are over all tasks, are left out.
-    """
-    tasks = [task for task in verdict.tasks if get_task(task.task).half == half]
-    return verdict.model_copy(update={"tasks": tasks, "answer": answer(tasks), "scores": {}})
-
-
-def _configurations(summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    return {
+    judged = [judge_task(task, settings) for task in tasks]
+    summaries = [s for task in tasks for s in task.summaries.values() if not s.get("failed")]
+    made_by = {
         "device": sorted({str(s["device"]) for s in summaries}),
         "torch": sorted({str(s["torch"]) for s in summaries}),
         "configurations": {f"{s['task']}.{s['arm']}": s["hyperparameters"] for s in summaries},
     }
-
-
-def _task(
-    task: str,
-    times: pd.DataFrame,
-    targets: Mapping[str, Any],
-    runs: Mapping[tuple[str, str], Mapping[str, Any]],
-    settings: Mapping[str, Any],
-) -> TaskVerdict:
-    arms: list[ArmVerdict] = []
-    ladder: list[LadderVerdict] = []
-    for (metric, target), rows in times.groupby(["metric", "target"], sort=False):
-        context = {
-            "metric": str(metric),
-            "target": str(target),
-            "level": float(rows["level"].iloc[0]),
-            "headline": _is_headline(str(metric), str(target), targets),
-        }
-        for clock in CLOCKS:
-            arms += _against_baseline(rows, {**context, "clock": clock}, settings)
-        ladder += _rung_by_rung(rows, {**context, "clock": "iteration"}, settings)
-    return TaskVerdict(
-        task=task,
-        label=get_task(task).label,
-        seeds=int(times["seed"].nunique()),
-        baselines={m: t["baseline"] for m, t in targets.items()},
-        targets={m: t["levels"] for m, t in targets.items()},
-        arms=arms,
-        ladder=ladder,
-        made_of=_parts(ladder),
-        break_even=_break_even(task, times, targets, runs),
+    return Verdict(
+        scale=scale,
+        question=QUESTION,
+        answer=answer(judged),
+        settings=dict(settings),
+        tasks=judged,
+        provenance={**provenance, **made_by},
     )
 
 
-def _is_headline(metric: str, target: str, targets: Mapping[str, Any]) -> bool:
-    """The deepest level of the training loss that the baselines set; else the fixed one."""
-    levels = [n for n in targets["train_loss"]["levels"] if n != "fixed"]
-    return metric == "train_loss" and target == (levels[-1] if levels else "fixed")
+def restrict(verdict: Verdict, half: str) -> Verdict:
+    """What the record says about one half of the study, with an answer of its own."""
+    tasks = [task for task in verdict.tasks if get_task(task.task).half == half]
+    return verdict.model_copy(update={"tasks": tasks, "answer": answer(tasks)})
 
 
-def _by_arm(rows: pd.DataFrame, clock: str) -> tuple[pd.DataFrame, pd.Series]:
-    """Times of every arm, and until when all of its runs were observed.
+def judge_task(data: TaskData, settings: Mapping[str, Any]) -> TaskVerdict:
+    """The verdict on one task.
 
-    Times are by seed, a column an arm; infinite where a run never arrives.
+    Args:
+        data: what was found.
+        settings: the parameters ``analysis.verdict``.
     """
-    times = rows.assign(time=rows[clock].where(rows["reached"], np.inf))
-    ends = rows.groupby("arm", observed=True)[f"end_{clock}"].min()
-    return times.pivot(index="seed", columns="arm", values="time"), ends
+    judge = _Judge(data, settings)
+    return judge.verdict()
 
 
-def _fastest_baseline(rows: pd.DataFrame, clock: str) -> str | None:
-    """The baseline with the lowest restricted geometric mean time.
+class _Judge:
+    """One task while it is judged."""
 
-    Arms of which half of the runs arrive come first, in runs as long as they are: times are
-    restricted at the end of the shortest run, before which, by the clock, none may have arrived.
-    """
-    arms = [a for a in rows["arm"].unique() if get_arm(a).is_baseline]
-    if not arms:
-        return None
-    times, ends = _by_arm(rows, clock)
-    horizon = float(ends[arms].min())
-
-    def order(arm: str) -> tuple[bool, float, int]:
-        own = times[arm].dropna()
-        arrived = int(np.isfinite(own).sum())
-        mean = float(np.log(own.clip(upper=horizon)).mean())
-        return 2 * arrived < len(own), round(mean, 9), -arrived
-
-    return str(min(arms, key=order))
-
-
-def _compared(
-    rows: pd.DataFrame, pairs: Sequence[tuple[str, str]], clock: str, settings: Mapping[str, Any]
-) -> list[dict[str, Any]]:
-    """Each pair of arms compared, corrected for the number of pairs."""
-    found = []
-    times, ends = _by_arm(rows, clock)
-    for arm, other in pairs:
-        both = times[[arm, other]].dropna()
-        t, u = both.iloc[:, 0], both.iloc[:, 1]
-        horizon = float(ends[[arm, other]].min())
-        result = statistics.compare(
-            t, u, horizon, margin=settings["margin"], confidence=settings["confidence"]
+    def __init__(self, data: TaskData, settings: Mapping[str, Any]) -> None:
+        self.data, self.settings = data, settings
+        self.reference = choose_reference(
+            {a: b for a, b in data.bests.items() if a in data.lengths and len(data.lengths[a])}
         )
-        arrived = [int((x < horizon).sum()) for x in (t, u)]
-        found.append((result, arrived))
-    different = statistics.holm([r.p_different for r, _ in found])
-    equivalent = statistics.holm([r.p_equivalent for r, _ in found])
-    alpha = 1 - settings["confidence"]
-    records = []
-    for (result, arrived), p, q in zip(found, different, equivalent, strict=True):
-        values = asdict(result)
-        del values["spread"], values["never"]
-        verdict = statistics.decide(result, p, q, alpha)
-        needed = None
-        if verdict == "undecided":
-            needed = statistics.seeds_to_decide(
-                result, len(pairs), margin=settings["margin"], alpha=alpha
+        constants: Mapping[str, float] = next(
+            (b["constants"] for b in data.bests.values() if b.get("constants")), {}
+        )
+        self.judged_by = "valid_loss" if "valid_loss" in constants else "train_loss"
+        self.searches = max((len(b["studies"]) for b in data.bests.values()), default=1)
+        self.constant = constants.get(self.judged_by)
+        self.alpha = 1 - settings["confidence"]
+        self.margin = math.log1p(settings["margin"])
+        self.curves = {}
+        if self.reference is not None:
+            own = data.lengths[self.reference]
+            found = {m: reference_curve(own, m) for m in METRICS}
+            self.curves = {m: c for m, c in found.items() if c is not None}
+        self.speeds = {m: self._speeds(m) for m in self.curves}
+        self.groups = {m: self._groups(by_arm) for m, by_arm in self.speeds.items()}
+        self.ratios: dict[str, PriceRatio] = {}
+        if self.reference is not None and data.prices is not None:
+            self.ratios = price_ratios(data.prices, self.reference)
+
+    def _speeds(self, metric: str) -> dict[str, Speeds]:
+        seeds = range(self.data.seeds)
+        return {
+            arm: run_speeds(
+                table, self.curves[metric], metric, seeds, len(self.data.bests[arm]["studies"])
             )
-        records.append(
-            values
-            | {"p_different": p, "p_equivalent": q, "verdict": verdict, "seeds_to_decide": needed}
-            | {"arrived": arrived[0], "arrived_other": arrived[1]}
-            | {k: None if not math.isfinite(values[k]) else values[k] for k in ("low", "high")}
+            for arm, table in self.data.lengths.items()
+        }
+
+    def _groups(self, speeds: Mapping[str, Speeds]) -> dict[str, statistics.Group]:
+        """Moderated; arms that mostly sit at a bound say nothing of how much runs differ."""
+        free = [a for a, s in speeds.items() if 2 * sum(s.bounded) <= len(s.runs)]
+        return statistics.moderate({a: s.means for a, s in speeds.items()}, prior=free)
+
+    def verdict(self) -> TaskVerdict:
+        data = self.data
+        full = [s["iterations"] for s in data.summaries.values() if s["iterations"]]
+        own = data.lengths.get(self.reference or "")
+        judged = [a for a in data.bests if get_arm(a).kind != "ladder" and a != self.reference]
+        placebos = [a for a in data.bests if get_arm(a).kind == "ladder"]
+        against = {**self._against(judged), **self._against(placebos)}
+        ladder = self._ladder()
+        row = get_task(data.task)
+        return TaskVerdict(
+            task=data.task,
+            label=row.label,
+            seeds=data.seeds,
+            searches=self.searches,
+            iterations=max(full, default=0),
+            lengths=[] if own is None else sorted({float(s) for s in own["share"]}),
+            reference=self.reference,
+            levels={m: math.exp(c.at(1.0)) for m, c in self.curves.items()},
+            constant=self.constant,
+            missing=self._missing(judged),
+            arms=[self._arm(arm, against.get(arm, [])) for arm in data.bests],
+            ladder=ladder,
+            made_of=_parts(ladder),
+            break_even=self._break_even(against),
         )
-    return records
 
+    def _missing(self, judged: Sequence[str]) -> list[str]:
+        missing = []
+        if self.reference is None:
+            missing.append(
+                "no SGDM or Adam with a finished run is among the arms, so there is nothing to "
+                "compare with: add --tags=adam, or run the whole task"
+            )
+        if not any(get_arm(a).kind == "second-order" for a in judged):
+            missing.append("no second-order arm is among the arms")
+        return missing
 
-def _against_baseline(
-    rows: pd.DataFrame, context: Mapping[str, Any], settings: Mapping[str, Any]
-) -> list[ArmVerdict]:
-    """Every arm that is neither first-order nor a placebo, and the other first-order ones."""
-    baseline = _fastest_baseline(rows, context["clock"])
-    arms = [a for a in rows["arm"].unique() if a != baseline and get_arm(a).kind != "ladder"]
-    if baseline is None or not arms:
-        return []
-    results = _compared(rows, [(arm, baseline) for arm in arms], context["clock"], settings)
-    return [
-        ArmVerdict(**context, **r, arm=arm, label=ARM_LABELS[arm], versus=baseline)
-        for arm, r in zip(arms, results, strict=True)
-    ]
+    def _against(self, arms: Sequence[str]) -> dict[str, list[Speedup]]:
+        """Every arm against the reference, corrected for the number of these arms."""
+        found: dict[str, list[Speedup]] = {arm: [] for arm in arms}
+        for metric, groups in self.groups.items():
+            reference = groups[str(self.reference)]
+            for clock in CLOCKS:
+                shifts = {arm: self._shift(arm, clock) for arm in arms}
+                known = [arm for arm in arms if shifts[arm] is not None and arm in groups]
+                compared = [
+                    statistics.compare(groups[arm], reference).shifted(*shifts[arm])  # type: ignore[misc]
+                    for arm in known
+                ]
+                bounded = [self.speeds[metric][arm] for arm in known]
+                for arm, result in zip(
+                    known, self._tested(compared, bounded, metric, clock), strict=True
+                ):
+                    found[arm].append(result)
+        return found
 
+    def _shift(self, arm: str, clock: str) -> tuple[float, float, float] | None:
+        """What a clock adds to a log speed-up in iterations, with its error and its df."""
+        if clock == "iteration":
+            return 0.0, 0.0, math.inf
+        if clock == "gradient_equivalents":
+            costs = [self._cost(a) for a in (str(self.reference), arm)]
+            return None if None in costs else (math.log(costs[0] / costs[1]), 0.0, math.inf)  # type: ignore[operator]
+        ratio = self.ratios.get(arm)
+        return None if ratio is None else (-ratio.log, ratio.error, ratio.df)
 
-def _rung_by_rung(
-    rows: pd.DataFrame, context: Mapping[str, Any], settings: Mapping[str, Any]
-) -> list[LadderVerdict]:
-    """Every step of every ladder whose two arms are there."""
-    present = [str(a) for a in rows["arm"].unique()]
-    found = []
-    for parent in (a for a in present if get_arm(a).kind == "second-order"):
-        steps = [s for s in STEPS if {parent + s.upper, parent + s.lower} <= {*present}]
-        pairs = [(parent + s.upper, parent + s.lower) for s in steps]
-        results = _compared(rows, pairs, context["clock"], settings) if pairs else []
-        for step, (upper, lower), result in zip(steps, pairs, results, strict=True):
-            found.append(
-                LadderVerdict(
-                    **context,
-                    **result,
-                    parent=parent,
-                    upper=upper,
-                    lower=lower,
-                    part=step.part,
-                    question=step.question,
+    def _cost(self, arm: str) -> float | None:
+        """Gradient-equivalents of an iteration."""
+        rows = self.data.lengths[arm]
+        rows = rows[rows["share"] == 1]
+        return (
+            float((rows["gradient_equivalents"] / rows["iterations"]).iloc[0])
+            if len(rows)
+            else None
+        )
+
+    def _tested(
+        self,
+        compared: Sequence[statistics.Comparison],
+        speeds: Sequence[Speeds],
+        metric: str,
+        clock: str,
+    ) -> list[Speedup]:
+        different = statistics.holm([c.p_different for c in compared])
+        equivalent = statistics.holm([c.p_equivalent(self.margin) for c in compared])
+        results = []
+        for c, own, p, q in zip(compared, speeds, different, equivalent, strict=True):
+            low, high = c.interval(self.settings["confidence"])
+            below, above = own.bounded
+            if below or above:
+                q = 1.0  # of a bound nobody knows how near it is
+            word = statistics.decide(c.estimate, p, q, self.alpha)
+            if below and above:
+                word = "undecided"
+            results.append(
+                Speedup(
+                    metric=metric,
+                    clock=clock,
+                    verdict=word,
+                    ratio=math.exp(c.estimate),
+                    low=None if below or not math.isfinite(low) else math.exp(low),
+                    high=None if above or not math.isfinite(high) else math.exp(high),
+                    bound=_bound(below, above, len(own.runs)),
+                    p_different=p,
+                    p_equivalent=q,
                 )
             )
-    return found
+        return results
+
+    def _arm(self, arm: str, speedups: list[Speedup]) -> ArmVerdict:
+        best, summary = self.data.bests[arm], self.data.summaries[arm]
+        failed = summary.get("failed", "")
+        speeds = self.speeds.get("train_loss", {}).get(arm)
+        between, within = speeds.spread() if speeds else (math.nan, math.nan)
+        if failed:
+            speedups = [s.model_copy(update={"verdict": "failed"}) for s in speedups]
+        row = get_arm(arm)
+        return ArmVerdict(
+            arm=arm,
+            label=row.label,
+            kind=row.kind,
+            failed=failed,
+            runs=self.data.seeds,
+            stuck=self._stuck(arm),
+            searches=len(best["studies"]),
+            failed_searches=[s["failed"] for s in best["studies"] if s["failed"]],
+            bounded=sum(speeds.bounded) if speeds else 0,
+            spread_of_searches=None if math.isnan(between) else math.exp(between),
+            spread_of_seeds=None if math.isnan(within) else math.exp(within),
+            at_bound=sorted({n for s in best["studies"] for n in s["edges"]}),
+            speedups=speedups,
+            final=self._final(arm),
+            price=self._price(arm),
+        )
+
+    def _stuck(self, arm: str) -> int:
+        """Runs whose final loss is not below that of a constant prediction, by the margin."""
+        rows = self.data.lengths[arm]
+        rows = rows[rows["share"] == 1]
+        missing = self.data.seeds - len(rows)
+        if self.constant is None:
+            return missing + int(rows["diverged"].sum())
+        limit = self.constant * (1 - self.settings["constant_margin"])
+        return missing + int((~(rows[self.judged_by] <= limit)).sum())
+
+    def _final(self, arm: str) -> list[Final]:
+        found = []
+        for metric in ("train_loss", "valid_loss", "valid_accuracy"):
+            groups = self._final_groups(metric)
+            if arm not in groups:
+                continue
+            mean, low, high = statistics.mean_interval(groups[arm], self.settings["confidence"])
+            if metric != "valid_accuracy":
+                mean, low, high = (math.exp(v) if v < 700 else math.inf for v in (mean, low, high))
+            ends = {"low": low, "high": high}
+            found.append(
+                Final(
+                    metric=metric,
+                    mean=mean,
+                    **{k: v if math.isfinite(v) else None for k, v in ends.items()},
+                )
+            )
+        return found
+
+    @cache  # noqa: B019, of an object that is gone with its task
+    def _final_groups(self, metric: str) -> dict[str, statistics.Group]:
+        means = {}
+        for arm, rows in self.data.lengths.items():
+            full = rows[(rows["share"] == 1) & rows[metric].notna()]
+            if full.empty:
+                continue
+            values = full[metric] if metric == "valid_accuracy" else np.log(full[metric])
+            by_study = values.groupby(full["study"]).mean()
+            means[arm] = (by_study if len(by_study) > 1 else values).to_numpy()
+        return statistics.moderate(means)
+
+    def _price(self, arm: str) -> Price | None:
+        if self.data.prices is None or arm not in self.ratios:
+            return None
+        ratio = self.ratios[arm]
+        low, high = ratio.interval(self.settings["confidence"])
+        return Price(
+            **price_of(self.data.prices, arm), ratio=math.exp(ratio.log), low=low, high=high
+        )
+
+    def _ladder(self) -> list[Step]:
+        groups = self.groups.get("train_loss", {})
+        speeds = self.speeds.get("train_loss", {})
+        parents = [a for a in groups if any(f"{a}{s.lower}" in groups for s in STEPS if s.lower)]
+        ladder = []
+        for parent in parents:
+            steps = [
+                s
+                for s in STEPS
+                if f"{parent}{s.upper}" in groups and f"{parent}{s.lower}" in groups
+            ]
+            pairs = [(f"{parent}{s.upper}", f"{parent}{s.lower}") for s in steps]
+            compared = [statistics.compare(groups[u], groups[v]) for u, v in pairs]
+            both = [_difference(speeds[u], speeds[v]) for u, v in pairs]
+            for step, (upper, lower), result in zip(
+                steps, pairs, self._tested(compared, both, "train_loss", "iteration"), strict=True
+            ):
+                ladder.append(
+                    Step(
+                        parent=parent,
+                        upper=upper,
+                        lower=lower,
+                        part=step.part,
+                        question=step.question,
+                        result=result,
+                    )
+                )
+        return ladder
+
+    def _break_even(self, against: Mapping[str, Sequence[Speedup]]) -> list[BreakEven]:
+        if not self.ratios or self.data.prices is None:
+            return []
+        base = price_of(self.data.prices, str(self.reference))["step"]
+        found = []
+        for arm, speedups in against.items():
+            own = next((s for s in speedups if s.clock == "iteration"), None)
+            period = self.data.summaries[arm].get("configuration", {}).get("update_period")
+            if own is None or period is None or arm not in self.ratios:
+                continue
+            if get_arm(arm).kind != "second-order":
+                continue
+            price = price_of(self.data.prices, arm)
+            at, low, high = (
+                None if ratio is None else break_even(ratio, base, price["plain"], price["refresh"])
+                for ratio in (own.ratio, own.high, own.low)
+            )
+            found.append(
+                BreakEven(
+                    arm=arm,
+                    label=get_arm(arm).label,
+                    update_period=int(period),
+                    period=at,
+                    low=low,
+                    high=high,
+                )
+            )
+        return found
 
 
-def _parts(ladder: Sequence[LadderVerdict]) -> dict[str, str]:
-    """What the gain of each parent is made of, at the headline target."""
-    steps = {(s.upper, s.lower): s for s in STEPS}
-    said: dict[str, str] = {}
+def _bound(below: int, above: int, runs: int) -> str:
+    if below and above:
+        return ""
+    if below:
+        return "<" if 2 * below > runs else "≤"
+    if above:
+        return ">" if 2 * above > runs else "≥"
+    return ""
+
+
+def _difference(upper: Speeds, lower: Speeds) -> Speeds:
+    """Speeds whose bounds are those of upper − lower."""
+    runs = {}
+    for seed, own in upper.runs.items():
+        other = lower.runs[seed]
+        sides = {own.bound, -other.bound} - {0}
+        bound = 2 if len(sides) == 2 else sides.pop() if sides else 0
+        runs[seed] = Speed(own.log - other.log, bound)
+    return Speeds(runs, upper.study_of)
+
+
+def _parts(ladder: Sequence[Step]) -> dict[str, str]:
+    """By parent arm, what its gain is made of."""
+    said = {}
+    steps = {s.part: s for s in STEPS}
     for parent in dict.fromkeys(r.parent for r in ladder):
-        own = [r for r in ladder if r.parent == parent and r.headline]
-        cut = len(parent)
-        verdicts = [(steps[r.upper[cut:], r.lower[cut:]], str(r.verdict)) for r in own]
-        said[parent] = made_of(ARM_LABELS[parent], verdicts)
+        own = [(steps[r.part], r.result) for r in ladder if r.parent == parent]
+        said[parent] = made_of(get_arm(parent).label, [(s, r.verdict) for s, r in own])
     return said
 
 
-def _break_even(
-    task: str,
-    times: pd.DataFrame,
-    targets: Mapping[str, Any],
-    runs: Mapping[tuple[str, str], Mapping[str, Any]],
-) -> list[BreakEven]:
-    """Of every second-order arm, by the medians at the headline target."""
-    named = zip(times["metric"], times["target"], strict=True)
-    rows = times[[_is_headline(metric, target, targets) for metric, target in named]]
-    baseline = _fastest_baseline(rows, "device_seconds")
-    if baseline is None:
-        return []
-    found = []
-    for arm in (a for a in rows["arm"].unique() if get_arm(a).kind == "second-order"):
-        run = runs[task, arm]
-        without = f"{arm}_constant" if (task, f"{arm}_constant") in runs else baseline
-        plain = runs[task, without]
-        values = break_even_period(
-            iterations=float(_by_arm(rows, "iteration")[0][arm].median()),
-            seconds=run["device_seconds"] / run["iterations"],
-            seconds_without=plain["device_seconds"] / plain["iterations"],
-            update_period=run["hyperparameters"]["update_period"],
-            baseline_seconds=float(_by_arm(rows, "device_seconds")[0][baseline].median()),
-        )
-        period = values["period"] if math.isfinite(values["period"]) else None
-        found.append(
-            BreakEven(
-                arm=arm,
-                label=ARM_LABELS[arm],
-                update_period=run["hyperparameters"]["update_period"],
-                first=values["first"],
-                curvature=values["curvature"],
-                measured_on=without,
-                period=period,
-            )
-        )
-    return found
-
-
-def _median_times(times: pd.DataFrame, targets: Mapping[str, Any]) -> dict[Clock, pd.DataFrame]:
-    """By clock: tasks × arms, medians over seeds at the headline target; placebos left out."""
-    keep = [
-        _is_headline(m, t, targets[task]) and get_arm(arm).kind != "ladder"
-        for task, arm, m, t in zip(
-            times["task"], times["arm"], times["metric"], times["target"], strict=True
-        )
-    ]
-    rows = times[keep]
-    tables: dict[Clock, pd.DataFrame] = {}
-    for clock in CLOCKS:
-        values = rows.assign(time=rows[clock].where(rows["reached"], np.inf))
-        medians = values.groupby(["task", "arm"], sort=False)["time"].median()
-        tables[clock] = medians.unstack("arm").fillna(np.inf)
-    return tables
-
-
-def profile_table(times: pd.DataFrame, targets: Mapping[str, Any]) -> pd.DataFrame:
-    """Performance profiles on the three clocks, in long form, with a column ``clock``."""
-    parts = [
-        performance_profiles(table).assign(clock=clock)
-        for clock, table in _median_times(times, targets).items()
-    ]
-    return pd.concat(parts, ignore_index=True)
-
-
 def comparison_table(verdict: Verdict) -> pd.DataFrame:
-    """Every comparison of the verdict as a row, arms and ladders alike."""
-    rows = []
+    """Every comparison of the record, a row each."""
+    rows: list[dict[str, Any]] = []
     for task in verdict.tasks:
-        for r in task.arms:
-            rows.append({"task": task.task, "kind": "arm", **r.model_dump(exclude={"label"})})
-        for s in task.ladder:
-            values = s.model_dump(exclude={"question"})
-            values |= {"arm": s.upper, "versus": s.lower}
-            rows.append({"task": task.task, "kind": "ladder", **values})
-    return pd.DataFrame(rows)
+        for arm in task.arms:
+            named = {"task": task.task, "kind": "arm", "arm": arm.arm, "versus": task.reference}
+            rows += [{**named, **s.model_dump()} for s in arm.speedups]
+        for step in task.ladder:
+            named = {"task": task.task, "kind": "ladder", "arm": step.upper, "versus": step.lower}
+            rows.append({**named, **step.result.model_dump()})
+    columns = ["task", "kind", "arm", "versus", *Speedup.model_fields]
+    return pd.DataFrame(rows, columns=columns)

@@ -23,14 +23,24 @@ from adaptive_opt.parameters import (
     with_values,
 )
 from adaptive_opt.parameters.data import ImageDataParameters, TextDataParameters
-from adaptive_opt.study import ARMS, EVERY_TASK, HALVES, KINDS, arm_names, get_task, tasks_of
+from adaptive_opt.study import (
+    ARMS,
+    EVERY_TASK,
+    HALVES,
+    KINDS,
+    arm_names,
+    get_task,
+    runs_on,
+    tasks_of,
+)
 
 __all__ = ["CheckpointHooks", "ValidationHooks", "check_parameters", "known_tags"]
 
 
 def known_tags() -> list[str]:
     """Every tag that a part of the grid can be chosen by."""
-    return [*(t.name for t in EVERY_TASK), *(a.name for a in ARMS), *KINDS, *HALVES]
+    cells = [f"{task}.{arm}" for task, arm in runs_on((a.name for a in ARMS), EVERY_TASK)]
+    return [*(t.name for t in EVERY_TASK), *(a.name for a in ARMS), *KINDS, *HALVES, *cells]
 
 
 class ValidationHooks:

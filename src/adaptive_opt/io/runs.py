@@ -51,16 +51,17 @@ class RunFolder:
             ) from error
 
     def finished(
-        self, digest: str, tensors: Sequence[str] = ("weights",)
+        self, digest: str, tensors: Sequence[str] = ("weights",), tables: Sequence[str] = ()
     ) -> tuple[Any, ...] | None:
         """What the run left, if it is of this configuration and undamaged.
 
         Args:
             digest: of the configuration.
             tensors: names of the files of tensors.
+            tables: names of the tables beside the history.
 
         Returns:
-            History, tensors of each file, summary.
+            History, tensors of each file, each table, summary.
 
         Raises:
             DatasetError: what is there cannot be reached.
@@ -75,6 +76,8 @@ class RunFolder:
             history = ParquetDataset(filepath=str(self.path / "history.parquet")).load()
             files = [str(self.path / f"{name}.safetensors") for name in tensors]
             loaded = [TensorsDataset(filepath=file).load() for file in files]
+            parquet = [str(self.path / f"{name}.parquet") for name in tables]
+            loaded += [ParquetDataset(filepath=file).load() for file in parquet]
         except UnreachableDatasetError:
             raise
         except UnreachableError as error:

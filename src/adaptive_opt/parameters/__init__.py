@@ -4,11 +4,12 @@ Validated before the first node runs; every fault is reported at once, by the pa
 key, with the nearest valid name where a key is unknown.
 """
 
-from .arms import resolve_arm, training_parameters
+from .arms import lengths_of, resolve_arm, training_parameters
 from .configuration import configuration, configuration_digest, logging_configuration
 from .faults import Fault, find_faults
 from .models import (
     AnalysisParameters,
+    CalibrationParameters,
     CurvatureParameters,
     FidelityParameters,
     ImageTaskParameters,
@@ -18,13 +19,22 @@ from .models import (
     TaskParameters,
     TextTaskParameters,
     TrainingParameters,
+    VerdictParameters,
     target_losses,
     task_parameters,
 )
-from .tuning import TaskTuningParameters, TuningParameters, search_space, with_values
+from .tuning import (
+    TaskTuningParameters,
+    TuningParameters,
+    search_space,
+    studies_of,
+    values_of_seed,
+    with_values,
+)
 
 __all__ = [
     "AnalysisParameters",
+    "CalibrationParameters",
     "CurvatureParameters",
     "Fault",
     "FidelityParameters",
@@ -37,14 +47,18 @@ __all__ = [
     "TextTaskParameters",
     "TrainingParameters",
     "TuningParameters",
+    "VerdictParameters",
     "configuration",
     "configuration_digest",
     "find_faults",
+    "lengths_of",
     "logging_configuration",
     "resolve_arm",
     "search_space",
+    "studies_of",
     "target_losses",
     "task_parameters",
     "training_parameters",
+    "values_of_seed",
     "with_values",
 ]

@@ -8,9 +8,9 @@ from adaptive_opt.errors import StudyError
 from adaptive_opt.study import Arm, get_arm
 
 from .fields import Beta, Count, NonNegative, Strict
-from .models import TrainingParameters
+from .models import LengthsParameters, TrainingParameters
 
-__all__ = ["arm_schema", "resolve_arm", "training_parameters"]
+__all__ = ["arm_schema", "lengths_of", "resolve_arm", "training_parameters"]
 
 Probe = Literal["rademacher", "gaussian", "constant", "momentum_sign", "momentum_sign_cumulative"]
 
@@ -88,6 +88,21 @@ def training_parameters(arm: str, training: dict[str, Any]) -> TrainingParameter
     if row.kind == "ladder" and parameters.hessian_of == "published":
         own["hessian_every"] = 0
     return parameters.model_copy(update=own)
+
+
+def lengths_of(task: str, arm: str, training: TrainingParameters) -> list[float]:
+    """Shares of the full length that an arm is trained at, apart from 1; falling.
+
+    Example:
+        >>> lengths_of("resnet18", "adam", TrainingParameters())
+        [2.0, 0.5, 0.25, 0.125, 0.0625]
+        >>> lengths_of("resnet18", "ssdh_permuted", TrainingParameters())
+        [0.5, 0.25]
+    """
+    given, row = training.lengths.get(task, LengthsParameters()), get_arm(arm)
+    shares = given.placebos if row.kind == "ladder" else given.arms
+    shares = [*shares, *(given.reference if row.may_be_reference else [])]
+    return sorted({s for s in shares if s != 1}, reverse=True)
 
 
 def arm_schema(arm: Arm) -> type[Strict] | None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from typing import Any
 
-from .arms import resolve_arm, training_parameters
+from .arms import lengths_of, resolve_arm, training_parameters
 from .models import task_parameters
 
 __all__ = ["configuration", "configuration_digest", "logging_configuration"]
@@ -17,12 +18,18 @@ SNAPSHOTS = ("snapshot_epochs", "snapshot_seeds")
 LOGGING = ("log_every", "statistics_every")
 
 
-def configuration(task: str, arm: str, parameters: dict[str, Any]) -> dict[str, Any]:
+def configuration(
+    task: str,
+    arm: str,
+    parameters: dict[str, Any],
+    studies: Sequence[dict[str, Any] | None] = (),
+) -> dict[str, Any]:
     """The parameters that the losses of a run depend on, to see if it is stale.
 
     Args:
         task, arm: names.
         parameters: the sections ``tasks``, ``arms`` and ``training``.
+        studies: what each search found, see :func:`.tuning.studies_of`.
     """
     training = training_parameters(arm, parameters["training"])
     resolved = resolve_arm(arm, parameters["arms"][task], training)
@@ -34,6 +41,7 @@ def configuration(task: str, arm: str, parameters: dict[str, Any]) -> dict[str, 
         **{name: getattr(training, name) for name in kept},
         "optimizer": resolved["optimizer"],
         **resolved["hyperparameters"],
+        **({"studies": list(studies)} if studies else {}),
     }
 
 
@@ -43,6 +51,7 @@ def logging_configuration(task: str, arm: str, parameters: dict[str, Any]) -> di
     settings = task_parameters(task, parameters["tasks"])
     kept = {name: getattr(training, name) for name in LOGGING}
     kept |= {name: getattr(settings, name) for name in SNAPSHOTS}
+    kept["lengths"] = lengths_of(task, arm, training)
     if hasattr(settings, "evaluate_every"):
         kept["log_every"] = settings.log_every or training.log_every
         kept["evaluate_every"] = settings.evaluate_every

@@ -72,6 +72,12 @@ def find_faults(
                 models = TASK_MODELS if section == "tasks" else DATA_MODELS
                 model = models[get_task(name).family]
                 faults += _model_faults(model, present[name], (section, name))
+    training = parameters.get("training")
+    lengths = training.get("lengths") if isinstance(training, dict) else None
+    for name in lengths if isinstance(lengths, dict) else ():
+        if name not in every:
+            hint = _nearest(str(name), every)
+            faults.append(Fault(("training", "lengths", str(name)), f"unknown task {hint}"))
     for task in EVERY_TASK:
         faults += _task_faults(task.name, parameters, zoo, classes)
     return faults + _tuning_faults(parameters, zoo)

@@ -14,9 +14,11 @@ from .resources import ResourcesParameters
 __all__ = [
     "TASK_MODELS",
     "AnalysisParameters",
+    "CalibrationParameters",
     "CurvatureParameters",
     "FidelityParameters",
     "ImageTaskParameters",
+    "LengthsParameters",
     "LossParameters",
     "RRFunctionParameters",
     "SharpnessParameters",
@@ -25,6 +27,7 @@ __all__ = [
     "TextTaskParameters",
     "TrackingParameters",
     "TrainingParameters",
+    "VerdictParameters",
     "target_losses",
     "task_parameters",
 ]
@@ -192,6 +195,21 @@ def target_losses(tasks: dict[str, Any]) -> dict[str, float]:
     return {name: float(task_parameters(name, tasks).target_loss) for name in tasks}
 
 
+class LengthsParameters(Strict):
+    """``training.lengths.<task>``: shares of the full length at which arms are trained too.
+
+    Attributes:
+        arms: of every arm but placebos, below 1.
+        placebos: of placebo arms, below 1.
+        reference: of the published first-order arms besides; those above 1 only by one run of
+            each search.
+    """
+
+    arms: list[Share] = Field(default=[0.0625, 0.125, 0.25, 0.5])
+    placebos: list[Share] = Field(default=[0.25, 0.5])
+    reference: list[Annotated[float, Field(gt=0, le=16)]] = Field(default=[2.0])
+
+
 class TrainingParameters(Strict):
     """``training``: what holds for every run.
 
@@ -216,6 +234,9 @@ class TrainingParameters(Strict):
         curvature_share: part of each batch that a network's curvature is computed on.
         ensemble: seeds of a network are trained ``together`` as one program, ``apart``, or
             ``auto``: together if it is small.
+        lengths: by task, the shares of its full length that arms are trained at besides, each
+            with its whole schedule; a task that is not named has the defaults of
+            :class:`LengthsParameters`.
         checkpoint_seconds: between two checkpoints.
         resume: whether a run goes on from its checkpoint, and is left out where it is
             finished; false: every run starts anew.
@@ -237,6 +258,7 @@ class TrainingParameters(Strict):
     compile: bool = False
     curvature_share: Share = 1.0
     ensemble: Literal["auto", "together", "apart"] = "auto"
+    lengths: dict[str, LengthsParameters] = Field(default={})
     checkpoint_seconds: NonNegative = 60.0
     resume: bool = True
 
@@ -245,23 +267,27 @@ class VerdictParameters(Strict):
     """``analysis.verdict``: how arms are compared.
 
     Attributes:
-        shares: of the way, in decades, from the loss at the start to the deepest target;
-            rising to 1.
-        reached_by: share of the best baseline's seeds that come down to the deepest target.
-        margin: two arms are equivalent whose times differ by no more than this share.
+        margin: arms whose speeds differ by no more than this share are equivalent.
         confidence: of the intervals; tests are at one minus it.
+        constant_margin: a search, or a run, has learnt nothing whose validation loss is not at
+            least this share below that of a constant prediction.
     """
 
-    shares: list[Share] = Field(default=[0.25, 0.5, 0.75, 1.0], min_length=1)
-    reached_by: Share = 0.75
     margin: Annotated[float, Field(gt=0, lt=1)] = 0.1
     confidence: Annotated[float, Field(ge=0.5, lt=1)] = 0.95
+    constant_margin: Annotated[float, Field(ge=0, lt=1)] = 0.02
 
-    @model_validator(mode="after")
-    def _rises_to_one(self) -> VerdictParameters:
-        if sorted(set(self.shares)) != self.shares or self.shares[-1] != 1:
-            raise ValueError(f"shares must rise to 1, got {self.shares}")
-        return self
+
+class CalibrationParameters(Strict):
+    """``analysis.calibration``: seconds a step of every arm, measured side by side.
+
+    Attributes:
+        rounds: in each, every arm has a turn, in alternating order.
+        update_periods: of a turn.
+    """
+
+    rounds: Annotated[int, Field(ge=3, strict=True)] = 5
+    update_periods: Count = 2
 
 
 class FidelityParameters(Strict):
@@ -348,6 +374,7 @@ class AnalysisParameters(Strict):
         train_accuracy_level: the training accuracy, a share, whose first passage is told of
             networks that classify.
         verdict: how arms are compared.
+        calibration: see :class:`CalibrationParameters`.
         fidelity: see :class:`FidelityParameters`.
         sharpness: see :class:`SharpnessParameters`.
         curvature: see :class:`CurvatureParameters`.
@@ -356,6 +383,7 @@ class AnalysisParameters(Strict):
     settled_within: Annotated[float, Field(gt=1)] = 10.0
     train_accuracy_level: Share = 0.999
     verdict: VerdictParameters = VerdictParameters()
+    calibration: CalibrationParameters = CalibrationParameters()
     fidelity: FidelityParameters
     sharpness: SharpnessParameters = SharpnessParameters()
     curvature: CurvatureParameters = CurvatureParameters()

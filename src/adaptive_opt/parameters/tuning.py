@@ -18,6 +18,8 @@ __all__ = [
     "TuningParameters",
     "accepted_names",
     "search_space",
+    "studies_of",
+    "values_of_seed",
     "with_values",
 ]
 
@@ -94,7 +96,9 @@ class TuningParameters(Strict):
     Attributes:
         source: ``search``, or ``published``: those under ``arms`` as they are.
         space: which of ``spaces`` is searched.
-        seed: of the search.
+        seed: of the searches.
+        studies: number of independent searches for an arm, each with the whole budget and random
+            streams of its own; the run of seed s takes what search s mod their number found.
         widen: how often a space is widened, and searched anew, where the best value lies
             within 2 % of a bound.
         heartbeat_seconds: between two signs of life of a worker; one that gives none for six
@@ -107,6 +111,7 @@ class TuningParameters(Strict):
     source: Literal["search", "published"]
     space: str
     seed: Whole = 0
+    studies: Count = 3
     widen: Whole = 0
     heartbeat_seconds: Annotated[int, Field(ge=1, strict=True)] = 10
     retries: Whole = 2
@@ -160,3 +165,19 @@ def with_values(
     if given is None:
         given = own.get(get_arm(arm).tuned_as or "") or {}
     return {**arms, task: {**own, arm: {**given, **values}}}
+
+
+def studies_of(best: dict[str, Any]) -> list[dict[str, Any] | None]:
+    """What each search for an arm found, None for one that found nothing.
+
+    Args:
+        best: the record of the searches.
+    """
+    return [study["values"] if study["found"] else None for study in best["studies"]]
+
+
+def values_of_seed(best: dict[str, Any], seed: int = 0) -> dict[str, Any]:
+    """The values that the run of a seed takes; those of the best search if its own found none."""
+    found = studies_of(best)
+    values = found[seed % len(found)]
+    return dict(best["values"] if values is None else values)

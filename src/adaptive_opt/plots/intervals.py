@@ -23,6 +23,7 @@ VERDICT_COLOURS = {
     "slower": "#D55E00",
     "equivalent": "#0072B2",
     "undecided": "#777777",
+    "failed": "#000000",
 }
 """Of Okabe & Ito; the word stands beside each row as well."""
 
@@ -48,7 +49,7 @@ class IntervalPanel:
     title: str
     rows: Sequence[Interval]
     margin: float
-    x_label: str = "ratio of times"
+    x_label: str = "speed-up"
 
 
 TICKS = {

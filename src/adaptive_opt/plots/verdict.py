@@ -3,97 +3,111 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+import numpy as np
 import pandas as pd
 
-from adaptive_opt.evidence.answer import CLOCK_WORDS
-from adaptive_opt.evidence.schema import LadderVerdict, Result, Verdict
+from adaptive_opt.evidence.answer import CLOCK_WORDS, METRIC_WORDS
+from adaptive_opt.evidence.schema import Speedup, Step, Verdict
+from adaptive_opt.evidence.tables import identify
 from adaptive_opt.study import get_arm
 
 from .colours import arm_style
 from .figure import Figure, Line, Panel
 from .intervals import Interval, IntervalFigure, IntervalPanel
 
-__all__ = ["ladder_figure", "profile_figure", "ratio_figure"]
+__all__ = ["ladder_figure", "length_figure", "speedup_figure"]
 
-NOTE = "grey: counts as no difference; interval: 95 %, of restricted times, paired by seed"
-
-
-def _interval(label: str, result: Result) -> Interval:
-    low = 0.0 if result.low is None else result.low
-    high = math.inf if result.high is None else result.high
-    return Interval(label, result.ratio, low, high, result.verdict)
+NOTE = (
+    "right of 1: faster; grey: counts as equivalent; bar: 95 % interval over searches and seeds; "
+    "arrow or open end: only a bound is known"
+)
 
 
-def ratio_figure(verdict: Verdict, clock: str) -> IntervalFigure:
-    """Every arm against the best first-order one, a panel a task, at the headline target."""
+def length_figure(
+    verdict: Verdict, tables: Sequence[pd.DataFrame], metric: str = "train_loss", columns: int = 2
+) -> Figure:
+    """Final loss against training length, a panel a task: a shift to the left is a speed-up.
+
+    Args:
+        verdict: whose arms, but placebos, are drawn.
+        tables: final losses at every length, one of each (task, arm).
+        metric: ``train_loss`` or ``valid_loss``.
+        columns: of panels.
+    """
     panels = []
     for task in verdict.tasks:
-        results = [r for r in task.arms if r.headline and r.clock == clock]
-        if not results:
+        if metric not in task.levels:
             continue
-        versus = get_arm(results[0].versus).label
-        rows = [_interval(r.label, r) for r in sorted(results, key=lambda r: r.ratio)]
+        own = [t for t in tables if len(t) and identify(t)[0] == task.task]
+        lines = [_curve(t, metric) for t in own if get_arm(identify(t)[1]).kind != "ladder"]
         panels.append(
-            IntervalPanel(
-                f"{task.label}, against {versus}",
-                rows,
-                verdict.settings["margin"],
-                f"ratio of {CLOCK_WORDS[clock]}",
+            Panel(
+                task.label,
+                lines,
+                METRIC_WORDS[metric],
+                "training length (iterations)",
+                level=task.levels[metric],
+                x_log=True,
             )
         )
-    return IntervalFigure(f"Time to the baselines' best loss, {CLOCK_WORDS[clock]}", panels, NOTE)
+    note = (
+        "each point is a training of its own with its whole schedule; line: median over runs, band: "
+        "middle half; dotted: the reference's loss at full length"
+    )
+    title = f"Final {METRIC_WORDS[metric]} by training length: further left is faster"
+    return Figure(title, panels, columns=columns, note=note)
+
+
+def _curve(table: pd.DataFrame, metric: str) -> Line:
+    """Median over runs with the middle half as a band; diverged runs count as very high."""
+    arm = identify(table)[1]
+    losses = table[metric].fillna(np.inf).groupby(table["iterations"])
+    low, middle, high = (
+        losses.quantile(q, interpolation="nearest").replace(np.inf, np.nan)
+        for q in (0.25, 0.5, 0.75)
+    )
+    return Line(middle.index, middle, get_arm(arm).label, *arm_style(arm), low=low, high=high)
+
+
+def _interval(label: str, found: Speedup) -> Interval:
+    low = 0.0 if found.low is None else found.low
+    high = math.inf if found.high is None else found.high
+    return Interval(label, found.ratio, low, high, found.verdict)
+
+
+def speedup_figure(
+    verdict: Verdict, clock: str = "iteration", metric: str = "train_loss"
+) -> IntervalFigure:
+    """Every arm against the reference, a panel a task."""
+    panels = []
+    labels: Mapping[str, str] = {a.arm: a.label for t in verdict.tasks for a in t.arms}
+    for task in verdict.tasks:
+        found = [(a.label, s) for a in task.arms if (s := a.speedup(clock, metric)) is not None]
+        rows = [_interval(label, s) for label, s in sorted(found, key=lambda r: -r[1].ratio)]
+        if rows and task.reference:
+            title = f"{task.label}, against {labels[task.reference]}"
+            words = f"speed-up in {CLOCK_WORDS[clock]}"
+            panels.append(IntervalPanel(title, rows, verdict.settings["margin"], words))
+    title = f"Speed-up at equal {METRIC_WORDS[metric]}, counted in {CLOCK_WORDS[clock]}"
+    return IntervalFigure(title, panels, NOTE)
 
 
 def ladder_figure(verdict: Verdict) -> IntervalFigure:
     """Every rung of every ladder against the next, a panel a task."""
     panels = []
     for task in verdict.tasks:
-        rows = [_interval(_step_words(r), r) for r in task.ladder if r.headline]
+        rows = [_interval(_step_words(s), s.result) for s in task.ladder]
         if rows:
-            panels.append(
-                IntervalPanel(task.label, rows, verdict.settings["margin"], "ratio of iterations")
-            )
+            margin = verdict.settings["margin"]
+            panels.append(IntervalPanel(task.label, rows, margin, "speed-up in iterations"))
     return IntervalFigure("Each rung of the information ladder against the next", panels, NOTE)
 
 
-def _step_words(result: LadderVerdict) -> str:
+def _step_words(step: Step) -> str:
     upper, lower = (
-        a.removeprefix(result.parent).removeprefix("_").replace("_", " ") or "estimate"
-        for a in (result.upper, result.lower)
+        a.removeprefix(step.parent).removeprefix("_").replace("_", " ") or "estimate"
+        for a in (step.upper, step.lower)
     )
-    return f"{get_arm(result.parent).label}: {upper} / {lower}"
-
-
-def profile_figure(profiles: pd.DataFrame) -> Figure:
-    """Performance profiles, a panel a clock."""
-    panels = []
-    for clock, rows in profiles.groupby("clock", sort=False):
-        lines = [_steps(str(arm), own) for arm, own in rows.groupby("arm", sort=False)]
-        label = f"times the fastest arm's {CLOCK_WORDS[str(clock)]}"
-        panels.append(
-            Panel(f"By {CLOCK_WORDS[str(clock)]}", lines, "share of tasks", label, y_log=False)
-        )
-    return Figure(
-        "Performance profiles: share of the tasks solved within a factor of the fastest arm",
-        panels,
-        columns=3,
-        note="medians over seeds, to the target that the tuned first-order baselines come down to",
-    )
-
-
-def _steps(arm: str, rows: pd.DataFrame) -> Line:
-    """A profile as the staircase that it is."""
-    x: list[float] = []
-    y: list[float] = []
-    ratios: Sequence[float] = rows["ratio"].tolist()
-    shares: Sequence[float] = rows["share"].tolist()
-    for i, (ratio, share) in enumerate(zip(ratios, shares, strict=True)):
-        if i:
-            x.append(ratio)
-            y.append(shares[i - 1])
-        x.append(ratio)
-        y.append(share)
-    style = arm_style(arm)
-    return Line(x, y, get_arm(arm).label, style.colour, dash=style.dash)
+    return f"{get_arm(step.parent).label}: {upper} / {lower}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,8 +11,15 @@ import pandas as pd
 from torch import Tensor
 
 from adaptive_opt.engine.optimizers import cost_of_run
-from adaptive_opt.engine.trials import Trial, TrialPlan, train_network_trial, train_trials
+from adaptive_opt.engine.trials import (
+    Trial,
+    TrialPlan,
+    constant_loss,
+    train_network_trial,
+    train_trials,
+)
 from adaptive_opt.parameters import (
+    AnalysisParameters,
     TaskTuningParameters,
     TuningParameters,
     resolve_arm,
@@ -24,13 +32,13 @@ from adaptive_opt.study import get_task
 from adaptive_opt.tasks.digest import data_digest
 from adaptive_opt.tasks.load import task_data
 
-from .identity import middle_of, trial_identity
+from .identity import middle_of, study_seed, trial_identity
 from .objective import score
 from .spaces import Space
 from .storage import Storage
 from .tune import Configuration, Outcome, Report, Search, search
 
-__all__ = ["as_published", "search_arm"]
+__all__ = ["as_published", "combine", "search_arm"]
 
 logger = logging.getLogger(__name__)
 
@@ -43,16 +51,24 @@ def search_arm(
     scale: str,
     storage: Storage,
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """The trials of an arm on a task, and the best configuration.
+    """The trials of all searches for an arm on a task, and what each found.
+
+    The searches are independent: each has the whole budget, and random streams of its own for
+    its draws and for the runs of its trials.
 
     Args:
         task, arm, scale: names.
         tensors: what is learnt.
-        parameters: the sections ``tasks``, ``arms``, ``training`` and ``tuning``.
-        storage: where the study is kept.
+        parameters: the sections ``tasks``, ``arms``, ``training``, ``tuning`` and ``analysis``.
+        storage: where the studies are kept.
+
+    Returns:
+        The trials, with a column ``study``; the record: ``studies``, one record each, ``values``
+        and ``value`` of the best of them, and sums over them.
 
     Raises:
-        StudyError: see :func:`.tune.search`.
+        StudyError: see :func:`.tune.search`; but not where a search finds nothing, which is on
+            record as ``failed``.
     """
     tuning = TuningParameters(**parameters["tuning"])
     space = Space.from_parameters(search_space(task, arm, tuning, parameters["arms"][task]))
@@ -60,38 +76,80 @@ def search_arm(
         if tuning.source == "search":
             logger.warning("%s, %s: no space to search; taken as it is given", task, arm)
         return as_published(task, arm)
-    problem = _Problem(task, arm, task_data(task, tensors), parameters, tuning.tasks[task], space)
-    wanted = Search(
-        task=task,
-        arm=arm,
-        scale=scale,
-        space=space,
-        train=problem.train,
-        depends_on=trial_identity(
-            task, arm, data_digest(task, tensors), parameters, problem.plan, space
-        ),
-        budget=problem.budget,
-        cost=problem.cost,
-        batch=problem.plan.batch,
-        sampler=problem.plan.sampler,
-        startup=problem.plan.startup,
-        pruner=problem.plan.pruner,
-        epochs=problem.plan.epochs,
-        min_epochs=problem.plan.min_epochs,
-        seed=tuning.seed,
-        heartbeat_seconds=tuning.heartbeat_seconds,
-        retries=tuning.retries,
-    )
-    trials, best = search(wanted, storage, tuning.widen)
-    length = {"trial_epochs": problem.plan.epochs, "trial_seeds": problem.plan.seeds}
-    length |= {"budget_units": problem.plan.budget}
-    known = {"objective": problem.plan.objective, "made_of": dict(wanted.depends_on)}
-    return trials, {**best, **length, **known}
+    data, plan = task_data(task, tensors), tuning.tasks[task]
+    identity = trial_identity(task, arm, data_digest(task, tensors), parameters, plan, space)
+    tables, records = [], []
+    for study in range(tuning.studies):
+        problem = _Problem(task, arm, data, parameters, plan, space, study)
+        wanted = Search(
+            task=task,
+            arm=arm,
+            scale=scale,
+            space=space,
+            train=problem.train,
+            depends_on=identity,
+            budget=problem.budget,
+            cost=problem.cost,
+            batch=plan.batch,
+            sampler=plan.sampler,
+            startup=plan.startup,
+            pruner=plan.pruner,
+            epochs=plan.epochs,
+            min_epochs=plan.min_epochs,
+            seed=study_seed(tuning.seed, study),
+            heartbeat_seconds=tuning.heartbeat_seconds,
+            retries=tuning.retries,
+        )
+        trials, record = search(wanted, storage, tuning.widen)
+        tables.append(trials.assign(study=study))
+        records.append(record)
+    length = {"trial_epochs": plan.epochs, "trial_seeds": plan.seeds, "budget_units": plan.budget}
+    known = {"objective": plan.objective, "made_of": dict(identity)}
+    known["constants"] = constants = problem.constants()
+    margin = AnalysisParameters(**parameters["analysis"]).verdict.constant_margin
+    best = combine(records, problem.as_value(constants), margin)
+    return pd.concat(tables, ignore_index=True), {**best, **length, **known}
+
+
+def combine(records: Sequence[dict[str, Any]], constant: float, margin: float) -> dict[str, Any]:
+    """One record of several searches for the same arm.
+
+    A search that does not beat the constant prediction by the margin has failed, although it
+    has a configuration: ``failed`` says so.
+
+    Args:
+        records: of the searches.
+        constant: the objective's value for the best constant prediction.
+        margin: a share of the loss.
+    """
+    if records[0]["objective"] == "time_to_target":  # decades, not a loss
+        limit = constant + math.log10(1 - margin)
+    else:
+        limit = constant * (1 - margin)
+    studies = []
+    for record in records:
+        failed = record["failed"]
+        if record["found"] and record["value"] > limit:
+            failed = (
+                f"its best trial ({record['value']:.4g}) is no better than a constant prediction "
+                f"({constant:.4g})"
+            )
+        studies.append({**record, "failed": failed})
+    best = min(studies, key=lambda s: s["value"] if s["found"] else math.inf)
+    outcomes = {name for record in records for name in record["trials"]}
+    return {
+        **best,
+        "trials": {o: sum(r["trials"].get(o, 0) for r in records) for o in sorted(outcomes)},
+        **{name: sum(r[name] for r in records) for name in ("budget", "spent", "seconds")},
+        "failed": "" if any(not s["failed"] for s in studies) else best["failed"],
+        "studies": studies,
+    }
 
 
 def as_published(task: str, arm: str) -> tuple[pd.DataFrame, dict[str, Any]]:
     """No trials, and a record that changes nothing of what ``arms`` says."""
-    record = {"task": task, "arm": arm, "source": "published", "values": {}, "edges": {}}
+    study = {"source": "published", "values": {}, "found": True, "failed": "", "edges": {}}
+    record = {"task": task, "arm": arm, **study, "studies": [study]}
     return pd.DataFrame({"task": [], "arm": [], "number": [], "value": []}), record
 
 
@@ -106,6 +164,7 @@ class _Problem:
         parameters: dict[str, Any],
         plan: TaskTuningParameters,
         space: Space,
+        study: int,
     ) -> None:
         self.task, self.arm, self.data, self.plan = task, arm, data, plan
         self.parameters = parameters
@@ -117,6 +176,7 @@ class _Problem:
             epochs=plan.epochs,
             seeds=plan.seeds,
             horizon=plan.epochs if plan.horizon == "trial" else self.settings.epochs,
+            study=study,
         )
         self.resolved = self._resolve(middle_of(space))
         self.batches = self._batches_per_epoch()
@@ -174,6 +234,22 @@ class _Problem:
             outcome, reason = "pruned", f"Hyperband stopped it after epoch {epochs}"
         cost = self._cost(trial.iterations)
         return Outcome(value, outcome, cost, trial.seconds, epochs, reason)
+
+    def constants(self) -> dict[str, float]:
+        """Losses of the best predictions that do not look at the input, by metric."""
+        splits = ("train", "valid") if self.on_network else ("train",)
+        return {
+            f"{split}_loss": constant_loss(
+                self.data, self.task, self.settings, self.training, split
+            )
+            for split in splits
+        }
+
+    def as_value(self, constants: dict[str, float]) -> float:
+        """The objective's value for such a prediction."""
+        if self.plan.objective == "time_to_target":
+            return 1 + max(0.0, math.log10(constants["train_loss"] / self.target))
+        return constants[self.plan.objective]
 
     def _score(self, history: pd.DataFrame) -> float:
         return score(history, self.plan.objective, target=self.target, iterations=self.iterations)

@@ -18,7 +18,7 @@ from adaptive_opt.parameters import (
 
 from .spaces import Space
 
-__all__ = ["middle_of", "study_name", "trial_identity"]
+__all__ = ["middle_of", "study_name", "study_seed", "trial_identity"]
 
 OF_A_TRIAL = ("objective", "epochs", "seeds", "horizon")
 OF_A_SEARCH = ("sampler", "startup", "pruner", "epochs", "min_epochs")
@@ -60,6 +60,16 @@ def trial_identity(
         "target": task_parameters(task, parameters["tasks"]).target_loss if timed else None,
         "code": code_digest(optimizer),
     }
+
+
+def study_seed(seed: int, study: int) -> int:
+    """Seed of the draws of one of the searches for an arm.
+
+    Example:
+        >>> study_seed(7, 0), study_seed(7, 1) != study_seed(8, 0)
+        (7, True)
+    """
+    return seed + 1_000_003 * study
 
 
 def study_name(

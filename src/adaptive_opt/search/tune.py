@@ -113,10 +113,11 @@ def search(wanted: Search, storage: Storage, widen: int = 0) -> tuple[pd.DataFra
         widen: how often the space is widened where the best lies at a bound.
 
     Returns:
-        All trials, one row each, and a record of the best.
+        All trials, one row each, and a record of the best: ``found`` is false, and ``failed``
+        says why, where no trial came to its end.
 
     Raises:
-        StudyError: the budget is less than a trial, the database fails, no trial succeeds.
+        StudyError: the budget is less than a trial, or the database fails.
     """
     if wanted.budget < wanted.cost:
         raise StudyError(
@@ -151,15 +152,15 @@ def _search_once(wanted: Search, storage: Storage) -> tuple[pd.DataFrame, dict[s
             fresh += len(claimed)
             failed = 0 if succeeded else failed + 1
             if failed >= FAILURES_IN_A_ROW:
-                raise StudyError(
-                    f"{wanted.task}, {wanted.arm}: {failed} trials in a row failed; see their "
-                    "reasons above"
-                )
+                break
             now = _percent(shared)
             progress.update(now - shown)
             shown = now
     trials = _table(shared, wanted)
     best = _best(trials, wanted, shared)
+    if not best["found"]:
+        logger.warning("%s, %s: the search failed: %s", wanted.task, wanted.arm, best["failed"])
+        return trials, best
     logger.info(
         "%s, %s: best %s %.4g of %d trials (%d now): %s",
         wanted.task, wanted.arm, wanted.depends_on.get("objective", "value"), best["value"],
@@ -269,23 +270,25 @@ def _table(shared: SharedStudy, wanted: Search) -> pd.DataFrame:
 
 def _best(trials: pd.DataFrame, wanted: Search, shared: SharedStudy) -> dict[str, Any]:
     complete = trials[(trials["outcome"] == "complete") & np.isfinite(trials["value"])]
-    if complete.empty:
-        said = ", ".join(f"{n} {o}" for o, n in trials["outcome"].value_counts().items())
-        raise StudyError(
-            f"{wanted.task}, {wanted.arm}: no trial came to its end ({said}); lower the space "
-            f"of the learning rate, tuning.spaces…{wanted.task}, or raise the budget"
-        )
-    row = complete.loc[complete["value"].idxmin()]
-    values = {name: float(row[name]) for name in wanted.space}
     counts = trials["outcome"].value_counts()
+    record: dict[str, Any] = {"found": not complete.empty, "failed": "", "values": {}, "edges": {}}
+    if complete.empty:
+        said = ", ".join(f"{n} {o}" for o, n in counts.items())
+        reasons = [r for r in dict.fromkeys(trials["reason"]) if r]
+        record["failed"] = (
+            f"no trial came to its end ({said}{'; ' + reasons[0] if reasons else ''})"
+        )
+    else:
+        row = complete.loc[complete["value"].idxmin()]
+        values = {name: float(row[name]) for name in wanted.space}
+        record |= {"values": values, "value": float(row["value"]), "trial": int(row["number"])}
+        record["edges"] = wanted.space.edges(values)
     return {
         "task": wanted.task,
         "arm": wanted.arm,
         "source": "search",
-        "values": values,
-        "value": float(row["value"]),
-        "trial": int(row["number"]),
-        "edges": wanted.space.edges(values),
+        **record,
+        "objective": wanted.depends_on.get("trial_objective", ""),
         "space": wanted.space.describe(),
         "trials": {str(outcome): int(n) for outcome, n in counts.items()},
         "budget": wanted.budget,

@@ -10,11 +10,14 @@ from torch import Tensor
 
 from .images import ImageData
 from .models import ResNet
-from .networks import Batch, Execution, NetworkTask
+from .networks import Batch, Execution, NetworkTask, fixed_sample, frequency_loss
 
 __all__ = ["ImageClassification"]
 
 EVALUATION_BATCH = 1000
+
+TRAINING_SAMPLE = 1024
+"""Training images over which the final training loss is measured."""
 
 SAFE_WIDTH = 16
 """Channels of a strided 1×1 convolution below which oneDNN, on CPUs and with channels last,
@@ -72,7 +75,12 @@ class ImageClassification(NetworkTask):
         margin = (0, 0, crop_padding, crop_padding, crop_padding, crop_padding)
         self._images = torch.nn.functional.pad(images, margin).to(self.device)
         self._labels = data.y_train.to(self.device)
-        held_out = {"valid": (data.x_valid, data.y_valid), "test": (data.x_test, data.y_test)}
+        sample = fixed_sample(self.samples, TRAINING_SAMPLE)
+        held_out = {
+            "train": (data.x_train[sample], data.y_train[sample]),
+            "valid": (data.x_valid, data.y_valid),
+            "test": (data.x_test, data.y_test),
+        }
         self._held_out = {
             name: (x.permute(0, 2, 3, 1).contiguous().to(self.device), y.to(self.device))
             for name, (x, y) in held_out.items()
@@ -122,12 +130,16 @@ class ImageClassification(NetworkTask):
         return batch[0][:, :count], batch[1][:, :count]
 
     def evaluation(self, split: str) -> Iterator[Batch]:
-        """All images of a split as they are, ``[batch, C, H, W]``."""
+        """All images of a split as they are, ``[batch, C, H, W]``; ``train``: a fixed sample."""
         images, labels = self._held_out[split]
         for x, y in zip(
             images.split(EVALUATION_BATCH), labels.split(EVALUATION_BATCH), strict=True
         ):
             yield self._normalised(x), y
+
+    def constant_loss(self, split: str) -> float:
+        """Cross-entropy of always predicting the class frequencies of the training images."""
+        return frequency_loss(self._labels, self._held_out[split][1])
 
     def metrics(self, logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """``accuracy``: share of images whose largest logit is that of their class."""

@@ -9,12 +9,15 @@ from torch import Tensor
 from adaptive_opt.errors import StudyError
 
 from .models import TransformerLanguageModel
-from .networks import Batch, Execution, NetworkTask
+from .networks import Batch, Execution, NetworkTask, fixed_sample, frequency_loss
 from .text import TextData
 
 __all__ = ["LanguageModelling"]
 
 EVALUATION_WINDOWS = 256
+
+TRAINING_SAMPLE = 16_384
+"""Training tokens over which the final training loss is measured, about."""
 
 
 class LanguageModelling(NetworkTask):
@@ -73,6 +76,10 @@ class LanguageModelling(NetworkTask):
         self._window = window
         self._train = data.train[: streams * length].view(streams, length).to(self.device)
         self._held_out = {"valid": data.valid.to(self.device), "test": data.test.to(self.device)}
+        # Pieces of the training text, each with the token after it, from all over the text.
+        pieces = (len(data.train) - 1) // window
+        sample = fixed_sample(pieces, max(1, TRAINING_SAMPLE // window))
+        self._sample = data.train.unfold(0, window + 1, window)[sample].to(self.device)
         self.batches_per_epoch = -(-(length - 1) // window)
 
     def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
@@ -89,7 +96,11 @@ class LanguageModelling(NetworkTask):
         return batch[0][:count], batch[1][:count]
 
     def evaluation(self, split: str) -> Iterator[Batch]:
-        """The whole text of a split, window by window."""
+        """The whole text of a split, window by window; ``train``: a fixed sample of windows."""
+        if split == "train":
+            for piece in self._sample.split(EVALUATION_WINDOWS):
+                yield piece[:, :-1], piece[:, 1:]
+            return
         tokens, window = self._held_out[split], self._window
         whole = (len(tokens) - 1) // window * window
         inputs, targets = tokens[:whole].view(-1, window), tokens[1 : whole + 1].view(-1, window)
@@ -99,6 +110,11 @@ class LanguageModelling(NetworkTask):
             )
         if whole < len(tokens) - 1:
             yield tokens[None, whole:-1], tokens[None, whole + 1 :]
+
+    def constant_loss(self, split: str) -> float:
+        """Cross-entropy of always predicting the word frequencies of the training text."""
+        targets = self._sample[:, 1:] if split == "train" else self._held_out[split][1:]
+        return frequency_loss(self._train, targets)
 
     def evaluate(self, weights: Sequence[Tensor], split: str) -> dict[str, Tensor]:
         """Loss and its exponential, the perplexity, over a split, ``[members]`` each."""

@@ -15,9 +15,39 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from adaptive_opt.curvature.arithmetic import matrix_units, written_out_encoder
 from adaptive_opt.optim import FastDoubleBackward
 
-__all__ = ["Execution", "NetworkTask"]
+__all__ = ["Execution", "NetworkTask", "fixed_sample", "frequency_loss"]
 
 Batch = tuple[Tensor, Tensor]
+
+
+def fixed_sample(total: int, size: int) -> Tensor:
+    """Indices of a sample without replacement, in order; the same at every call.
+
+    Example:
+        >>> fixed_sample(3, size=5).tolist()
+        [0, 1, 2]
+    """
+    if total <= size:
+        return torch.arange(total)
+    stream = torch.Generator().manual_seed(0)
+    return torch.randperm(total, generator=stream)[:size].sort().values
+
+
+def frequency_loss(training: Tensor, targets: Tensor) -> float:
+    r"""Cross-entropy of the constant prediction by frequency, with add-one smoothing.
+
+    With n_c the number of training targets of class c among C classes,
+    −mean over the targets y of ln((n_y + 1) / (Σ n_c + C)).
+
+    Example:
+        >>> balanced = torch.tensor([0, 1, 0, 1])
+        >>> round(frequency_loss(balanced, balanced), 4)
+        0.6931
+    """
+    training, targets = training.reshape(-1), targets.reshape(-1)
+    classes = int(torch.maximum(training.max(), targets.max())) + 1
+    counts = torch.bincount(training, minlength=classes).double() + 1
+    return float(-(counts / counts.sum()).log()[targets].mean())
 
 
 NOT_HIDDEN = ("embedding", "output", "fc")
@@ -197,6 +227,10 @@ class NetworkTask:
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         stack.enter_context(FastDoubleBackward() if self.members == 1 else nullcontext())
         return stack
+
+    def constant_loss(self, split: str) -> float:
+        """Loss over a split of the best prediction that does not look at the input."""
+        raise NotImplementedError
 
     def train_loss(self, weights: Sequence[Tensor]) -> Tensor:
         """Not told: a pass over all data takes an epoch."""

@@ -117,10 +117,16 @@ class RahimiRecht:
         """As :meth:`loss`: a Gram matrix has no parts."""
         return self.loss(weights, gram)
 
+    @torch.no_grad()
     def evaluate(self, weights: Sequence[Tensor], split: str) -> dict[str, Tensor]:
-        """Nothing: the function is known, there are no held-out samples."""
-        del weights, split
-        return {}
+        """``train``: the loss over all samples; the task has no held-out samples."""
+        return {"train_loss": self.train_loss(weights)} if split == "train" else {}
+
+    def constant_loss(self, split: str) -> float:
+        """Loss of the output 0, which is the mean of the targets over all inputs."""
+        del split  # there is one
+        zeros = [torch.zeros_like(w)[None].to(self._gram) for w in self.function.weights]
+        return float(deep_linear.loss(zeros, self._target, self._gram, self.kind))
 
     def prepare(self, weights: Sequence[Tensor]) -> None:
         """Nothing."""

@@ -36,7 +36,7 @@ def measure(
         snapshots,
         task=task,
         arm=arm,
-        **resolve_arm(arm, with_values(arms, task, arm, best["values"])[task], settings),
+        **resolve_arm(arm, with_values(arms, task, arm, values_of_seed(best))[task], settings),
         task_parameters=task_parameters(task, tasks),
         training=settings,
         settings=AnalysisParameters(**analysis).curvature,

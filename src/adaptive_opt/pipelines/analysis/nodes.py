@@ -7,12 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from adaptive_opt.errors import StudyError
-from adaptive_opt.parameters import (
-    AnalysisParameters,
-    configuration,
-    target_losses,
-    with_values,
-)
+from adaptive_opt.parameters import AnalysisParameters, studies_of, target_losses
 
 
 def check_runs(
@@ -28,23 +23,27 @@ def check_runs(
     The last arguments are what each of the tasks ``names`` learns, then the best
     configurations of the runs, then their summaries.
     """
+    from adaptive_opt.engine.provenance import identify_run
     from adaptive_opt.tasks.digest import data_digest
 
     runs = data_bests_summaries[len(names) :]
     bests, summaries = runs[: len(runs) // 2], runs[len(runs) // 2 :]
-    for best in bests:
-        arms = with_values(arms, best["task"], best["arm"], best["values"])
+    found = {f"{best['task']}.{best['arm']}": best for best in bests}
     parameters = {"tasks": tasks, "arms": arms, "training": training}
     digests = {
         task: data_digest(task, tensors)
         for task, tensors in zip(names, data_bests_summaries, strict=False)
     }
-    found = {}
+    checked = {}
     for summary in summaries:
         task, arm = summary["task"], summary["arm"]
+        if summary.get("failed"):
+            continue
         then = summary.get("configuration", {})
-        now = {"data": digests[task], **configuration(task, arm, parameters)}
-        now = json.loads(json.dumps(now))
+        identity = identify_run(
+            task, arm, digests[task], parameters, studies_of(found[f"{task}.{arm}"])
+        )
+        now = json.loads(json.dumps(identity.configuration))
         changed = [k for k in {**then, **now} if then.get(k) != now.get(k)]
         if changed:
             said = ", ".join(f"{k}: {then.get(k)}, now {now.get(k)}" for k in changed)
@@ -52,8 +51,8 @@ def check_runs(
                 f"{task}, {arm} was trained with other parameters ({said}); run "
                 f"kedro run --env={scale} --nodes=training.{task}.{arm}.train"
             )
-        found[f"{task}.{arm}"] = then
-    return found
+        checked[f"{task}.{arm}"] = then
+    return checked
 
 
 def tabulate_rahimi_recht(

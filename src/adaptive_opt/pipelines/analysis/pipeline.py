@@ -8,7 +8,7 @@ from typing import Any
 from kedro.pipeline import Node, Pipeline
 
 from adaptive_opt.pipelines.bound import bound
-from adaptive_opt.study import Task, arms_on, tasks_of
+from adaptive_opt.study import Run, get_task
 
 from . import nodes
 
@@ -22,20 +22,20 @@ NETWORK_FIGURES = (
 CLOCKS = ("iteration", "gradient_equivalents", "device_seconds")
 
 
-def create_pipeline(study: str, arms: Iterable[str]) -> Pipeline:
-    """Compare some arms on every Rahimi–Recht task.
+def create_pipeline(study: str, runs: Iterable[Run]) -> Pipeline:
+    """Tables and figures of runs on Rahimi–Recht tasks; an empty pipeline where there are none.
 
     Args:
         study: names the outputs, under the namespace ``analysis.<study>``.
-        arms: what to compare.
+        runs: (task, arm); those on other tasks are left out.
     """
-    tasks = tasks_of("rahimi_recht")
+    own = [run for run in runs if get_task(run[0]).half == "rahimi_recht"]
+    tasks = list(dict.fromkeys(task for task, _ in own))
     figures = {f: f for f in RR_FIGURES}
-    figures |= {f"{f}_{t.name}": f"{f}.{t.name}" for f in RR_TASK_FIGURES for t in tasks}
+    figures |= {f"{f}_{t}": f"{f}.{t}" for f in RR_TASK_FIGURES for t in tasks}
     return _study(
         study,
-        tasks,
-        list(arms),
+        own,
         tables=["time_to_target", "convergence", "decades"],
         tabulate=(nodes.tabulate_rahimi_recht, ["params:tasks", "params:analysis"]),
         report=(nodes.report_rahimi_recht, ["params:analysis", "params:scale"]),
@@ -44,14 +44,14 @@ def create_pipeline(study: str, arms: Iterable[str]) -> Pipeline:
     )
 
 
-def create_network_pipeline(study: str, arms: Iterable[str]) -> Pipeline:
-    """The same on every task with a network."""
+def create_network_pipeline(study: str, runs: Iterable[Run]) -> Pipeline:
+    """The same of runs on tasks with a network."""
+    own = [run for run in runs if get_task(run[0]).half == "networks"]
     figures = {f"loss_by_{clock}": clock for clock in CLOCKS}
     figures |= {f: f for f in NETWORK_FIGURES}
     return _study(
         study,
-        tasks_of("images", "text"),
-        list(arms),
+        own,
         tables=["time_to_target", "outcomes", "costs", "images", "texts"],
         tabulate=(nodes.tabulate_networks, ["params:tasks", "params:analysis"]),
         report=(nodes.report_networks, ["params:scale"]),
@@ -62,8 +62,7 @@ def create_network_pipeline(study: str, arms: Iterable[str]) -> Pipeline:
 
 def _study(
     study: str,
-    tasks: Sequence[Task],
-    arms: Sequence[str],
+    runs: Sequence[Run],
     *,
     tables: list[str],
     tabulate: tuple[Callable[..., Any], list[str]],
@@ -72,7 +71,9 @@ def _study(
     figures: dict[str, str],
 ) -> Pipeline:
     """Check the runs, then tables, the report of the tables, and figures by output name."""
-    runs = [(task.name, arm) for task in tasks for arm in arms_on(task, arms)]
+    if not runs:
+        return Pipeline([])
+    tasks = [get_task(name) for name in dict.fromkeys(task for task, _ in runs)]
     histories = {f"{t}__{a}": f"training.{t}.{a}.history" for t, a in runs}
     summaries = {f"{t}__{a}__summary": f"training.{t}.{a}.summary" for t, a in runs}
     bests = {f"{t}__{a}__best": f"tuning.{t}.{a}.best" for t, a in runs}

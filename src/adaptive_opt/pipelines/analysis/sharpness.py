@@ -7,34 +7,35 @@ from collections.abc import Iterable
 from kedro.pipeline import Node, Pipeline
 
 from adaptive_opt.pipelines.bound import bound
-from adaptive_opt.study import arms_on, tasks_of
+from adaptive_opt.study import Run, get_task
 
 from . import sharpness_nodes as nodes
 
-NAMESPACE = "analysis.sharpness"
 FIGURES = ("sharpness", "stability")
 
 
-def create_sharpness_pipeline(arms: Iterable[str]) -> Pipeline:
+def create_sharpness_pipeline(runs: Iterable[Run], study: str = "sharpness") -> Pipeline:
     """Sharpness, and the edge of stability, along the first run of every arm.
 
     Args:
-        arms: whose runs are looked at.
+        runs: (task, arm); those on tasks without a network are left out.
+        study: names the outputs, under the namespace ``analysis.<study>``.
     """
-    tasks, arms = tasks_of("images", "text"), list(arms)
-    runs = [(task.name, arm) for task in tasks for arm in arms_on(task, arms)]
+    runs = [run for run in runs if get_task(run[0]).half == "networks"]
+    tasks = [get_task(name) for name in dict.fromkeys(task for task, _ in runs)]
+    arms = {task.name: [arm for t, arm in runs if t == task.name] for task in tasks}
     parameters = ["params:tasks", "params:arms", "params:training", "params:analysis"]
     given = {f"{t.name}__data": t.dataset for t in tasks}
     given |= {f"{t}__{a}__snapshots": f"training.{t}.{a}.snapshots" for t, a in runs}
     given |= {f"{t}__{a}__best": f"tuning.{t}.{a}.best" for t, a in runs}
     made = [
         Node(
-            bound(nodes.measure, task.name, arms_on(task, arms)),
+            bound(nodes.measure, task.name, arms[task.name]),
             [f"{task.name}__data", *parameters]
             + [
                 f"{task.name}__{arm}__{part}"
                 for part in ("snapshots", "best")
-                for arm in arms_on(task, arms)
+                for arm in arms[task.name]
             ],
             f"{task.name}_measures",
             name=f"measure_{task.name}",
@@ -51,5 +52,9 @@ def create_sharpness_pipeline(arms: Iterable[str]) -> Pipeline:
         )
     )
     return Pipeline(
-        made, namespace=NAMESPACE, inputs=given, parameters={*parameters}, tags=["networks"]
+        made,
+        namespace=f"analysis.{study}",
+        inputs=given,
+        parameters={*parameters},
+        tags=["networks"],
     )

@@ -10,6 +10,7 @@ from adaptive_opt.parameters import (
     resolve_arm,
     task_parameters,
     training_parameters,
+    values_of_seed,
     with_values,
 )
 
@@ -31,7 +32,7 @@ def measure(
     snapshots, best = snapshots_best[: len(names)], snapshots_best[len(names) :]
     resolved = {}
     for arm, found in zip(names, best, strict=True):
-        values = with_values(arms, task, arm, found["values"])[task]
+        values = with_values(arms, task, arm, values_of_seed(found))[task]
         resolved[arm] = resolve_arm(arm, values, training_parameters(arm, training))
     return measure_sharpness(
         task_data(task, tensors),

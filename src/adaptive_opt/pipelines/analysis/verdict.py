@@ -1,70 +1,72 @@
-"""``analysis.verdict``: targets from the baselines, times, the verdict and the report."""
+"""``analysis.verdict``: prices of steps, the verdict, its figures and the report."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from kedro.pipeline import Node, Pipeline
 
 from adaptive_opt.pipelines.bound import bound
-from adaptive_opt.study import TASKS, Task, arms_on, get_arm
+from adaptive_opt.study import Run, get_task
 
 from . import verdict_nodes as nodes
 
-CLOCKS = ("iteration", "gradient_equivalents", "device_seconds")
-FIGURES = (*(f"ratio_by_{clock}" for clock in CLOCKS), "ladder", "profiles")
+FIGURES = (
+    *("loss_by_length", "valid_loss_by_length", "speedup_in_iterations", "speedup_in_seconds"),
+    *("speedup_by_valid_loss", "ladder"),
+)
 
 
 def create_verdict_pipeline(
-    study: str,
-    arms: Iterable[str],
-    tasks: Sequence[Task] = TASKS,
-    figures: Sequence[str] = (),
-    command: str = "kedro run",
+    study: str, runs: Sequence[Run], figures: Sequence[str] = (), command: str = "kedro run"
 ) -> Pipeline:
-    """The verdict on some arms.
+    """The verdict on some runs.
 
     Args:
         study: names the outputs, under the namespace ``analysis.<study>``.
-        arms: what to compare; baselines among them set the targets.
-        tasks: what on.
+        runs: (task, arm) that are compared.
         figures: names in the catalog of other Plotly figures that the report is to show.
         command: that makes all of it, for the report.
     """
-    chosen = list(arms)
-    runs = [(task.name, arm) for task in tasks for arm in arms_on(task, chosen)]
-    histories = {f"{t}__{a}": f"training.{t}.{a}.history" for t, a in runs}
+    tasks = list(dict.fromkeys(task for task, _ in runs))
+    lengths = {f"{t}__{a}__lengths": f"training.{t}.{a}.lengths" for t, a in runs}
+    bests = {f"{t}__{a}__best": f"tuning.{t}.{a}.best" for t, a in runs}
     summaries = {f"{t}__{a}__summary": f"training.{t}.{a}.summary" for t, a in runs}
-    baselines = [f"{t}__{a}" for t, a in runs if get_arm(a).is_baseline]
+    data = {f"{t}__data": get_task(t).dataset for t in tasks}
     shown = {name.replace(".", "__"): name for name in figures}
-    parameters = ["params:analysis", "params:scale"]
+    of_training = ["params:tasks", "params:arms", "params:training", "params:analysis"]
+    of_verdict = ["params:tasks", "params:analysis", "params:scale"]
     own = [f"{name}_figure" for name in FIGURES]
     drawn = [name for figure in own for name in (figure, f"{figure}_png")]
-    nodes_ = [
+    calibrations = [
         Node(
-            nodes.fix_targets,
-            ["params:tasks", "params:analysis", *baselines],
-            "target_levels",
-            name="fix_targets",
+            bound(nodes.calibrate, task, [a for t, a in runs if t == task]),
+            [f"{task}__data", *of_training, *(f"{t}__{a}__best" for t, a in runs if t == task)],
+            f"{task}_prices",
+            name=f"calibrate_{task}",
+        )
+        for task in tasks
+    ]
+    prices = [f"{task}_prices" for task in tasks]
+    made = [
+        *calibrations,
+        Node(
+            bound(nodes.judge, command, list(runs)),
+            [*of_verdict, *lengths, *bests, *summaries, *prices],
+            ["document", "comparisons"],
+            name="judge",
         ),
-        Node(nodes.measure_times, ["target_levels", *histories], "times", name="measure_times"),
+        Node(nodes.draw, ["document", *lengths], drawn, name="draw_verdict"),
         Node(
-            bound(nodes.decide, command),
-            ["times", "target_levels", *parameters, *summaries],
-            ["document", "comparisons", "profiles"],
-            name="decide",
-        ),
-        Node(nodes.draw, ["document", "profiles"], drawn, name="draw_verdict"),
-        Node(
-            bound(nodes.report, (*FIGURES, *shown.values())),
-            ["document", *own, *shown],
+            bound(nodes.report, (*FIGURES, *shown.values()), len(lengths)),
+            ["document", *lengths, *own, *shown],
             ["page", "summary"],
             name="report",
         ),
     ]
     return Pipeline(
-        nodes_,
+        made,
         namespace=f"analysis.{study}",
-        inputs={**histories, **summaries, **shown},
-        parameters={*parameters, "params:tasks"},
+        inputs={**lengths, **bests, **summaries, **data, **shown},
+        parameters={*of_training, *of_verdict},
     )

@@ -1,81 +1,129 @@
-"""Nodes of the verdict."""
+"""Nodes of the verdict; torch is imported where it is used (see CONTRIBUTING)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-from adaptive_opt.parameters import AnalysisParameters, target_losses
+from adaptive_opt.parameters import (
+    AnalysisParameters,
+    resolve_arm,
+    studies_of,
+    task_parameters,
+    training_parameters,
+    with_values,
+)
+
+Runs = Sequence[tuple[str, str]]
 
 
-def _settings(analysis: dict[str, Any]) -> dict[str, Any]:
-    return AnalysisParameters(**analysis).verdict.model_dump()
+def calibrate(
+    task: str,
+    names: Sequence[str],
+    tensors: dict[str, Any],
+    tasks: dict[str, Any],
+    arms: dict[str, Any],
+    training: dict[str, Any],
+    analysis: dict[str, Any],
+    *bests: dict[str, Any],
+) -> Any:
+    """Seconds a step of every arm of a task, measured in turns."""
+    from adaptive_opt.engine.calibration import calibrate
+    from adaptive_opt.tasks.load import task_data
+
+    resolved = {}
+    for arm, best in zip(names, bests, strict=True):
+        values = next((v for v in studies_of(best) if v is not None), None)
+        if values is not None:  # else it has no configuration that could be timed
+            own = with_values(arms, task, arm, values)[task]
+            resolved[arm] = resolve_arm(arm, own, training_parameters(arm, training))
+    return calibrate(
+        task_data(task, tensors),
+        task=task,
+        arms=resolved,
+        task_parameters=task_parameters(task, tasks),
+        training=training_parameters(names[0], training),
+        settings=AnalysisParameters(**analysis).calibration,
+    )
 
 
-def fix_targets(tasks: dict[str, Any], analysis: dict[str, Any], *baselines: Any) -> dict[str, Any]:
-    """Targets of every task; nothing but the first-order arms' histories comes in."""
-    from adaptive_opt.evidence.verdict import fix_targets
-
-    return fix_targets(baselines, target_losses(tasks), _settings(analysis))
-
-
-def measure_times(targets: dict[str, Any], *histories: Any) -> Any:
-    """When every run reaches every target, on three clocks."""
-    from adaptive_opt.evidence.targets import times_to_targets
-
-    levels = {
-        task: {metric: found["levels"] for metric, found in metrics.items()}
-        for task, metrics in targets.items()
-    }
-    return times_to_targets(histories, levels)
-
-
-def decide(
+def judge(
     command: str,
-    times: Any,
-    targets: dict[str, Any],
+    runs: Runs,
+    tasks: dict[str, Any],
     analysis: dict[str, Any],
     scale: str,
-    *summaries: dict[str, Any],
-) -> tuple[dict[str, Any], Any, Any]:
-    """The record of the verdict, its comparisons as a table, and the performance profiles."""
+    *found: Any,
+) -> tuple[dict[str, Any], Any]:
+    """The record of the verdict, and its comparisons as a table.
+
+    ``found`` holds lengths, searches and summaries of all runs, then the prices of each task.
+    """
     from importlib.metadata import version
 
-    from adaptive_opt.evidence.verdict import build_verdict, comparison_table, profile_table
+    from adaptive_opt.evidence.verdict import TaskData, build_verdict, comparison_table
 
-    packages = ("adaptive_opt", "kedro", "optuna", "numpy", "scipy", "statsmodels", "torch")
+    number, names = len(runs), list(dict.fromkeys(task for task, _ in runs))
+    lengths, bests, summaries = (found[i * number : (i + 1) * number] for i in range(3))
+    prices = dict(zip(names, found[3 * number :], strict=True))
+
+    def of_task(task: str, parts: Sequence[Any]) -> dict[str, Any]:
+        return {arm: part for (t, arm), part in zip(runs, parts, strict=True) if t == task}
+
+    data = [
+        TaskData(
+            task=task,
+            lengths=of_task(task, lengths),
+            bests=of_task(task, bests),
+            summaries=of_task(task, summaries),
+            prices=prices[task] if len(prices[task]) else None,
+            seeds=task_parameters(task, tasks).seeds,
+        )
+        for task in names
+    ]
+    packages = ("adaptive_opt", "kedro", "optuna", "numpy", "scipy", "torch")
     provenance = {
         "versions": {name: version(name) for name in packages},
         "commands": [f"{command} --env={scale}" if scale != "base" else command],
         "seeds": {f"{s['task']}.{s['arm']}": s["seeds"] for s in summaries},
     }
-    settings = _settings(analysis)
-    verdict = build_verdict(times, targets, summaries, settings, scale, provenance)
-    table, profiles = comparison_table(verdict), profile_table(times, targets)
-    return verdict.model_dump(mode="json"), table, profiles
+    settings = AnalysisParameters(**analysis).verdict.model_dump()
+    verdict = build_verdict(data, settings, scale, provenance)
+    return verdict.model_dump(mode="json"), comparison_table(verdict)
 
 
-def draw(document: dict[str, Any], profiles: Any) -> tuple[Any, ...]:
+def draw(document: dict[str, Any], *lengths: Any) -> tuple[Any, ...]:
     """The figures of the verdict, each for the browser and as PNG."""
-    from adaptive_opt.evidence.answer import CLOCK_WORDS
-    from adaptive_opt.evidence.schema import Verdict
+    from adaptive_opt.evidence.schema import read_verdict
     from adaptive_opt.plots import figure, intervals
     from adaptive_opt.plots import verdict as plots
 
-    verdict = Verdict(**document)
-    charts = [plots.ratio_figure(verdict, clock) for clock in CLOCK_WORDS]
+    verdict = read_verdict(document)
     drawn: list[Any] = []
-    for chart in (*charts, plots.ladder_figure(verdict)):
+    for metric in ("train_loss", "valid_loss"):
+        curves = plots.length_figure(verdict, lengths, metric)
+        drawn += [figure.to_plotly(curves), figure.to_matplotlib(curves)]
+    charts = [
+        plots.speedup_figure(verdict, "iteration"),
+        plots.speedup_figure(verdict, "device_seconds"),
+        plots.speedup_figure(verdict, "iteration", "valid_loss"),
+        plots.ladder_figure(verdict),
+    ]
+    for chart in charts:
         drawn += [intervals.to_plotly(chart), intervals.to_matplotlib(chart)]
-    staircase = plots.profile_figure(profiles)
-    return (*drawn, figure.to_plotly(staircase), figure.to_matplotlib(staircase))
+    return tuple(drawn)
 
 
-def report(names: Sequence[str], document: dict[str, Any], *figures: Any) -> tuple[str, str]:
-    """The page, and the same in Markdown."""
-    from adaptive_opt.evidence.schema import Verdict
+def report(
+    names: Sequence[str], tables: int, document: dict[str, Any], *found: Any
+) -> tuple[str, str]:
+    """The page, and the same in Markdown.
+
+    ``found`` holds the final losses at every length, ``tables`` of them, then the figures.
+    """
+    from adaptive_opt.evidence.schema import read_verdict
     from adaptive_opt.evidence.summary import summary
     from adaptive_opt.plots.page import report_page
 
-    verdict = Verdict(**document)
-    return report_page(verdict, dict(zip(names, figures, strict=True))), summary(verdict)
+    verdict, figures = read_verdict(document), dict(zip(names, found[tables:], strict=True))
+    return report_page(verdict, figures, found[:tables]), summary(verdict)

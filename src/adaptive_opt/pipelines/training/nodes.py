@@ -6,7 +6,12 @@ import logging
 import time
 from typing import Any
 
-from adaptive_opt.parameters import task_parameters, training_parameters, with_values
+from adaptive_opt.parameters import (
+    lengths_of,
+    studies_of,
+    task_parameters,
+    training_parameters,
+)
 from adaptive_opt.study import get_task
 
 logger = logging.getLogger(__name__)
@@ -21,16 +26,20 @@ def train(
     tasks: dict[str, Any],
     arms: dict[str, Any],
     training: dict[str, Any],
-) -> tuple[Any, dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """Train all seeds of an arm, with the best configuration.
+) -> tuple[Any, dict[str, Any], dict[str, Any], Any, dict[str, Any]]:
+    """Train all seeds of an arm at every length, each with what its search found.
 
     A run that ``folder`` has already, of the same configuration on the same data, is taken
-    from there; one that was broken off goes on.
+    from there; one that was broken off goes on. An error inside the training fails this arm and
+    not the study: the summary then says ``failed``, and there are no rows.
 
     Returns:
-        History, final weights, weights after chosen epochs, summary.
+        History, final weights and weights after chosen epochs, all of the full length; final
+        losses at every length; summary.
     """
     from adaptive_opt.engine.checkpoint import Checkpoint
+    from adaptive_opt.engine.failures import failed_run, reason_of
+    from adaptive_opt.engine.lengths import Lengths
     from adaptive_opt.engine.provenance import identify_run
     from adaptive_opt.engine.snapshots import Snapshots
     from adaptive_opt.io.tracking.training import note_finished, track_training
@@ -38,36 +47,52 @@ def train(
     from adaptive_opt.tasks.load import task_data
 
     settings = training_parameters(arm, training)
-    arms = with_values(arms, task, arm, best["values"])
+    studies = studies_of(best)
     parameters = {"tasks": tasks, "arms": arms, "training": training}
-    identity = identify_run(task, arm, data_digest(task, tensors), parameters)
+    identity = identify_run(task, arm, data_digest(task, tensors), parameters, studies)
     digest, begun = identity.digest, time.perf_counter()
     checkpoint = Checkpoint(folder.checkpoint, digest, settings.checkpoint_seconds)
     if not settings.resume:
         checkpoint.remove()
-    elif (finished := folder.finished(digest, ("weights", "snapshots"))) is not None:
+    elif (finished := folder.finished(digest, ("weights", "snapshots"), ("lengths",))) is not None:
         logger.info("%s, %s: finished before, nothing has changed", task, arm)
         note_finished(task, arm, digest, identity.optimizer, folder.path, finished[-1])
         return finished  # type: ignore[no-any-return]
     resumed = checkpoint.path is not None and checkpoint.path.is_file()
     of_task = task_parameters(task, tasks)
     snapshots = Snapshots(of_task.snapshot_epochs, range(of_task.snapshot_seeds))
-    with track_training(task, arm, digest, identity.optimizer) as tracked:
-        history, weights, summary = _runner(task)(
-            task_data(task, tensors),
-            task=task,
-            arm=arm,
-            **identity.optimizer,
-            task_parameters=of_task,
-            training=settings,
-            checkpoint=checkpoint,
-            snapshots=snapshots,
-            observer=tracked.observe,
-        )
-        tracked.finish(history, summary)
+    lengths = Lengths(lengths_of(task, arm, settings))
+    seeds = [s for s in range(of_task.seeds) if studies[s % len(studies)] is not None]
+    try:
+        if not seeds:
+            raise ValueError(f"no search found a configuration: {best['failed']}")
+        with track_training(task, arm, digest, identity.optimizer) as tracked:
+            history, weights, summary = _runner(task)(
+                task_data(task, tensors),
+                task=task,
+                arm=arm,
+                optimizer=identity.optimizer["optimizer"],
+                hyperparameters=identity.studies,
+                task_parameters=of_task,
+                training=settings,
+                checkpoint=checkpoint,
+                seeds=seeds,
+                snapshots=snapshots,
+                observer=tracked.observe,
+                lengths=lengths,
+            )
+            tracked.finish(history, summary)
+    except Exception as error:
+        if (reason := reason_of(error)) is None:
+            raise
+        logger.warning("%s, %s: the arm failed: %s", task, arm, reason)
+        checkpoint.remove()
+        folder.forget()
+        return failed_run(task, arm, reason)
     folder.forget()
     seconds = None if resumed else time.perf_counter() - begun
-    return history, weights, snapshots.tensors, {**summary, "seconds": seconds, **identity.record()}
+    record = {"seconds": seconds, "failed": "", **identity.record()}
+    return history, weights, snapshots.tensors, lengths.table(), {**summary, **record}
 
 
 def _runner(task: str) -> Any:

@@ -14,11 +14,12 @@ def search(
     arms: dict[str, Any],
     training: dict[str, Any],
     tuning: dict[str, Any],
+    analysis: dict[str, Any],
     scale: str,
 ) -> tuple[Any, dict[str, Any]]:
-    """All trials, and the record of the best, which training takes.
+    """All trials, and what each search found, which training takes.
 
-    A study whose budget is spent is read and not gone on with.
+    A search whose budget is spent is read from the database.
     """
     if tuning["source"] == "published":  # without a look at the database
         from adaptive_opt.search.arm import as_published
@@ -27,6 +28,7 @@ def search(
     from adaptive_opt.search.arm import search_arm
 
     parameters = {"tasks": tasks, "arms": arms, "training": training, "tuning": tuning}
+    parameters["analysis"] = analysis
     return search_arm(task, arm, tensors, parameters, scale, storage)
 
 
