@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,7 +21,7 @@ from pydantic import ValidationError
 from adaptive_opt.errors import StudyError
 from adaptive_opt.io.configuration import nearest
 from adaptive_opt.io.hooks import known_tags
-from adaptive_opt.io.outcome import how_to_go_on
+from adaptive_opt.io.outcome import EXIT_FAILED_ARMS, FAILED_ARMS, how_to_go_on
 
 FAULTS = (StudyError, DatasetError, MissingConfigException)
 """What the user can help: said as one sentence."""
@@ -43,7 +44,8 @@ as it is on a GPU.
 Examples:
   kedro run                                   the default study, minutes
   kedro run --env=smoke                       the same in less than a minute, to try things
-  kedro run --tags=rr_cond29,ssdh             what belongs to a task or to an arm
+  kedro run --tags=transformer                one task, with a report of its own
+  kedro run --tags=resnet18.adam,resnet18.ssdh   two arms of a task, likewise
   kedro run --pipelines=tuning,training --tags=ssdh
   kedro run --params=tasks.rr_cond29.seeds=32,training.device=cpu
 
@@ -51,7 +53,12 @@ Examples:
 Pipelines: data, rr_synthesis, tuning, training, analysis, and whole studies: __default__,
 ladder, zoo, all, fidelity, ledger.
 Tags: tasks (rr_cond29, rr_cond15099, resnet18, transformer), arms (sgdm, adam, sophia, sadh,
-ssdh, ssvp, …), kinds (first-order, second-order, ladder, zoo), halves (rahimi_recht, networks).
+ssdh, ssvp, …), one arm of a task (resnet18.adam), kinds (first-order, second-order, ladder, zoo),
+halves (rahimi_recht, networks). Tags of a whole study choose a smaller one, which ends with a
+report of its own.
+
+\b
+Exit code: 0; 1: an error; 3: complete, but for arms that failed (they are named last).
 """
 
 ADAPTIVE_HELP = """Commands that look at the study and change nothing.
@@ -105,7 +112,7 @@ def _run(**options: Any) -> Any:
         if (runner := options["runner"]) and "." not in runner:
             _check("runner", [runner], RUNNERS)
         chosen(**options)
-        return kedro_run.callback(**{**options, "runner": runner or DEFAULT_RUNNER})
+        done = kedro_run.callback(**{**options, "runner": runner or DEFAULT_RUNNER})
     except FAULTS as error:
         raise click.ClickException(str(error)) from error
     except ValidationError as error:
@@ -116,6 +123,9 @@ def _run(**options: Any) -> Any:
     except KeyboardInterrupt:
         click.echo(f"\nBroken off. {how_to_go_on()}", err=True)
         raise
+    if click.get_current_context().meta.get(FAILED_ARMS):
+        sys.exit(EXIT_FAILED_ARMS)
+    return done
 
 
 def chosen(

@@ -2,19 +2,23 @@
 
 Loss at length h is c + A·(v h)^(−b), with v the speed of a run: the arm's, times the luck of its
 search, times that of its seed, part of which all arms share. Every measured loss has noise.
+
+``python -m tests.evidence.simulated 1000`` prints the tables of docs/method.md.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
 from adaptive_opt.engine.lengths import COLUMNS
-from adaptive_opt.evidence.verdict import TaskData
+from adaptive_opt.evidence.verdict import TaskData, judge_task
 
 LENGTHS = (0.0625, 0.125, 0.25, 0.5, 1.0)
 
@@ -62,6 +66,7 @@ def draw(speeds: Mapping[str, float], truth: Truth, random: np.random.Generator)
         tables[arm] = pd.DataFrame(rows, columns=list(COLUMNS))
         study_record = {"found": True, "failed": "", "edges": {}, "values": {}, "value": 1.0}
         bests[arm] = {"studies": [study_record] * truth.searches, "values": {}}
+        bests[arm]["constants"] = {"train_loss": truth.plateau}
         summaries[arm] = {"task": "transformer", "arm": arm, "iterations": 1000, "failed": ""}
         summaries[arm] |= {"device": "cpu", "torch": "2", "hyperparameters": {}, "seeds": []}
     return TaskData("transformer", tables, bests, summaries, None, truth.seeds)
@@ -80,3 +85,94 @@ def _row(
         "iterations": round(1000 * share), "train_loss": loss, "valid_loss": math.nan,
         "valid_accuracy": math.nan, "diverged": False, "gradient_equivalents": 1000 * share,
     }  # fmt: skip
+
+
+SETTINGS = {"margin": 0.1, "confidence": 0.95, "constant_margin": 0.02}
+
+SPEEDS = {
+    **{"sgdm": 1.0, "sophia": 0.9, "sadh": 1.1, "ssdh": 3.0, "ssvp": 0.3},
+    **{"ssvp_cumulative": 1.0, "sgd": 0.03, "adamw": 30.0, "amsgrad": 0.0},
+}
+"""True speeds of arms, of which only the names are used: one is beyond each end of the lengths,
+one learns nothing."""
+
+WORDS = ("faster", "slower", "equivalent", "undecided")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one arm over many simulated studies, as shares of them.
+
+    Attributes:
+        speed: the true one.
+        covered: the interval holds it.
+        words: by verdict.
+        bounded: only a bound was printed.
+    """
+
+    speed: float
+    covered: float
+    words: Mapping[str, float]
+    bounded: float
+
+
+def simulate(
+    truth: Truth, studies: int, speeds: Mapping[str, float] = SPEEDS, seed: int = 0
+) -> dict[str, Outcome]:
+    """Verdicts on many studies."""
+    random = np.random.default_rng(seed)
+    covered: Counter[str] = Counter()
+    words: dict[str, Counter[str]] = {arm: Counter() for arm in speeds}
+    bounded: Counter[str] = Counter()
+    for _ in range(studies):
+        verdict = judge_task(draw(speeds, truth, random), SETTINGS)
+        for arm, speed in speeds.items():
+            found = verdict.arm(arm).speedup()  # type: ignore[union-attr]
+            assert found is not None
+            low = 0.0 if found.low is None else found.low
+            high = math.inf if found.high is None else found.high
+            covered[arm] += low <= speed <= high
+            words[arm][found.verdict] += 1
+            bounded[arm] += found.bound in ("<", ">")
+    return {
+        arm: Outcome(
+            speed,
+            covered[arm] / studies,
+            {word: count / studies for word, count in words[arm].items()},
+            bounded[arm] / studies,
+        )
+        for arm, speed in speeds.items()
+    }
+
+
+def power(truth: Truth, studies: int, speeds: Sequence[float]) -> dict[float, float]:
+    """Share of studies in which an arm of a speed is decided, beside six arms of speed 1."""
+    others = dict.fromkeys(["sgdm", "sophia", "sadh", "ssvp", "ssvp_cumulative", "sgd"], 1.0)
+    found = {}
+    for speed in speeds:
+        outcome = simulate(truth, studies, {"ssdh": speed, **others})["ssdh"]
+        found[speed] = 1 - outcome.words.get("undecided", 0.0)
+    return found
+
+
+def main(studies: int) -> None:
+    """Print the tables of docs/method.md."""
+    for seeds in (12, 6):
+        truth = Truth(seeds=seeds)
+        print(f"\n3 searches × {seeds // 3} seeds, {studies} studies:\n")
+        print(
+            "| true speed | interval covers it | faster | slower | equivalent | undecided | bound |"
+        )
+        print("| ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
+        for outcome in simulate(truth, studies).values():
+            shares = [outcome.words.get(w, 0.0) for w in WORDS]
+            row = " | ".join(
+                f"{100 * s:.1f} %" for s in (outcome.covered, *shares, outcome.bounded)
+            )
+            print(f"| {outcome.speed:g} | {row} |")
+        decided = power(truth, studies // 4, (1.1, 1.2, 1.3, 1.5, 2.0, 3.0))
+        print("\nPower: " + ", ".join(f"{s:g}×: {100 * p:.0f} %" for s, p in decided.items()))
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 1000)

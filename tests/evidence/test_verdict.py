@@ -1,235 +1,332 @@
-"""Targets, times and verdicts on problems whose answer is known."""
+"""The verdict on simulated studies with known speed-ups, and on arms that are made to be slow."""
+
+from __future__ import annotations
 
 import json
 import math
-from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from adaptive_opt.evidence.answer import arm_answer, ratio_words
-from adaptive_opt.evidence.schema import Verdict
-from adaptive_opt.evidence.scores import break_even_period, integrated_scores
-from adaptive_opt.evidence.summary import summary
-from adaptive_opt.evidence.targets import target_ladder, times_to_targets
+from adaptive_opt.engine.lengths import Lengths
+from adaptive_opt.engine.rahimi_recht import run_rahimi_recht
+from adaptive_opt.errors import StudyError
+from adaptive_opt.evidence import summary
+from adaptive_opt.evidence.answer import answer, factor, speedup_words, task_answer
+from adaptive_opt.evidence.prices import PRICE_COLUMNS
+from adaptive_opt.evidence.schema import Verdict, read_verdict
 from adaptive_opt.evidence.verdict import (
-    _fastest_baseline,
+    TaskData,
     build_verdict,
+    choose_reference,
     comparison_table,
-    fix_targets,
-    profile_table,
+    judge_task,
     restrict,
 )
-from adaptive_opt.optim import SGDM, SSDH
-from adaptive_opt.parameters.models import VerdictParameters
+from adaptive_opt.optim import Adam
+from adaptive_opt.parameters import TaskParameters, TrainingParameters
+from adaptive_opt.tasks.rr_functions import synthesise
 
-SEEDS, STEPS, TASK = 10, 400, "rr_cond29"
-SETTINGS = VerdictParameters().model_dump()
-RUNGS = {"ssdh": "estimate", "ssdh_permuted": "permuted", "ssdh_per_tensor": "per_tensor"}
-RUNGS |= {"ssdh_per_model": "per_model"}
+from .simulated import SETTINGS, Outcome, Truth, draw, power, simulate
+
+WRONG = 0.05
 
 
-def history(arm, losses, log_every=1, task=TASK):
-    """Of losses ``[rows, seeds]``."""
-    rows, seeds = losses.shape
-    iteration = np.tile(np.arange(rows) * log_every, seeds)
-    return pd.DataFrame(
+@pytest.fixture(scope="module", params=[12, 6], ids=["3x4", "3x2"])
+def outcomes(request: pytest.FixtureRequest) -> dict[str, Outcome]:
+    return simulate(Truth(seeds=request.param), studies=120)
+
+
+def test_false_faster_and_false_slower_are_rare(outcomes: dict[str, Outcome]) -> None:
+    for outcome in outcomes.values():
+        if outcome.speed <= 1:
+            assert outcome.words.get("faster", 0.0) <= WRONG
+        if outcome.speed >= 1:
+            assert outcome.words.get("slower", 0.0) <= WRONG
+
+
+def test_intervals_cover_the_true_speed(outcomes: dict[str, Outcome]) -> None:
+    inside = [o for o in outcomes.values() if 1 / 16 < o.speed < 16]
+    assert 0.93 <= np.mean([o.covered for o in inside]) <= 0.975
+    assert min(o.covered for o in inside) >= 0.88  # of 120 studies; docs/method.md has 1,000
+
+
+def test_large_speed_ups_are_always_found(outcomes: dict[str, Outcome]) -> None:
+    assert outcomes["ssdh"].words == {"faster": 1.0}
+    assert outcomes["ssvp"].words == {"slower": 1.0}
+
+
+def test_beyond_the_range_a_bound_is_printed_and_the_verdict_is_right(
+    outcomes: dict[str, Outcome],
+) -> None:
+    assert outcomes["adamw"].words == {"faster": 1.0}
+    for slow in ("sgd", "amsgrad"):
+        assert outcomes[slow].words == {"slower": 1.0}
+        assert outcomes[slow].bounded == 1
+    assert outcomes["adamw"].bounded == 1
+
+
+def test_uneven_arms_are_covered_too() -> None:
+    found = simulate(Truth(seeds=6, uneven=0.5), studies=60)
+    inside = [o for o in found.values() if 1 / 16 < o.speed < 16]
+    assert np.mean([o.covered for o in inside]) >= 0.91
+
+
+def test_power_rises_with_the_speed_up() -> None:
+    shares = list(power(Truth(), 25, (1.0, 1.3, 2.0)).values())
+    assert shares[0] <= 0.15
+    assert shares[0] < shares[1] < shares[2]
+    assert shares[2] >= 0.95
+
+
+# Arms that are made to be slow, trained for real.
+
+
+class EverySecond(Adam):
+    """The reference, every second update of which is skipped."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.calls = 0
+
+    def step(self, closure: Any = None) -> Any:
+        self.calls += 1
+        return super().step(closure) if self.calls % 2 else None
+
+
+SHARES = (0.125, 0.25, 0.5, 2.0)
+
+
+def trained(optimizer: str, arm: str, epochs: int = 60) -> pd.DataFrame:
+    """Final losses of an optimizer on a small Rahimi–Recht function."""
+    function = synthesise(
+        "singular_values", condition=10.0, x_dim=6, hidden_dim=7, y_dim=8, layers=2, samples=200,
+        seed=0,
+    )  # fmt: skip
+    lengths = Lengths(SHARES)
+    settings = TaskParameters(loss="mse", batch_size=50, epochs=epochs, seeds=6, target=1e-3)
+    run_rahimi_recht(
+        function,
+        task="rr_cond29",
+        arm=arm,
+        optimizer=optimizer,
+        hyperparameters={"lr": 0.01, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8},
+        task_parameters=settings,
+        training=TrainingParameters(device="cpu", hessian_every=0),
+        lengths=lengths,
+    )
+    return lengths.table()
+
+
+def judged(tables: dict[str, pd.DataFrame]) -> Any:
+    found = {"found": True, "failed": "", "edges": {}, "values": {}, "value": 1.0}
+    bests = {arm: {"studies": [found], "values": {}} for arm in tables}
+    made = {"task": "rr_cond29", "iterations": 480, "failed": "", "device": "cpu", "torch": "2"}
+    summaries = {arm: {**made, "arm": arm, "hyperparameters": {}, "seeds": []} for arm in tables}
+    return judge_task(TaskData("rr_cond29", tables, bests, summaries, None, 6), SETTINGS)
+
+
+def test_a_reference_that_skips_every_second_update_has_half_the_speed() -> None:
+    halved = f"{EverySecond.__module__}.EverySecond"
+    verdict = judged(
         {
-            "task": task,
-            "arm": arm,
-            "seed": np.repeat(np.arange(seeds), rows),
-            "iteration": iteration,
-            "epoch": iteration,
-            "train_loss": losses.T.reshape(-1),
-            "gradient_equivalents": iteration * (1.2 if arm.startswith("ssdh") else 1.0),
-            "device_seconds": iteration * (0.002 if arm.startswith("ssdh") else 0.001),
+            "adam": trained("adaptive_opt.optim.Adam", "adam"),
+            "adamw": trained(halved, "adamw"),
+            "nadam": trained("adaptive_opt.optim.Adam", "nadam"),
         }
     )
+    assert verdict.reference == "adam"
+    half = verdict.arm("adamw").speedup()
+    assert half.verdict == "slower"
+    assert half.low <= 0.5 <= half.high
+    assert half.ratio == pytest.approx(0.5, rel=0.15)
+    # The same optimizer under two names has the same runs.
+    same = verdict.arm("nadam").speedup()
+    assert same.verdict in ("equivalent", "undecided")
+    assert same.ratio == pytest.approx(1.0, rel=1e-6)
 
 
-def train(arm, curvatures, lr, start):
-    """Losses ``[steps + 1, seeds]`` on ½ Σ h x², by one optimizer for all seeds."""
-    params = [p.clone().requires_grad_() for p in start]
-    kwargs = {"lr": lr, "members": SEEDS}
-    if arm == "sgdm":
-        optimizer = SGDM(params, **kwargs, momentum=0.9)
-    else:
-        kwargs |= {"betas": (0.9, 0.9), "rho": 1.0, "update_period": 5}
-        optimizer = SSDH(params, **kwargs, curvature=RUNGS[arm], seed=list(range(SEEDS)))
-    losses = []
-    for _ in range(STEPS + 1):
-        optimizer.zero_grad()
-        loss = sum(0.5 * (h * p * p).sum(-1) for h, p in zip(curvatures, params, strict=True))
-        losses.append(loss.detach().numpy().copy())
-        optimizer.backward(loss)
-        optimizer.step()
-    return np.nan_to_num(np.stack(losses), nan=1e30, posinf=1e30)
+def test_a_reference_at_twice_the_length_is_trained_by_one_run_of_each_search() -> None:
+    table = trained("adaptive_opt.optim.Adam", "adam", epochs=8)
+    assert table.groupby("share")["seed"].nunique().to_dict() == {
+        0.125: 6, 0.25: 6, 0.5: 6, 1.0: 6, 2.0: 1,
+    }  # fmt: skip
 
 
-def verdict_on(curvatures):
-    """All rungs and SGDM, each with the best of some learning rates on other starts."""
-    histories = []
-    draws = [torch.Generator().manual_seed(s) for s in (0, 1)]
-    tuning, fresh = (
-        [torch.randn(SEEDS, len(h), generator=g, dtype=torch.float64) for h in curvatures]
-        for g in draws
-    )
-    for arm in ("sgdm", *RUNGS):
-        rates = np.geomspace(1e-5, 1.0, 6) if arm == "sgdm" else np.geomspace(0.03, 1.0, 4)
-        final = [np.median(train(arm, curvatures, lr, tuning)[-1]) for lr in rates]
-        best = float(rates[int(np.argmin(final))])
-        losses = train(arm, curvatures, best, fresh)
-        if arm == "sgdm":  # as if held up by noise: else targets are rounding errors
-            losses = np.maximum(losses, 1e-6)
-        histories.append(history(arm, losses))
-    targets = fix_targets(histories[:1], {TASK: 1e-6}, SETTINGS)
-    levels = {t: {m: f["levels"] for m, f in x.items()} for t, x in targets.items()}
-    times = times_to_targets(histories, levels)
-    run = {"task": TASK, "iterations": STEPS, "device": "cpu", "torch": "2"}
-    summaries = [
-        {**run, "arm": arm, "device_seconds": 1.0, "hyperparameters": {"update_period": 5}}
-        for arm in ("sgdm", *RUNGS)
+# What is on record.
+
+
+@pytest.fixture(scope="module")
+def study() -> TaskData:
+    truth = Truth(seeds=6)
+    speeds = {"sgdm": 0.0, "ssdh": 2.0, "sadh": 1.0, "ssdh_permuted": 2.0, "ssdh_constant": 0.5}
+    speeds |= {"ssdh_per_tensor": 1.0, "ssdh_per_model": 1.0}
+    data = draw(speeds, truth, np.random.default_rng(3))
+    failed = {
+        "found": True,
+        "failed": "no better than a constant prediction",
+        "edges": {"lr": "high"},
+    }
+    data.bests["sgdm"]["studies"] = [{**failed, "value": 5.4, "values": {}}] * 3  # type: ignore[index]
+    for arm, best in data.bests.items():
+        best["constants"] = {"train_loss": 5.4}  # type: ignore[index]
+        data.summaries[arm]["configuration"] = {"update_period": 10}  # type: ignore[index]
+    rows = [
+        ("transformer", arm, r, 1e-3, 4e-3 * (arm != "adam"), 1e-3 + 4e-4 * (arm != "adam"))
+        for arm in data.bests
+        for r in range(5)
     ]
-    made = build_verdict(
-        times, targets, summaries, SETTINGS, "test", {"commands": [], "versions": {}}
+    prices = pd.DataFrame(rows, columns=list(PRICE_COLUMNS))
+    jitter = np.random.default_rng(0).normal(0, 0.02, len(prices))
+    prices["step"] *= np.exp(jitter)
+    return TaskData(data.task, data.lengths, data.bests, data.summaries, prices, 6)
+
+
+@pytest.fixture(scope="module")
+def verdict(study: TaskData) -> Verdict:
+    provenance = {"versions": {}, "commands": ["kedro run"], "seeds": {}}
+    return build_verdict([study], SETTINGS, "base", provenance)
+
+
+def test_an_arm_on_the_plateau_is_slower_with_a_bound_and_its_searches_failed(
+    verdict: Verdict,
+) -> None:
+    sgdm = verdict.tasks[0].arm("sgdm")
+    assert sgdm is not None
+    found = sgdm.speedup()
+    assert found is not None
+    assert (found.verdict, factor(found), speedup_words(found)) == ("slower", "< 1/16×", "< 1/16×")
+    assert found.low is None
+    assert len(sgdm.failed_searches) == 3
+    assert sgdm.stuck == 6
+    (line,) = [line for line in summary.failures(verdict.tasks[0]) if "SGDM" in line]
+    assert "3 of 3 searches failed" in line
+    assert "tuning.tasks.transformer.budget" in line
+
+
+def test_seconds_are_iterations_times_the_price_of_a_step(verdict: Verdict) -> None:
+    ssdh = verdict.tasks[0].arm("ssdh")
+    assert ssdh is not None
+    assert ssdh.price is not None
+    by_iteration, by_second = ssdh.speedup(), ssdh.speedup("device_seconds")
+    assert by_iteration is not None
+    assert by_second is not None
+    assert by_second.ratio == pytest.approx(by_iteration.ratio / ssdh.price.ratio)
+    assert ssdh.price.ratio == pytest.approx(1.4, rel=0.05)
+    width = [s.high / s.low for s in (by_iteration, by_second)]  # type: ignore[operator]
+    assert width[1] > width[0]  # the calibration's own interval is part of it
+
+
+def test_break_even_has_an_interval(verdict: Verdict) -> None:
+    (ssdh,) = [b for b in verdict.tasks[0].break_even if b.arm == "ssdh"]
+    found = verdict.tasks[0].arm("ssdh").speedup()  # type: ignore[union-attr]
+    # k* = t_refresh / (s t_reference − t_plain), with the medians of the prices.
+    assert ssdh.period == pytest.approx(4e-3 / (found.ratio * 1e-3 - 1e-3), rel=0.2)  # type: ignore[union-attr]
+    assert ssdh.low is not None
+    assert ssdh.low < ssdh.period  # type: ignore[operator]
+    sadh = next(b for b in verdict.tasks[0].break_even if b.arm == "sadh")
+    assert sadh.high is None
+
+
+def test_rungs_of_the_ladder_are_on_the_same_scale(verdict: Verdict) -> None:
+    task = verdict.tasks[0]
+    step = next(
+        s for s in task.ladder if (s.upper, s.lower) == ("ssdh_permuted", "ssdh_per_tensor")
     )
-    return made, times, targets
+    upper, lower = (task.arm(a).speedup() for a in (step.upper, step.lower))  # type: ignore[union-attr]
+    assert step.result.ratio == pytest.approx(upper.ratio / lower.ratio)  # type: ignore[union-attr]
+    assert step.result.verdict == "faster"
+    assert "SSDH's speed comes from" in task.made_of["ssdh"]
 
 
-def steps(verdict):
-    return {r.part: r.verdict for r in verdict.tasks[0].ladder if r.headline}
+def test_the_headline_is_short_and_true(verdict: Verdict) -> None:
+    assert len(verdict.answer.split()) <= 60
+    assert "on 1 of 1 task" in verdict.answer
+    assert "SSDH on Transformer" in verdict.answer
+    assert "p =" not in verdict.answer
+    sentence = task_answer(verdict.tasks[0])
+    assert "faster: SSDH" in sentence
+    assert "slower: SGDM < 1/16×" in sentence
 
 
-def spread(low, high, count):
-    return torch.logspace(math.log10(low), math.log10(high), count, dtype=torch.float64)
+def test_two_arms_of_the_wrong_kinds_are_no_comparison() -> None:
+    data = draw({"ssdh": 1.0}, Truth(seeds=6), np.random.default_rng(0))
+    only = {k: {"ssdh": getattr(data, k)["ssdh"]} for k in ("lengths", "bests", "summaries")}
+    task = judge_task(TaskData("transformer", prices=None, seeds=6, **only), SETTINGS)
+    assert task.reference is None
+    assert "nothing to compare with" in task.missing[0]
+    assert answer([task]).startswith("No verdict")
+    assert [f.metric for f in task.arms[0].final] == ["train_loss"]  # its quality is told
 
 
-def test_coordinates_matter_where_they_differ():
-    verdict, times, targets = verdict_on([spread(1.0, 1e4, 12)])
-    found = steps(verdict)
-    assert found["coordinate"] == "faster"
-    (result,) = [r for r in verdict.tasks[0].ladder if r.headline and r.part == "coordinate"]
-    assert result.high < 0.5  # decisively
-    assert "is made of coordinate" in verdict.tasks[0].made_of["ssdh"]
-    (arm,) = [r for r in verdict.tasks[0].arms if r.headline and r.clock == "iteration"]
-    assert (arm.arm, arm.versus, arm.verdict) == ("ssdh", "sgdm", "faster")
-    # What is said can be read again, and says the same in words.
-    again = Verdict(**json.loads(verdict.model_dump_json()))
-    assert again == verdict
-    text = summary(verdict)
-    assert verdict.answer[0] in text
-    assert len(verdict.answer) == 3
-    assert "faster on 1 of 1 tasks" in verdict.answer[0]
-    assert "of 1 tasks SSDH gains from coordinate on 1" in verdict.answer[2]
-    assert len(comparison_table(verdict)) == 5 * (3 + 3)
-    assert set(profile_table(times, targets)["arm"]) == {"sgdm", "ssdh"}
-
-
-def test_an_isotropic_function_needs_no_coordinates():
-    verdict, _, _ = verdict_on([torch.full((12,), 3.0, dtype=torch.float64)])
-    found = steps(verdict)
-    assert found == {"coordinate": "equivalent", "spread": "equivalent", "layer": "equivalent"}
-    assert "coordinate, spread and layer adds nothing" in verdict.tasks[0].made_of["ssdh"]
-
-
-def test_tensors_that_differ_in_scale_need_a_number_each():
-    scales = [torch.full((6,), h, dtype=torch.float64) for h in (1.0, 100.0)]
-    found = steps(verdict_on(scales)[0])
-    assert found == {"coordinate": "equivalent", "spread": "equivalent", "layer": "faster"}
-
-
-def test_an_optimizer_of_the_readers_own_sets_no_target_even_where_it_is_the_fastest():
-    """And its verdict can be told apart from those of the other half of the study."""
-    falls = np.geomspace(1.0, 1e-3, 101)[:, None] * np.linspace(1.0, 1.001, SEEDS)
-    rest = np.repeat(falls[-1:], 100, axis=0)
-    losses = {"sgdm": np.concatenate([falls, rest[:50]]), "custom": [*falls[::2], *rest]}
-    histories = [history(arm, np.array(found)) for arm, found in losses.items()]
-    targets = fix_targets(histories[:1], {TASK: 1e-6}, SETTINGS)
-    levels = {t: {m: f["levels"] for m, f in x.items()} for t, x in targets.items()}
-    times = times_to_targets(histories, levels)
-    run = {"task": TASK, "iterations": 100, "device": "cpu", "torch": "2", "device_seconds": 1.0}
-    summaries = [{**run, "arm": arm, "hyperparameters": {}} for arm in ("sgdm", "custom")]
-    made = build_verdict(
-        times, targets, summaries, SETTINGS, "test", {"commands": [], "versions": {}}
+def test_an_arm_without_a_run_is_failed_and_the_others_are_judged(study: TaskData) -> None:
+    lengths = {**study.lengths, "sadh": study.lengths["sadh"].iloc[:0]}
+    made = {**study.summaries["sadh"], "failed": "ValueError: no", "iterations": 0}
+    summaries = {**study.summaries, "sadh": made}
+    task = judge_task(
+        TaskData(study.task, lengths, study.bests, summaries, study.prices, 6), SETTINGS
     )
-    assert {(r.arm, r.versus) for r in made.tasks[0].arms} == {("custom", "sgdm")}
-    said = arm_answer(made.tasks, "custom")
-    assert said.startswith("- Rahimi–Recht, condition 29: Custom is **faster**, 0.57 (")
-    assert "iterations of SGDM to a loss of 0.001; 8 of 10 runs get there, 8 of SGDM." in said
-    assert "gradient-equivalents of SGDM" in arm_answer(
-        made.tasks, "custom", "gradient_equivalents"
-    )
-    assert arm_answer(made.tasks, "sgdm") == ""
-    assert restrict(made, "rahimi_recht").tasks == made.tasks
-    assert restrict(made, "networks").tasks == []
-    assert "on 0 of 0 tasks" in restrict(made, "networks").answer[0]
+    sadh = task.arm("sadh")
+    assert sadh is not None
+    assert {s.verdict for s in sadh.speedups} == {"failed"}
+    assert task.arm("ssdh").speedup().verdict == "faster"  # type: ignore[union-attr]
+    assert any("SADH has no run: ValueError: no" in line for line in summary.failures(task))
+    assert "failed: SADH" in task_answer(task)
 
 
-def test_targets_come_from_the_best_baseline_alone():
-    good = history("sgdm", np.array([[8.0, 8.0, 8.0, 8.0], [1.0, 2.0, 0.5, 4.0]]))
-    poor = history("adam", np.array([[8.0, 8.0, 8.0, 8.0], [6.0, 7.0, 6.0, 7.0]]))
-    found = target_ladder([poor, good], "train_loss", [0.5, 1.0], reached_by=0.75)
-    assert found["baseline"] == "sgdm"
-    assert found["levels"] == [4.0, 2.0]  # three of four come down to 2, halfway in decades is 4
-    assert target_ladder([good], "valid_loss", [1.0], 0.75)["levels"] == []
+def test_the_record_survives_a_file(verdict: Verdict) -> None:
+    document = json.loads(json.dumps(verdict.model_dump(mode="json")))
+    again = read_verdict(document)
+    assert again.tasks[0].arm("sgdm").speedup().low is None  # type: ignore[union-attr]
+    assert again == read_verdict(again.model_dump(mode="json"))
+    text = summary.summary(again)
+    for words in ("< 1/16×", "Speed-up in seconds", "Threats to validity", "reference"):
+        assert words in text
+    table = comparison_table(again)
+    assert set(table["kind"]) == {"arm", "ladder"}
+    assert len(table[table["kind"] == "arm"]) == 3 * 7  # clocks × arms but the reference
 
 
-def test_a_run_that_never_arrives_is_censored_and_never_zero():
-    losses = np.array([[8.0, 8.0, 0.5], [4.0, 8.0, 0.4], [1.0, np.nan, 0.3]])
-    times = times_to_targets([history("sgdm", losses, 10)], {TASK: {"train_loss": {"x": 1.0}}})
-    rows = times.set_index("seed")
-    assert rows["reached"].tolist() == [True, False, True]
-    assert rows["iteration"].tolist() == [20.0, 20.0, 10.0]  # the third is there from the start
-    assert rows["device_seconds"].tolist() == pytest.approx([0.02, 0.02, 0.01])
-    assert (rows["end_iteration"] == 20.0).all()
+def test_a_record_of_the_first_version_is_refused_in_a_sentence() -> None:
+    with pytest.raises(StudyError, match=r"schema version 1, and 2 is read here; make it again"):
+        read_verdict({"schema_version": 1, "answer": ["…"]})
+    with pytest.raises(StudyError, match=r"this is no verdict\.json"):
+        read_verdict({"schema_version": 2})
 
 
-def test_the_smoothed_loss_of_networks_is_an_epochs_mean():
-    noisy = history(
-        "sgdm", np.array([[8.0], [0.5], [4.0], [4.0], [1.0], [1.0], [1.0], [1.0], [1.0]])
-    )
-    noisy["epoch"] = noisy["iteration"] // 4
-    times = times_to_targets([noisy], {TASK: {"train_loss": {"x": 1.0}}})
-    assert times["iteration"].tolist() == [7.0]
+def test_half_a_verdict_has_an_answer_of_its_own(verdict: Verdict) -> None:
+    assert restrict(verdict, "networks").answer == verdict.answer
+    assert restrict(verdict, "rahimi_recht").answer.startswith("No verdict")
 
 
-def test_scores():
-    times = pd.DataFrame({"a": [1.0, 4.0], "b": [2.5, 1.0], "c": [np.inf, np.inf]})
-    assert integrated_scores(times) == pytest.approx({"a": 0.5, "b": 0.75, "c": 0.0})
+def test_the_reference_is_chosen_by_tuning_alone() -> None:
+    def best(*values: float) -> dict[str, Any]:
+        return {"studies": [{"found": True, "failed": "", "value": v} for v in values]}
+
+    assert choose_reference({"sgdm": best(1, 5, 2), "adam": best(3, 3, 3)}) == "sgdm"
+    assert choose_reference({"sgdm": best(4, 5, 2), "adam": best(3, 3, 3)}) == "adam"
+    lost = {"studies": [{"found": False, "failed": "diverged"}] * 3}
+    assert choose_reference({"sgdm": best(9, 9, 9), "adam": lost}) == "sgdm"
+    published = {"studies": [{"found": True, "failed": ""}]}
+    assert choose_reference({"sgdm": published, "adam": published}) == "adam"
+    assert choose_reference({"ssdh": best(1, 1, 1), "adamw": best(1, 1, 1)}) is None
 
 
-def test_break_even():
-    # 100 iterations of 1 s and refreshes of 10 s against 150 s: 1.5 = 1 + 10 / k.
-    case = {"iterations": 100, "seconds_without": 1.0, "seconds": 2.0, "update_period": 10}
-    assert break_even_period(**case, baseline_seconds=150)["period"] == pytest.approx(20.0)
-    assert break_even_period(**case, baseline_seconds=90)["period"] == math.inf
-    assert break_even_period(**case, baseline_seconds=math.inf)["period"] == 1.0
-    never = {**case, "iterations": math.inf}
-    assert math.isnan(break_even_period(**never, baseline_seconds=90)["period"])
+@pytest.fixture(autouse=True)
+def _one_thread() -> Any:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
-def test_a_baseline_is_an_arm_that_arrives():
-    columns = ["arm", "seed", "reached", "device_seconds", "end_device_seconds"]
-    late = [("adam", s, s < 3, 6.5, 7.0) for s in range(4)]
-
-    def chosen(arrived):
-        """Of Adam and of SGDM, whose runs are over before Adam's get there."""
-        early = [("sgdm", s, s < arrived, 4.0 if s < arrived else 5.0, 5.0) for s in range(4)]
-        return _fastest_baseline(pd.DataFrame([*early, *late], columns=columns), "device_seconds")
-
-    assert [chosen(n) for n in range(4)] == ["adam", "adam", "sgdm", "sgdm"]
-
-
-@pytest.mark.parametrize(
-    ("ratio", "low", "high", "words"),
-    [
-        (1.04, 1.01, 1.07, "1.04 (1.01–1.07)"),
-        (0.0069, 0.004, 0.012, "0.0069 (0.004–0.012)"),
-        (1.5, 0.0, None, "1.50 (0–∞)"),
-    ],
-)
-def test_ratios_near_one_are_told_to_the_hundredth(ratio, low, high, words):
-    result = SimpleNamespace(ratio=ratio, low=low, high=high)
-    assert ratio_words(result) == words
+def test_infinite_ends_of_an_interval_are_null() -> None:
+    data = draw({"ssdh": 2.0}, Truth(seeds=1, searches=1), np.random.default_rng(0))
+    found = judge_task(data, SETTINGS).arm("ssdh").speedup()  # type: ignore[union-attr]
+    assert found is not None
+    assert (found.low, found.high, found.verdict) == (None, None, "undecided")
+    assert math.isfinite(found.ratio)
+    assert factor(found) == "unknown"

@@ -7,7 +7,7 @@ turns, A B C … C B A, so that whatever slows the machine slows all of them.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import cycle, islice
 from statistics import median
 from typing import Any
@@ -29,9 +29,9 @@ from adaptive_opt.tasks.text import TextData
 
 from .contract import Task
 from .device import resolve_device
-from .network import build_network_task
 from .optimizers import build_optimizer
-from .rahimi_recht import build_rahimi_recht_task, small_kernels
+from .problem import build_task
+from .rahimi_recht import small_kernels
 from .seeds import derive_seed, random_stream
 from .train import update
 
@@ -39,8 +39,6 @@ __all__ = ["COLUMNS", "calibrate"]
 
 COLUMNS = ("task", "arm", "round", "plain", "refresh", "step")
 """Seconds: of a step without curvature, of what a refresh adds, of a step on average."""
-
-Build = Callable[[], Task]
 
 
 def calibrate(
@@ -66,15 +64,16 @@ def calibrate(
     """
     device = resolve_device(training.device)
 
-    def build() -> Task:
-        if isinstance(data, RRFunction):
-            assert isinstance(task_parameters, TaskParameters)  # noqa: S101, told by the data
-            return build_rahimi_recht_task(data, task, [0], task_parameters, device)
-        return build_network_task(data, task, [0], task_parameters, training)
-
     with small_kernels(device) if isinstance(data, RRFunction) else random_stream(device, task):
         turns = {
-            arm: _Turns(build(), task, arm, resolved, task_parameters, training)
+            arm: _Turns(
+                build_task(data, task, [0], task_parameters, training),
+                task,
+                arm,
+                resolved,
+                task_parameters,
+                training,
+            )
             for arm, resolved in arms.items()
         }
         for own in turns.values():
@@ -127,7 +126,8 @@ class _Turns:
 
     def take(self, periods: int) -> tuple[float, float, float]:
         """Seconds: median of a plain step, what a refresh adds, mean over an update period."""
-        plain, due = [], []
+        plain: list[float] = []
+        due: list[float] = []
         with torch.no_grad():  # from where it began: a run that diverges would cost otherwise
             for p, start in zip(self.params, self._initial, strict=True):
                 p.copy_(start)

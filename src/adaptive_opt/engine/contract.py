@@ -100,7 +100,7 @@ class Plan:
     share: float = 1.0
     schedule: str = "cosine"
     floor: float = 0.1
-    schedule_epochs: int | None = None
+    schedule_epochs: float | None = None
     log_every: int = 10
     statistics_every: int = 100
     snapshot_every: int = 0

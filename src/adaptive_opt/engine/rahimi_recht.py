@@ -137,7 +137,8 @@ class _Run:
         samples = len(function.inputs)
         self.batches_per_epoch = -(-samples // min(settings.batch_size, samples))
         self.iterations = settings.epochs * self.batches_per_epoch
-        self.snapshots, self.observer = Snapshots(()), ignore
+        self.snapshots = Snapshots(())
+        self.observer: Observer = ignore
         self._progress: Progress
         self._hessians = torch.empty(0, len(COLUMNS), dtype=torch.float64)
         self._statistics: TrajectoryStatistics | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -28,6 +29,7 @@ from .history import Recorder
 from .lengths import merge_configurations
 from .network import build_network_task
 from .optimizers import build_optimizer, takes_members
+from .problem import build_task
 from .rahimi_recht import build_rahimi_recht_task, small_kernels
 from .seeds import derive_seed, random_stream
 from .train import train_ensemble
@@ -47,15 +49,15 @@ class TrialPlan:
     """How trials are trained.
 
     Attributes:
-        epochs: length.
+        epochs: length; need not be whole where nothing is done between epochs.
         seeds: runs a trial.
         horizon: epochs that the learning rate's schedule spans.
         study: number of the search, which has runs of its own.
     """
 
-    epochs: int
+    epochs: float
     seeds: int
-    horizon: int
+    horizon: float
     study: int = 0
 
     @property
@@ -68,14 +70,17 @@ class TrialPlan:
         self, training: TrainingParameters, log_every: int, curvature_share: float = 1.0
     ) -> Plan:
         """For the training loop: losses are noted, nothing else is looked at."""
+        whole = math.ceil(self.epochs)
         return Plan(
-            epochs=self.epochs,
+            epochs=whole,
+            share=self.epochs / whole,
             schedule=training.schedule,
             floor=training.schedule_floor,
             schedule_epochs=self.horizon,
             log_every=log_every,
             statistics_every=sys.maxsize,
             curvature_share=curvature_share,
+            measure_end=whole != self.epochs,
             diverged_above=training.diverged_above,
         )
 
@@ -112,12 +117,7 @@ def constant_loss(
         task_parameters, training: as for a run.
         split: ``train`` or ``valid``.
     """
-    if isinstance(data, RRFunction):
-        device = resolve_device(training.device)
-        assert isinstance(task_parameters, TaskParameters)  # noqa: S101, told by the data
-        problem = build_rahimi_recht_task(data, task, [0], task_parameters, device)
-        return problem.constant_loss(split)
-    return build_network_task(data, task, [0], task_parameters, training).constant_loss(split)
+    return build_task(data, task, [0], task_parameters, training).constant_loss(split)
 
 
 def train_trials(
@@ -174,7 +174,7 @@ def train_trials(
             hidden=problem.hidden,
             diagonal_fn=lambda: problem.hessian_diagonal(params, latest[0]),
         )
-        iterations = plan.epochs * problem.batches_per_epoch
+        iterations = round(plan.epochs * problem.batches_per_epoch)
         result = train_ensemble(
             problem,
             params,
@@ -261,6 +261,11 @@ def train_network_trial(
             on_epoch=on_epoch,
         )
         seconds = time.perf_counter() - begun
+    if result.final:  # it ended within an epoch
+        reached = round(plan.epochs * problem.batches_per_epoch)
+        losses = result.final["valid_loss"]
+        row = {"member": range(len(seeds)), "iteration": reached, "valid_loss": losses}
+        valid.append(pd.DataFrame(row))
     history = _with_validation(result.history, valid)
     diverged = [t for t in result.diverged_at if t is not None]
     return Trial(history, reached, min(diverged, default=None), seconds)

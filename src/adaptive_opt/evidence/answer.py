@@ -22,7 +22,7 @@ def answer(tasks: Sequence[TaskVerdict]) -> str:
     """The headline, at most 60 words: how often second-order arms are faster, and by how much."""
     judged = [t for t in tasks if t.reference and _second_order(t)]
     if not judged:
-        return "No verdict: a comparison needs a second-order arm and a first-order one (SGDM or Adam)."
+        return "No verdict: a comparison needs a second-order arm, and SGDM or Adam."
     number = f"{len(judged)} task{'s' if len(judged) > 1 else ''}"
     counts = {
         clock: sum(any(_word(a, clock) == "faster" for a in _second_order(t)) for t in judged)

@@ -70,7 +70,7 @@ STEPS = (
         "",
         "_squared_gradient",
         "Hessian",
-        "the Hessian, where the squared gradient would be",
+        "the Hessian in place of the squared gradient",
         "is it more than the square of the gradient?",
     ),
 )
@@ -93,7 +93,7 @@ def made_of(parent: str, verdicts: Sequence[tuple[Step, str]]) -> str:
 
     Example:
         >>> print(made_of("SSDH", [(STEPS[1], "equivalent"), (STEPS[4], "faster")]))
-        SSDH's speed comes from the overall scale. Which coordinate has which curvature has no effect.
+        SSDH's speed comes from the overall scale. No effect: which coordinate has which curvature.
     """
     parts = {
         word: [step.words for step, verdict in verdicts if verdict == word and step is not STEPS[0]]
@@ -104,19 +104,13 @@ def made_of(parent: str, verdicts: Sequence[tuple[Step, str]]) -> str:
         said.append(f"{parent}'s speed comes from {_listed(parts['faster'])}")
     else:
         said.append(f"No part of {parent}'s curvature is shown to make it faster")
-    for word, verb in (("equivalent", "no effect"), ("slower", "a harmful effect")):
+    words = {"equivalent": "No effect", "slower": "Harmful", "undecided": "Undecided"}
+    for word, label in words.items():
         if parts[word]:
-            have = "has" if len(parts[word]) == 1 else "have"
-            said.append(f"{_capital(_listed(parts[word]))} {have} {verb}")
-    if parts["undecided"]:
-        said.append(f"Undecided: {'; '.join(parts['undecided'])}")
+            said.append(f"{label}: {'; '.join(parts[word])}")
     if (STEPS[0], "faster") in verdicts:  # which the arm itself does not have
         said.append("The exact diagonal would be faster than its estimate")
     return ". ".join(said) + "."
-
-
-def _capital(text: str) -> str:
-    return text[0].upper() + text[1:]
 
 
 def _listed(words: Sequence[str]) -> str:

@@ -14,13 +14,17 @@ __all__ = [
     "METRICS",
     "SCHEMA_VERSION",
     "ArmVerdict",
+    "Bound",
     "BreakEven",
+    "Clock",
     "Final",
+    "Metric",
     "Price",
     "Speedup",
     "Step",
     "TaskVerdict",
     "Verdict",
+    "Word",
     "read_verdict",
 ]
 
@@ -29,6 +33,7 @@ SCHEMA_VERSION = 2
 Word = Literal["faster", "slower", "equivalent", "undecided", "failed"]
 Clock = Literal["iteration", "gradient_equivalents", "device_seconds"]
 Metric = Literal["train_loss", "valid_loss"]
+Bound = Literal["", "<", "≤", ">", "≥"]
 Probability = Annotated[float, Field(ge=0, le=1)]
 
 CLOCKS: tuple[Clock, ...] = ("iteration", "gradient_equivalents", "device_seconds")
@@ -50,7 +55,7 @@ class Speedup(_Record):
     ratio: float = Field(description="geometric mean over searches and seeds; above 1: faster")
     low: float | None = Field(description="of its confidence interval; null: no lower bound")
     high: float | None = Field(description="null: no upper bound")
-    bound: Literal["", "<", "≤", ">", "≥"] = Field(
+    bound: Bound = Field(
         description="< or >: of most runs only this bound is known; ≤ or ≥: of some; empty: of none"
     )
     p_different: Probability = Field(description="Welch's t, Holm-corrected over the arms")

@@ -17,12 +17,14 @@ ends above R(h₀) at most h₀ times. Curves are made to fall by isotonic regre
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy.interpolate import PchipInterpolator
 from scipy.optimize import isotonic_regression
 
@@ -47,15 +49,16 @@ class Curve:
     losses: Array
 
     @classmethod
-    def fit(cls, shares: Sequence[float], losses: Sequence[float]) -> Curve:
+    def fit(cls, shares: ArrayLike, losses: ArrayLike) -> Curve:
         """Isotonic regression of the log loss; a loss that is not finite counts as very high.
 
         Example:
             >>> Curve.fit([0.5, 1.0], [1.0, math.e]).losses.tolist()
             [0.5, 0.5]
         """
-        order = np.argsort(shares)
-        lengths = np.log(np.asarray(shares, dtype=np.float64)[order])
+        given = np.asarray(shares, dtype=np.float64)
+        order = np.argsort(given)
+        lengths = np.log(given[order])
         raw = np.asarray(losses, dtype=np.float64)[order]
         # Far above any loss, and yet not so far that one missing run moves a whole curve.
         logs = np.log(np.maximum(np.where(np.isfinite(raw), raw, 1e6), TINY))
@@ -76,11 +79,16 @@ class Curve:
             return -math.inf
         if level < self.losses[-1]:
             return math.inf
+        return float(self._inverse(level))
+
+    @cached_property
+    def _inverse(self) -> Callable[[float], Any]:
+        """From a log loss within the range to the log length."""
         rising, where = np.unique(self.losses, return_inverse=True)
         middles = np.bincount(where, weights=self.lengths) / np.bincount(where)
         if len(rising) < 2:
-            return float(middles[0])
-        return float(PchipInterpolator(rising, middles)(level))
+            return lambda _: middles[0]
+        return PchipInterpolator(rising, middles)  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)
@@ -138,6 +146,25 @@ class Speeds:
         )
         return between, within
 
+    def minus(self, other: Speeds) -> Speeds:
+        """Speeds relative to those of another arm, run by run, with what is known of them."""
+        runs = {}
+        for seed, own in self.runs.items():
+            theirs = other.runs[seed]
+            sides = {own.bound, -theirs.bound} - {0}
+            bound = 2 if len(sides) == 2 else sides.pop() if sides else 0
+            runs[seed] = Speed(own.log - theirs.log, bound)
+        return Speeds(runs, self.study_of)
+
+    @property
+    def bound(self) -> float | None:
+        """The log of the bound that most runs are beyond, on the same side; None: there is none."""
+        for side, nearest in ((-1, max), (1, min)):
+            logs = [r.log for r in self.runs.values() if r.bound == side]
+            if 2 * len(logs) > len(self.runs):
+                return float(nearest(logs))
+        return None
+
     @property
     def bounded(self) -> tuple[int, int]:
         """Number of runs without a lower bound, and without an upper one."""
@@ -156,8 +183,9 @@ def curves_of(lengths: pd.DataFrame, metric: str, seeds: Sequence[int]) -> dict[
     """
     rows = lengths[lengths["share"] <= 1]
     found: dict[int, Curve | None] = dict.fromkeys(seeds)
-    for seed, own in rows.groupby("seed"):
-        found[int(str(seed))] = Curve.fit(own["share"].tolist(), own[metric].tolist())
+    wide = rows.pivot(index="seed", columns="share", values=metric)
+    for seed, losses in zip(wide.index, wide.to_numpy(), strict=True):
+        found[int(seed)] = Curve.fit(wide.columns.to_numpy(), losses)
     return found
 
 
@@ -183,6 +211,7 @@ def run_speeds(
     metric: str,
     seeds: Sequence[int],
     studies: int,
+    stuck_above: float = math.inf,
 ) -> Speeds:
     """Speed of every run of an arm.
 
@@ -193,12 +222,15 @@ def run_speeds(
         seeds: that were to be trained; one that was not, as its search or its training failed,
             is as slow as can be told.
         studies: number of searches.
+        stuck_above: a final loss above this is that of a run which has learnt nothing: the
+            reference has it from the start, so the run is as slow as can be told.
     """
     level = reference.at(1.0)
     slowest = Speed(float(reference.lengths[0]), -1)
     runs = {}
     for seed, curve in curves_of(lengths, metric, seeds).items():
-        runs[seed] = slowest if curve is None else _speed(curve, reference, level)
+        stuck = curve is None or curve.losses[-1] > math.log(stuck_above)
+        runs[seed] = slowest if curve is None or stuck else _speed(curve, reference, level)
     return Speeds(runs, {seed: seed % studies for seed in runs})
 
 

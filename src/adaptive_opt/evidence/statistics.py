@@ -6,9 +6,10 @@ estimate of a log speed-up is the difference of two arms' means over j,
 
     d = x̄_a − x̄_r,    SE² = (s̃_a² + s̃_r²) / S,
 
-with s_a² the variance of x_aj over the S searches, which holds both the luck of a search and, divided
-by the seeds of each, that of a seed. Three searches alone give s² two degrees of freedom. All arms
-of a task are therefore read together, as in Smyth, *Stat. Appl. Genet. Mol. Biol.* 3 (2004):
+with s_a² the variance of x_aj over the S searches, which holds both the luck of a search and,
+divided by the seeds of each, that of a seed. Three searches alone give s² two degrees of freedom.
+All arms of a task are therefore read together, as in Smyth, *Stat. Appl. Genet. Mol. Biol.* 3
+(2004):
 
     s̃² = (d₀ s̄² + d s²) / (d₀ + d),    on d₀ + d degrees of freedom,
 
@@ -30,6 +31,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
+
+from .schema import Word
 
 __all__ = ["Comparison", "Group", "compare", "decide", "holm", "mean_interval", "moderate"]
 
@@ -205,7 +208,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return [float(v) for v in corrected]
 
 
-def decide(estimate: float, p_different: float, p_equivalent: float, alpha: float = 0.05) -> str:
+def decide(estimate: float, p_different: float, p_equivalent: float, alpha: float = 0.05) -> Word:
     """``faster``, ``slower``, ``equivalent`` or ``undecided``.
 
     Equivalent comes first: a difference inside the margin is none, however sure.

@@ -207,7 +207,7 @@ def threats(verdict: Verdict) -> list[str]:
     ]
     if verdict.scale not in ("paper", "replication"):
         said.append(
-            f"At scale {verdict.scale} the networks and their data are small. They do not speak for "
+            f"At scale {verdict.scale} networks and data are small. They do not speak for "
             "ResNet-18 on CIFAR-10 or a Transformer on Penn Treebank."
         )
     return said

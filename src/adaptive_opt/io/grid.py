@@ -19,14 +19,14 @@ from adaptive_opt.parameters import (
     RRFunctionParameters,
     TaskTuningParameters,
     TuningParameters,
-    resolve_arm,
+    lengths_of,
     search_space,
+    studies_of,
     training_parameters,
-    with_values,
 )
 from adaptive_opt.parameters.data import ImageDataParameters, TextDataParameters
-from adaptive_opt.search.identity import study_name, trial_identity
-from adaptive_opt.search.spaces import Space
+from adaptive_opt.search.identity import study_name, study_seed, trial_identity
+from adaptive_opt.search.spaces import Dimension, Space
 from adaptive_opt.search.storage import Storage
 from adaptive_opt.study import get_task
 
@@ -35,7 +35,7 @@ __all__ = ["Cell", "Files", "Part", "survey"]
 DONE = ("done", "given")
 """States of a part that nothing more is to be done for."""
 
-PARTS = ("history", "weights", "snapshots")
+PARTS = ("history", "weights", "snapshots", "lengths")
 """Of a finished run, beside its summary."""
 
 PATIENCE = 30.0
@@ -228,15 +228,16 @@ class _Searches:
             return Part("stale" if best else "missing", why=reason if best else "")
         identity = trial_identity(task, arm, data, self.parameters, plan, space)
         scale = self.parameters["scale"]
-        name = study_name(scale, task, arm, identity, space, plan, self.tuning.seed)
-        if best.get("source") == "search" and self._is_of(best, name, identity, space, plan):
+        seeds = [study_seed(self.tuning.seed, i) for i in range(self.tuning.studies)]
+        names = [study_name(scale, task, arm, identity, space, plan, seed) for seed in seeds]
+        if best.get("source") == "search" and self._is_of(best, names, identity, plan):
             trials = best.get("trials", {})
             numbers = {"trials": sum(trials.values()), **trials}
             share = best["budget_units"] / plan.budget if "budget_units" in best else 1.0
             if share >= 1:
                 return Part("done", 1.0, numbers=numbers)
             return Part("partly", share, f"{numbers['trials']} trials", numbers)
-        begun = self._begun(name, plan)
+        begun = self._begun(names, plan)
         if begun is not None:
             return begun
         if best.get("source") == "published":
@@ -250,31 +251,36 @@ class _Searches:
     def _is_of(
         self,
         best: Mapping[str, Any],
-        name: str,
+        names: Sequence[str],
         identity: Mapping[str, Any],
-        space: Space,
         plan: TaskTuningParameters,
     ) -> bool:
-        """Whether a record is of this search, or of what it became when its space was widened."""
-        if not best.get("widened"):
-            return bool(best.get("study") == name)
-        wider = Space({n: type(next(iter(space.values())))(*d) for n, d in best["space"].items()})
-        scale = self.parameters["scale"]
-        widened = study_name(
-            scale, best["task"], best["arm"], identity, wider, plan, self.tuning.seed
-        )
-        return self.tuning.widen >= best["widened"] and bool(best.get("study") == widened)
+        """Whether a record is of these searches, or of what they became with wider spaces."""
+        studies = best.get("studies", [])
+        if len(studies) != len(names):
+            return False
+        for number, (study, name) in enumerate(zip(studies, names, strict=True)):
+            wanted = name
+            if study.get("widened"):
+                wider = Space({n: Dimension(*d) for n, d in study["space"].items()})
+                scale, seed = self.parameters["scale"], study_seed(self.tuning.seed, number)
+                cell = (best["task"], best["arm"])
+                wanted = study_name(scale, *cell, identity, wider, plan, seed)
+            if study.get("study") != wanted or study["widened"] > self.tuning.widen:
+                return False
+        return True
 
-    def _begun(self, name: str, plan: TaskTuningParameters) -> Part | None:
-        """A search without a record, as far as the database of studies tells."""
-        trials = self._trials(name)
+    def _begun(self, names: Sequence[str], plan: TaskTuningParameters) -> Part | None:
+        """Searches without a record, as far as the database of studies tells."""
+        trials = [trial for name in names for trial in self._trials(name)]
         if not trials:
             return None
         ended = sum(t.state.is_finished() for t in trials)
         state = "running" if any(t.state.name == "RUNNING" for t in trials) else "partly"
-        numbers = {"trials": ended, "budget_units": plan.budget}
-        share = min(1.0, ended / plan.budget)
-        return Part(state, share, f"{ended} trials of about {plan.budget}", numbers)
+        budget = plan.budget * len(names)
+        numbers = {"trials": ended, "budget_units": budget}
+        share = min(1.0, ended / budget)
+        return Part(state, share, f"{ended} trials of about {budget}", numbers)
 
     def _trials(self, name: str) -> list[Any]:
         if self.hidden or (self._opened is None and self.storage.absent):
@@ -324,10 +330,8 @@ class _Run:
         return Part("done", 1.0, numbers=numbers)
 
     def _identity(self, best: Mapping[str, Any], data: str) -> Identity | None:
-        arms = with_values(self.parameters["arms"], self.task, self.arm, best.get("values", {}))
         try:
-            resolve_arm(self.arm, arms[self.task], self.settings)
-            return identify_run(self.task, self.arm, data, {**self.parameters, "arms": arms})
+            return identify_run(self.task, self.arm, data, self.parameters, studies_of(dict(best)))
         except StudyError:
             return None
 
@@ -345,7 +349,7 @@ class _Run:
         return ", ".join(filter(None, found)) or "code, device or what is logged"
 
     def _checkpoint(self, identity: Identity | None) -> Part | None:
-        """A run that is going on, or that was broken off; a checkpoint of another is no sign."""
+        """A run under way or interrupted; a checkpoint of another configuration is ignored."""
         path = self.files.path(f"training.{self.task}.{self.arm}.folder") / "checkpoint.pt"
         if identity is None or not path.is_file():
             return None
@@ -353,14 +357,20 @@ class _Run:
         if saved.get("digest") != identity.digest:
             return None
         state = saved["state"]
-        done, inner = len(state.get("done", [])), state["state"] or {}
+        done, inner = state.get("done", []), state["state"] or {}
         iteration, total = int(inner.get("iteration", 0)), self.length
-        groups = int(identity.configuration["seeds"]) if done else 1
         late = time.time() - path.stat().st_mtime > 2 * self.settings.checkpoint_seconds + PATIENCE
-        why = f"at iteration {iteration:,}" + (f" of {total:,}" if total else "")
-        why += f" of seed {done + 1} of {groups}" if done else ""
-        share = min(1.0, (done + iteration / total) / groups) if total else done / groups
-        numbers = {"iteration": iteration, "iterations": total, "seeds_done": done}
+        why = f"at iteration {iteration:,}"
+        if not done:
+            why += f" of {total:,}" if total else ""
+        else:
+            why += f" after {len(done)} finished parts"
+        # Each part is some seeds at one length; whole lengths of a run are what is counted.
+        shares = [1.0, *lengths_of(self.task, self.arm, self.settings)]
+        wanted = int(identity.configuration["seeds"]) * sum(shares)
+        ended = sum(part["share"] * len(part["seeds"]) for part in done)
+        share = min(1.0, ended / wanted) if done else iteration / total if total else 0.0
+        numbers = {"iteration": iteration, "iterations": total, "parts_done": len(done)}
         return Part("broken off" if late else "running", share, why, numbers)
 
 

@@ -237,7 +237,12 @@ def _missing_searches(taken: list[list[str]], source: str, catalog: Any) -> list
         remedy = f"kedro run --pipelines=tuning --tags={arm}"
         if not catalog.exists(name):
             faults.append(Fault(("tuning", "source"), f"{task}, {arm}: not searched; {remedy}"))
-        elif (then := catalog.load(name).get("source")) != source and then == "search":
+            continue
+        best = catalog.load(name)
+        if "studies" not in best:
+            message = f"{task}, {arm}: searched by an earlier version; {remedy}"
+            faults.append(Fault(("tuning", "source"), message))
+        elif (then := best.get("source")) != source and then == "search":
             message = f"{task}, {arm}: the configuration there is from a search; {remedy}"
             faults.append(Fault(("tuning", "source"), message))
     return faults

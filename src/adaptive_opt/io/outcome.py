@@ -21,10 +21,17 @@ from .tracking.run import UNSENT
 from .tracking.store import without_password
 from .tracking.training import ENVIRONMENT
 
-__all__ = ["OutcomeHooks", "command_line", "how_to_go_on", "where_results_are"]
+__all__ = ["EXIT_FAILED_ARMS", "FAILED_ARMS", "OutcomeHooks", "command_line", "how_to_go_on"]
+__all__ += ["where_results_are"]
 
 CLOCKS_DIFFER = 1.0
 """Seconds by which a file may seem older than it is: not every disk tells parts of one."""
+
+FAILED_ARMS = "adaptive_opt.failed_arms"
+"""Key in the click context's ``meta``: arms that failed in this run, and why."""
+
+EXIT_FAILED_ARMS = 3
+"""Exit code of a run that is complete but for arms that failed."""
 
 SEEN = (".png", ".csv", ".md")
 """Endings of files that are opened by themselves, not as a part of their folder."""
@@ -65,6 +72,18 @@ class OutcomeHooks:
         project = Path(run_params["project_path"])
         sent = not (project / UNSENT).exists()  # TrackingHooks say what MLflow has not taken
         click.echo(where_results_are(made, project, self._tracked if sent else ""))
+        failed = _failed_arms(pipeline.all_outputs(), catalog)
+        if failed:
+            click.echo(f"\nFailed, and left out: {len(failed)} of the arms.", err=True)
+            for name, reason in failed.items():
+                click.echo(f"  {name}: {reason}", err=True)
+            click.echo(
+                "Everything else is complete. Change their search space (tuning.spaces) and run "
+                "the same command again.",
+                err=True,
+            )
+        if (context := click.get_current_context(silent=True)) is not None:
+            context.meta[FAILED_ARMS] = failed
 
     @hook_impl(trylast=True)
     def on_pipeline_error(self, pipeline: Any) -> None:
@@ -153,6 +172,18 @@ def _by_file_system(paths: Iterable[Path]) -> list[list[Path]]:
     for path in paths:
         found.setdefault(str(path).partition("://")[0] if is_remote(path) else "", []).append(path)
     return list(found.values())
+
+
+def _failed_arms(names: Iterable[str], catalog: Any) -> dict[str, str]:
+    """Arms without a run, by ``task.arm``, and why."""
+    found = {}
+    for name in sorted(names):
+        namespace, _, last = name.rpartition(".")
+        if not (namespace.startswith("training.") and last == "summary" and catalog.exists(name)):
+            continue
+        if reason := catalog.load(name).get("failed"):
+            found[namespace.removeprefix("training.")] = str(reason)
+    return found
 
 
 def _files_made(names: Iterable[str], catalog: Any, since: float) -> dict[str, Path]:

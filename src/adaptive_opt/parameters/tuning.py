@@ -7,10 +7,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from adaptive_opt.errors import StudyError
 from adaptive_opt.study import Arm, get_arm
 
 from .arms import arm_schema
-from .fields import Count, Strict, Whole
+from .fields import Count, Positive, Strict, Whole
 
 __all__ = [
     "DimensionParameters",
@@ -58,7 +59,7 @@ class TaskTuningParameters(Strict):
         objective: ``time_to_target``, ``train_loss`` or ``valid_loss``.
         budget: of each arm, in gradient-equivalents, the unit being one trial of full length
             by a first-order method.
-        epochs: length of a trial.
+        epochs: length of a trial; a part of an epoch only for networks without a pruner.
         min_epochs: before which Hyperband stops none.
         seeds: runs a trial.
         batch: trials trained at a time, as one ensemble; for Rahimi–Recht.
@@ -71,7 +72,7 @@ class TaskTuningParameters(Strict):
     pruner: Literal["none", "hyperband"] = "none"
     objective: Literal["time_to_target", "train_loss", "valid_loss"]
     budget: Count
-    epochs: Count
+    epochs: Positive
     min_epochs: Count = 1
     seeds: Count = 1
     batch: Count = 1
@@ -80,6 +81,8 @@ class TaskTuningParameters(Strict):
 
     @model_validator(mode="after")
     def _room_for_pruning(self) -> TaskTuningParameters:
+        if self.pruner == "hyperband" and not float(self.epochs).is_integer():
+            raise ValueError(f"epochs ({self.epochs}) must be whole where trials are pruned")
         if self.pruner == "hyperband" and self.min_epochs > self.epochs:
             raise ValueError(
                 f"min_epochs ({self.min_epochs}) must be at most epochs ({self.epochs})"
@@ -172,7 +175,15 @@ def studies_of(best: dict[str, Any]) -> list[dict[str, Any] | None]:
 
     Args:
         best: the record of the searches.
+
+    Raises:
+        StudyError: the record was written by an earlier version.
     """
+    if "studies" not in best:
+        raise StudyError(
+            f"{best.get('task')}, {best.get('arm')}: searched by an earlier version; search again: "
+            f" kedro run --pipelines=tuning --tags={best.get('arm')}"
+        )
     return [study["values"] if study["found"] else None for study in best["studies"]]
 
 

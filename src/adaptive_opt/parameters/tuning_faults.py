@@ -57,6 +57,8 @@ def _task_faults(task: str, tuning: TuningParameters) -> Found:
         if given.objective == "valid_loss":
             valid = "time_to_target or train_loss"
             yield (*path, "objective"), f"Rahimi–Recht has no validation data; take {valid}"
+        if not float(given.epochs).is_integer():
+            yield (*path, "epochs"), f"must be whole on Rahimi–Recht, got {given.epochs:g}"
         if given.pruner != "none":
             yield (*path, "pruner"), "trials of Rahimi–Recht train as one program; take none"
     elif given.batch > 1:

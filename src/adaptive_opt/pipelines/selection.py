@@ -34,7 +34,9 @@ class StudyPipeline(Pipeline):
         super().__init__(whole)
         self.name, self.runs, self._build = name, list(runs), build
 
-    def filter(self, tags: Iterable[str] | None = None, **others: Any) -> Pipeline:
+    def filter(  # type: ignore[override]
+        self, tags: Iterable[str] | None = None, **others: Any
+    ) -> Pipeline:
         """As Kedro's; with tags and nothing else, the study of the runs that have one of them."""
         tags = list(tags or ())
         if not tags or any(others.values()):

@@ -53,8 +53,8 @@ def length_figure(
             )
         )
     note = (
-        "each point is a training of its own with its whole schedule; line: median over runs, band: "
-        "middle half; dotted: the reference's loss at full length"
+        "each point is a training of its own with its whole schedule; line: median over runs, "
+        "band: middle half; dotted: the reference's loss at full length"
     )
     title = f"Final {METRIC_WORDS[metric]} by training length: further left is faster"
     return Figure(title, panels, columns=columns, note=note)

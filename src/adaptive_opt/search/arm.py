@@ -180,7 +180,7 @@ class _Problem:
         )
         self.resolved = self._resolve(middle_of(space))
         self.batches = self._batches_per_epoch()
-        self.iterations = plan.epochs * self.batches
+        self.iterations = round(plan.epochs * self.batches)
         self.budget = float(plan.budget * plan.seeds * self.iterations)
         self.cost = self._cost(self.iterations)
 
@@ -225,13 +225,13 @@ class _Problem:
 
     def _outcome(self, trial: Trial, *, pruned: bool) -> Outcome:
         value = self._score(trial.history)
-        epochs = trial.iterations // self.batches
+        epochs = trial.iterations / self.batches
         outcome, reason = "complete", ""
         if trial.diverged_at is not None or value == float("inf"):
             value, outcome = float("inf"), "diverged"
             reason = "" if trial.diverged_at is None else f"at iteration {trial.diverged_at:,}"
         elif pruned:
-            outcome, reason = "pruned", f"Hyperband stopped it after epoch {epochs}"
+            outcome, reason = "pruned", f"Hyperband stopped it after epoch {epochs:g}"
         cost = self._cost(trial.iterations)
         return Outcome(value, outcome, cost, trial.seconds, epochs, reason)
 

@@ -53,7 +53,7 @@ class Outcome:
     outcome: str
     cost: float
     seconds: float
-    epochs: int
+    epochs: float
     reason: str = ""
 
 
@@ -90,7 +90,7 @@ class Search:
     sampler: str = "tpe"
     startup: int = 10
     pruner: str = "none"
-    epochs: int = 1
+    epochs: float = 1
     min_epochs: int = 1
     seed: int = 0
     heartbeat_seconds: int = 10
@@ -175,7 +175,7 @@ def _open(wanted: Search, storage: Storage) -> SharedStudy:
     pruner: optuna.pruners.BasePruner = optuna.pruners.NopPruner()
     if wanted.pruner == "hyperband":
         pruner = optuna.pruners.HyperbandPruner(
-            min_resource=wanted.min_epochs, max_resource=wanted.epochs, reduction_factor=2
+            min_resource=wanted.min_epochs, max_resource=int(wanted.epochs), reduction_factor=2
         )
     sampler = make_sampler(
         wanted.sampler,
@@ -257,7 +257,7 @@ def _table(shared: SharedStudy, wanted: Search) -> pd.DataFrame:
                 if trial.number < wanted.startup or wanted.sampler == "random"
                 else wanted.sampler,
                 "lost": int(trial.user_attrs.get("lost", 0)),
-                "epochs": 0 if lost else int(result.get("epochs", 0)),
+                "epochs": 0.0 if lost else float(result.get("epochs", 0)),
                 "gradient_equivalents": 0.0 if lost else float(result.get("cost", 0.0)),
                 "seconds": 0.0 if lost else float(result.get("seconds", 0.0)),
             }

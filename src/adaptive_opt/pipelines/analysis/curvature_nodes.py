@@ -11,6 +11,7 @@ from adaptive_opt.parameters import (
     resolve_arm,
     task_parameters,
     training_parameters,
+    values_of_seed,
     with_values,
 )
 

@@ -60,6 +60,7 @@ def tabulate_rahimi_recht(
 ) -> tuple[Any, ...]:
     """Time to target, convergence and decades of the final loss."""
     del checked  # there before this node runs, which is all that is asked of it
+    histories = _made(histories)
     from adaptive_opt.evidence import rahimi_recht as evidence
     from adaptive_opt.evidence.tables import time_to_target_table
 
@@ -86,6 +87,7 @@ def draw_rahimi_recht(
 ) -> tuple[Any, Any]:
     """One figure of :mod:`adaptive_opt.plots.rahimi_recht`, for the browser and as PNG."""
     del checked
+    histories = _made(histories)
     from adaptive_opt.plots import rahimi_recht as plots
 
     kind, _, task = name.partition(".")
@@ -101,6 +103,7 @@ def tabulate_networks(
 ) -> tuple[Any, ...]:
     """Time to target, outcomes and costs, and the published tables of images and texts."""
     del checked
+    histories = _made(histories)
     from adaptive_opt.evidence import milestones
     from adaptive_opt.evidence import networks as evidence
     from adaptive_opt.evidence.tables import time_to_target_table
@@ -127,6 +130,7 @@ def draw_networks(
 ) -> tuple[Any, Any]:
     """One figure of :mod:`adaptive_opt.plots.networks`, for the browser and as PNG."""
     del checked
+    histories = _made(histories)
     from adaptive_opt.plots import networks as plots
 
     if name in plots.CLOCKS:
@@ -134,6 +138,11 @@ def draw_networks(
     if name in plots.FIGURES:
         return _both(plots.FIGURES[name](histories))
     return _both(plots.optimizer_figure(histories, name))
+
+
+def _made(histories: Sequence[Any]) -> tuple[Any, ...]:
+    """The histories of arms that have a run: those that failed have no rows."""
+    return tuple(history for history in histories if len(history))
 
 
 def _both(figure: Any) -> tuple[Any, Any]:

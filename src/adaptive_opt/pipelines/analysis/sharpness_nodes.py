@@ -31,12 +31,15 @@ def measure(
 
     snapshots, best = snapshots_best[: len(names)], snapshots_best[len(names) :]
     resolved = {}
+    made = {arm: tensors for arm, tensors in zip(names, snapshots, strict=True) if tensors}
     for arm, found in zip(names, best, strict=True):
+        if arm not in made:  # it failed, and has no weights
+            continue
         values = with_values(arms, task, arm, values_of_seed(found))[task]
         resolved[arm] = resolve_arm(arm, values, training_parameters(arm, training))
     return measure_sharpness(
         task_data(task, tensors),
-        dict(zip(names, snapshots, strict=True)),
+        made,
         resolved,
         task=task,
         task_parameters=task_parameters(task, tasks),

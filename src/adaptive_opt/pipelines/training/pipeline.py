@@ -1,7 +1,7 @@
 """``training``: one node for each (task, arm), each in a namespace of its own.
 
-Every node is tagged with its task, its half of the study, its arm, its kind and its cell, so that any
-part of the grid can be run by itself: ``kedro run --pipelines=training --tags=ladder``.
+Every node is tagged with its task, its half of the study, its arm, its kind and its cell, so that
+any part of the grid can be run by itself: ``kedro run --pipelines=training --tags=ladder``.
 """
 
 from __future__ import annotations

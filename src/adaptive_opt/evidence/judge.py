@@ -1,0 +1,403 @@
+"""One task while it is judged: every arm against the reference, every rung against the next."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from adaptive_opt.study import get_arm, get_task
+
+from . import statistics
+from .ladder import STEPS, made_of
+from .prices import PriceRatio, break_even, price_of, price_ratios
+from .schema import (
+    CLOCKS,
+    METRICS,
+    ArmVerdict,
+    Bound,
+    BreakEven,
+    Clock,
+    Final,
+    Metric,
+    Price,
+    Speedup,
+    Step,
+    TaskVerdict,
+)
+from .speedup import Speeds, reference_curve, run_speeds
+
+__all__ = ["Judge", "TaskData", "choose_reference"]
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """What the verdict on a task is made from.
+
+    Attributes:
+        task: name.
+        lengths: by arm, the final losses at every length (``engine.lengths.COLUMNS``).
+        bests: by arm, the record of its searches.
+        summaries: by arm, of its runs.
+        prices: seconds a step (:mod:`.prices`), of arms and rounds; None: no calibration.
+        seeds: number of runs of an arm.
+    """
+
+    task: str
+    lengths: Mapping[str, pd.DataFrame]
+    bests: Mapping[str, Mapping[str, Any]]
+    summaries: Mapping[str, Mapping[str, Any]]
+    prices: pd.DataFrame | None
+    seeds: int
+
+
+def choose_reference(bests: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """The first-order arm that tuning found best, before any run is looked at.
+
+    The lowest median over searches of the objective of their best trials; among published
+    configurations, which have none, Adam. None where there is no first-order arm with a run.
+
+    Args:
+        bests: by arm, the records of the searches.
+
+    Example:
+        >>> found = {"found": True, "failed": "", "values": {}}
+        >>> choose_reference({"sgdm": {"studies": [found | {"value": 2.0}]},
+        ...                   "adam": {"studies": [found | {"value": 1.0}]}})
+        'adam'
+    """
+    order = []
+    for arm, best in bests.items():
+        if not get_arm(arm).may_be_reference:
+            continue
+        values = [s.get("value", 0.0) if s["found"] else math.inf for s in best["studies"]]
+        if math.isfinite(value := float(np.median(values))):
+            order.append((value, arm != "adam", arm))
+    return min(order)[2] if order else None
+
+
+class Judge:
+    """One task while it is judged.
+
+    Args:
+        data: what was found.
+        settings: the parameters ``analysis.verdict``.
+    """
+
+    def __init__(self, data: TaskData, settings: Mapping[str, Any]) -> None:
+        self.data, self.settings = data, settings
+        self.reference = choose_reference(
+            {a: b for a, b in data.bests.items() if a in data.lengths and len(data.lengths[a])}
+        )
+        constants: Mapping[str, float] = next(
+            (b["constants"] for b in data.bests.values() if b.get("constants")), {}
+        )
+        kept = 1 - settings["constant_margin"]
+        self.stuck_above = {metric: kept * loss for metric, loss in constants.items()}
+        self.judged_by = "valid_loss" if "valid_loss" in constants else "train_loss"
+        self.searches = max((len(b["studies"]) for b in data.bests.values()), default=1)
+        self.constant = constants.get(self.judged_by)
+        self.alpha = 1 - settings["confidence"]
+        self.margin = math.log1p(settings["margin"])
+        self.curves = {}
+        if self.reference is not None:
+            own = data.lengths[self.reference]
+            found = {m: reference_curve(own, m) for m in METRICS}
+            self.curves = {m: c for m, c in found.items() if c is not None}
+        self.speeds = {m: self._speeds(m) for m in self.curves}
+        self.groups = {m: self._groups(by_arm) for m, by_arm in self.speeds.items()}
+        self.ratios: dict[str, PriceRatio] = {}
+        if self.reference is not None and data.prices is not None:
+            self.ratios = price_ratios(data.prices, self.reference)
+
+    def _speeds(self, metric: Metric) -> dict[str, Speeds]:
+        seeds = range(self.data.seeds)
+        return {
+            arm: run_speeds(
+                table,
+                self.curves[metric],
+                metric,
+                seeds,
+                len(self.data.bests[arm]["studies"]),
+                self.stuck_above.get(metric, math.inf),
+            )
+            for arm, table in self.data.lengths.items()
+        }
+
+    def _groups(self, speeds: Mapping[str, Speeds]) -> dict[str, statistics.Group]:
+        """Moderated; arms that mostly sit at a bound say nothing of how much runs differ."""
+        free = [a for a, s in speeds.items() if 2 * sum(s.bounded) <= len(s.runs)]
+        return statistics.moderate({a: s.means for a, s in speeds.items()}, prior=free)
+
+    def verdict(self) -> TaskVerdict:
+        """Everything that is concluded."""
+        data = self.data
+        full = [s["iterations"] for s in data.summaries.values() if s["iterations"]]
+        own = data.lengths.get(self.reference or "")
+        judged = [a for a in data.bests if get_arm(a).kind != "ladder" and a != self.reference]
+        placebos = [a for a in data.bests if get_arm(a).kind == "ladder"]
+        against = {**self._against(judged), **self._against(placebos)}
+        ladder = self._ladder()
+        row = get_task(data.task)
+        return TaskVerdict(
+            task=data.task,
+            label=row.label,
+            seeds=data.seeds,
+            searches=self.searches,
+            iterations=max(full, default=0),
+            lengths=[] if own is None else sorted({float(s) for s in own["share"]}),
+            reference=self.reference,
+            levels={m: math.exp(c.at(1.0)) for m, c in self.curves.items()},
+            constant=self.constant,
+            missing=self._missing(judged),
+            arms=[self._arm(arm, against.get(arm, [])) for arm in data.bests],
+            ladder=ladder,
+            made_of=_parts(ladder),
+            break_even=self._break_even(against),
+        )
+
+    def _missing(self, judged: Sequence[str]) -> list[str]:
+        missing = []
+        if self.reference is None:
+            missing.append(
+                "no SGDM or Adam with a finished run is among the arms, so there is nothing to "
+                "compare with: add --tags=adam, or run the whole task"
+            )
+        if not any(get_arm(a).kind == "second-order" for a in judged):
+            missing.append("no second-order arm is among the arms")
+        return missing
+
+    def _against(self, arms: Sequence[str]) -> dict[str, list[Speedup]]:
+        """Every arm against the reference, corrected for the number of these arms."""
+        found: dict[str, list[Speedup]] = {arm: [] for arm in arms}
+        for metric, groups in self.groups.items():
+            reference = groups[str(self.reference)]
+            for clock in CLOCKS:
+                shifts = {arm: self._shift(arm, clock) for arm in arms}
+                known = [arm for arm in arms if shifts[arm] is not None and arm in groups]
+                compared = [
+                    statistics.compare(groups[arm], reference).shifted(*shifts[arm])  # type: ignore[misc]
+                    for arm in known
+                ]
+                speeds = [self.speeds[metric][arm] for arm in known]
+                by = [shift[0] for arm in known if (shift := shifts[arm]) is not None]
+                results = self._tested(compared, speeds, by, metric, clock)
+                for arm, result in zip(known, results, strict=True):
+                    found[arm].append(result)
+        return found
+
+    def _shift(self, arm: str, clock: Clock) -> tuple[float, float, float] | None:
+        """What a clock adds to a log speed-up in iterations, with its error and its df."""
+        if clock == "iteration":
+            return 0.0, 0.0, math.inf
+        if clock == "gradient_equivalents":
+            costs = [self._cost(a) for a in (str(self.reference), arm)]
+            return None if None in costs else (math.log(costs[0] / costs[1]), 0.0, math.inf)  # type: ignore[operator]
+        ratio = self.ratios.get(arm)
+        return None if ratio is None else (-ratio.log, ratio.error, ratio.df)
+
+    def _cost(self, arm: str) -> float | None:
+        """Gradient-equivalents of an iteration."""
+        rows = self.data.lengths[arm]
+        rows = rows[rows["share"] == 1]
+        return (
+            float((rows["gradient_equivalents"] / rows["iterations"]).iloc[0])
+            if len(rows)
+            else None
+        )
+
+    def _tested(
+        self,
+        compared: Sequence[statistics.Comparison],
+        speeds: Sequence[Speeds],
+        shifts: Sequence[float],
+        metric: Metric,
+        clock: Clock,
+    ) -> list[Speedup]:
+        different = statistics.holm([c.p_different for c in compared])
+        equivalent = statistics.holm([c.p_equivalent(self.margin) for c in compared])
+        results = []
+        for c, own, shift, p, q in zip(
+            compared, speeds, shifts, different, equivalent, strict=True
+        ):
+            low, high = c.interval(self.settings["confidence"])
+            below, above = own.bounded
+            known = own.bound  # of most runs nothing else
+            if below or above:
+                q = 1.0  # of a bound nobody knows how near it is
+            word = statistics.decide(c.estimate, p, q, self.alpha)
+            if below and above:
+                word = "undecided"
+            results.append(
+                Speedup(
+                    metric=metric,
+                    clock=clock,
+                    verdict=word,
+                    ratio=math.exp(c.estimate if known is None else known + shift),
+                    low=None if below or not math.isfinite(low) else math.exp(low),
+                    high=None if above or not math.isfinite(high) else math.exp(high),
+                    bound=_bound(below, above, len(own.runs)),
+                    p_different=p,
+                    p_equivalent=q,
+                )
+            )
+        return results
+
+    def _arm(self, arm: str, speedups: list[Speedup]) -> ArmVerdict:
+        best, summary = self.data.bests[arm], self.data.summaries[arm]
+        failed = summary.get("failed", "")
+        speeds = self.speeds.get("train_loss", {}).get(arm)
+        between, within = speeds.spread() if speeds else (math.nan, math.nan)
+        if failed:
+            speedups = [s.model_copy(update={"verdict": "failed"}) for s in speedups]
+        row = get_arm(arm)
+        return ArmVerdict(
+            arm=arm,
+            label=row.label,
+            kind=row.kind,
+            failed=failed,
+            runs=self.data.seeds,
+            stuck=self._stuck(arm),
+            searches=len(best["studies"]),
+            failed_searches=[s["failed"] for s in best["studies"] if s["failed"]],
+            bounded=sum(speeds.bounded) if speeds else 0,
+            spread_of_searches=None if math.isnan(between) else math.exp(between),
+            spread_of_seeds=None if math.isnan(within) else math.exp(within),
+            at_bound=sorted({n for s in best["studies"] for n in s["edges"]}),
+            speedups=speedups,
+            final=self._final(arm),
+            price=self._price(arm),
+        )
+
+    def _stuck(self, arm: str) -> int:
+        """Runs whose final loss is not below that of a constant prediction, by the margin."""
+        rows = self.data.lengths[arm]
+        rows = rows[rows["share"] == 1]
+        missing = self.data.seeds - len(rows)
+        if self.constant is None:
+            return missing + int(rows["diverged"].sum())
+        limit = self.stuck_above[self.judged_by]
+        return missing + int((~(rows[self.judged_by] <= limit)).sum())
+
+    def _final(self, arm: str) -> list[Final]:
+        found = []
+        for metric in ("train_loss", "valid_loss", "valid_accuracy"):
+            groups = self._final_groups(metric)
+            if arm not in groups:
+                continue
+            mean, low, high = statistics.mean_interval(groups[arm], self.settings["confidence"])
+            if metric != "valid_accuracy":
+                mean, low, high = (math.exp(v) if v < 700 else math.inf for v in (mean, low, high))
+            ends = {"low": low, "high": high}
+            found.append(
+                Final(
+                    metric=metric,
+                    mean=mean,
+                    **{k: v if math.isfinite(v) else None for k, v in ends.items()},
+                )
+            )
+        return found
+
+    @cache  # noqa: B019, of an object that is gone with its task
+    def _final_groups(self, metric: str) -> dict[str, statistics.Group]:
+        means = {}
+        for arm, rows in self.data.lengths.items():
+            full = rows[(rows["share"] == 1) & rows[metric].notna()]
+            if full.empty:
+                continue
+            values = full[metric] if metric == "valid_accuracy" else np.log(full[metric])
+            by_study = values.groupby(full["study"]).mean()
+            means[arm] = (by_study if len(by_study) > 1 else values).to_numpy()
+        return statistics.moderate(means)
+
+    def _price(self, arm: str) -> Price | None:
+        if self.data.prices is None or arm not in self.ratios:
+            return None
+        ratio = self.ratios[arm]
+        low, high = ratio.interval(self.settings["confidence"])
+        return Price(
+            **price_of(self.data.prices, arm), ratio=math.exp(ratio.log), low=low, high=high
+        )
+
+    def _ladder(self) -> list[Step]:
+        groups = self.groups.get("train_loss", {})
+        speeds = self.speeds.get("train_loss", {})
+        parents = [a for a in groups if any(f"{a}{s.lower}" in groups for s in STEPS if s.lower)]
+        ladder = []
+        for parent in parents:
+            steps = [
+                s
+                for s in STEPS
+                if f"{parent}{s.upper}" in groups and f"{parent}{s.lower}" in groups
+            ]
+            pairs = [(f"{parent}{s.upper}", f"{parent}{s.lower}") for s in steps]
+            compared = [statistics.compare(groups[u], groups[v]) for u, v in pairs]
+            both = [speeds[u].minus(speeds[v]) for u, v in pairs]
+            level = [0.0] * len(both)
+            results = self._tested(compared, both, level, "train_loss", "iteration")
+            for step, (upper, lower), result in zip(steps, pairs, results, strict=True):
+                ladder.append(
+                    Step(
+                        parent=parent,
+                        upper=upper,
+                        lower=lower,
+                        part=step.part,
+                        question=step.question,
+                        result=result,
+                    )
+                )
+        return ladder
+
+    def _break_even(self, against: Mapping[str, Sequence[Speedup]]) -> list[BreakEven]:
+        if not self.ratios or self.data.prices is None:
+            return []
+        base = price_of(self.data.prices, str(self.reference))["step"]
+        found = []
+        for arm, speedups in against.items():
+            own = next((s for s in speedups if s.clock == "iteration"), None)
+            period = self.data.summaries[arm].get("configuration", {}).get("update_period")
+            if own is None or period is None or arm not in self.ratios:
+                continue
+            if get_arm(arm).kind != "second-order":
+                continue
+            price = price_of(self.data.prices, arm)
+            at, low, high = (
+                None if ratio is None else break_even(ratio, base, price["plain"], price["refresh"])
+                for ratio in (own.ratio, own.high, own.low)
+            )
+            found.append(
+                BreakEven(
+                    arm=arm,
+                    label=get_arm(arm).label,
+                    update_period=int(period),
+                    period=at,
+                    low=low,
+                    high=high,
+                )
+            )
+        return found
+
+
+def _bound(below: int, above: int, runs: int) -> Bound:
+    if below and above:
+        return ""
+    if below:
+        return "<" if 2 * below > runs else "≤"
+    if above:
+        return ">" if 2 * above > runs else "≥"
+    return ""
+
+
+def _parts(ladder: Sequence[Step]) -> dict[str, str]:
+    """By parent arm, what its gain is made of."""
+    said = {}
+    steps = {s.part: s for s in STEPS}
+    for parent in dict.fromkeys(r.parent for r in ladder):
+        own = [(steps[r.part], r.result) for r in ladder if r.parent == parent]
+        said[parent] = made_of(get_arm(parent).label, [(s, r.verdict) for s, r in own])
+    return said
