@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from adaptive_opt.engine.optimizers import build_optimizer, cost_of_run
-from adaptive_opt.engine.trials import TrialPlan, train_network_trial, train_trials
+from adaptive_opt.engine.trials import TrialPlan, train_network_trials, train_trials
 from adaptive_opt.parameters import TaskParameters, TrainingParameters, resolve_arm
 from adaptive_opt.parameters.tuning import TuningParameters, search_space, with_values
 from adaptive_opt.search.arm import search_arm
@@ -190,7 +190,7 @@ def test_a_trial_of_a_network_is_stopped_when_it_is_told_to():
         seen.append((epoch, score(history, "valid_loss", target=1.0, iterations=9)))
         return epoch == 2
 
-    trial = train_network_trial(
+    trial = train_network_trials(
         networks.images(),
         task="resnet18",
         arm="adam",

@@ -35,7 +35,7 @@ from .seeds import derive_seed, random_stream
 from .train import train_ensemble
 
 __all__ = ["FIRST_TRIAL_SEED", "Trial", "TrialPlan"]
-__all__ += ["constant_loss", "train_network_trial", "train_trials"]
+__all__ += ["constant_loss", "train_network_trials", "train_trials"]
 
 FIRST_TRIAL_SEED = 1_000_000
 """Seeds of trials are counted from here, so that no run of the study shares one with them."""
@@ -189,6 +189,13 @@ def train_trials(
 def _apart(result: EnsembleResult, seeds: int, iterations: int, seconds: float) -> list[Trial]:
     """The trials of an ensemble, each of the members that are its seeds."""
     frame = result.history[["member", "iteration", "train_loss"]].rename(columns={"member": "seed"})
+    return _split(frame, result, seeds, iterations, seconds)
+
+
+def _split(
+    frame: pd.DataFrame, result: EnsembleResult, seeds: int, iterations: int, seconds: float
+) -> list[Trial]:
+    """The rows of each trial, whose members are numbered in the column ``seed``."""
     trials = []
     for i, rows in frame.groupby(frame["seed"] // seeds):
         members = range(int(i) * seeds, (int(i) + 1) * seeds)
@@ -197,31 +204,47 @@ def _apart(result: EnsembleResult, seeds: int, iterations: int, seconds: float) 
     return trials
 
 
-def train_network_trial(
+def train_network_trials(
     data: ImageData | TextData,
     *,
     task: str,
     arm: str,
     optimizer: str,
-    hyperparameters: dict[str, Any],
+    configurations: Sequence[dict[str, Any]],
     task_parameters: ImageTaskParameters | TextTaskParameters,
     training: TrainingParameters,
     plan: TrialPlan,
     validates: bool,
     report: Callable[[int, pd.DataFrame], bool],
-) -> Trial:
-    """Train one configuration on a network, its seeds together; test data are not looked at.
+) -> list[Trial]:
+    """Train configurations on a network, every seed of each; test data are not looked at.
+
+    All as one ensemble if the optimizer takes hyperparameters of shape ``[members]``, else
+    one configuration after the other.
 
     Args:
         data: what is learnt.
         task, arm: names, from which seeds are derived.
-        optimizer, hyperparameters: see :func:`.optimizers.build_optimizer`.
+        optimizer: dotted import path.
+        configurations: hyperparameters, alike but for some numbers.
         task_parameters, training: as for a run.
         plan: length and seeds.
         validates: whether validation data are looked at after every epoch.
-        report: told, after each epoch, its number from 1 and the history; says whether to stop.
+        report: told, after each epoch, its number from 1 and the history of all; says whether to
+            stop.
     """
-    seeds = plan.seed_numbers
+    number = len(configurations)
+    if number > 1 and not takes_members(optimizer):
+        return [
+            trial
+            for c in configurations
+            for trial in train_network_trials(
+                data, task=task, arm=arm, optimizer=optimizer, configurations=[c],
+                task_parameters=task_parameters, training=training, plan=plan,
+                validates=validates, report=report,
+            )
+        ]  # fmt: skip
+    seeds = plan.seed_numbers * number
     problem = build_network_task(data, task, seeds, task_parameters, training)
     params = problem.initial_parameters()
     valid: list[pd.DataFrame] = []
@@ -238,11 +261,11 @@ def train_network_trial(
             valid.append(pd.DataFrame(row))
         return report(number, _with_validation(recorder.to_frame(), valid))
 
-    with random_stream(problem.device, task, *seeds):
+    with random_stream(problem.device, task, *plan.seed_numbers):
         begun = time.perf_counter()
         optim = build_optimizer(
             optimizer,
-            hyperparameters,
+            merge_configurations([c for c in configurations for _ in range(plan.seeds)]),
             params,
             probe_seeds=[derive_seed(task, arm, s, "probe") for s in seeds],
             max_grad_norm=task_parameters.max_grad_norm,
@@ -260,15 +283,13 @@ def train_network_trial(
             ),
             on_epoch=on_epoch,
         )
-        seconds = time.perf_counter() - begun
+        seconds = (time.perf_counter() - begun) / number
     if result.final:  # it ended within an epoch
         reached = round(plan.epochs * problem.batches_per_epoch)
         losses = result.final["valid_loss"]
         row = {"member": range(len(seeds)), "iteration": reached, "valid_loss": losses}
         valid.append(pd.DataFrame(row))
-    history = _with_validation(result.history, valid)
-    diverged = [t for t in result.diverged_at if t is not None]
-    return Trial(history, reached, min(diverged, default=None), seconds)
+    return _split(_with_validation(result.history, valid), result, plan.seeds, reached, seconds)
 
 
 def _with_validation(frame: pd.DataFrame, valid: Sequence[pd.DataFrame]) -> pd.DataFrame:

@@ -27,7 +27,7 @@ def load_runs(
         catalog: Kedro's, as ``%reload_kedro`` makes it.
         tasks: such as :func:`adaptive_opt.study.tasks_of` has them.
         arms: names.
-        part: ``history``, ``summary`` or ``weights``.
+        part: ``history``, ``lengths``, ``summary`` or ``weights``.
 
     Raises:
         StudyError: there is none.

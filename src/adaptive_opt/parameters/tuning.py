@@ -62,7 +62,7 @@ class TaskTuningParameters(Strict):
         epochs: length of a trial; a part of an epoch only for networks without a pruner.
         min_epochs: before which Hyperband stops none.
         seeds: runs a trial.
-        batch: trials trained at a time, as one ensemble; for Rahimi–Recht.
+        batch: trials trained at a time, as one ensemble; 1 where trials are pruned.
         startup: trials drawn at random before the sampler has its say.
         horizon: the learning rate's schedule spans the ``trial`` or the whole ``run``, of
             which the trial then is the beginning.

@@ -61,8 +61,8 @@ def _task_faults(task: str, tuning: TuningParameters) -> Found:
             yield (*path, "epochs"), f"must be whole on Rahimi–Recht, got {given.epochs:g}"
         if given.pruner != "none":
             yield (*path, "pruner"), "trials of Rahimi–Recht train as one program; take none"
-    elif given.batch > 1:
-        yield (*path, "batch"), "trials of a network train one at a time; take 1"
+    elif given.batch > 1 and given.pruner != "none":
+        yield (*path, "batch"), "trials that may be pruned train one at a time; take 1"
 
 
 def _space_faults(

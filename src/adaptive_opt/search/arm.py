@@ -15,7 +15,7 @@ from adaptive_opt.engine.trials import (
     Trial,
     TrialPlan,
     constant_loss,
-    train_network_trial,
+    train_network_trials,
     train_trials,
 )
 from adaptive_opt.parameters import (
@@ -198,15 +198,12 @@ class _Problem:
         if not self.on_network:
             trials = train_trials(self.data, configurations=hyperparameters, **common)
             return [self._outcome(trial, pruned=False) for trial in trials]
-        return [self._train_network(h, common, report) for h in hyperparameters]
-
-    def _train_network(
-        self, hyperparameters: dict[str, Any], common: dict[str, Any], report: Report
-    ) -> Outcome:
         pruned = False
 
         def on_epoch(number: int, history: pd.DataFrame) -> bool:
             nonlocal pruned
+            if self.plan.pruner == "none":
+                return False
             value = self._score(history)
             if value == float("inf"):
                 return True
@@ -214,14 +211,14 @@ class _Problem:
             pruned = report(number, value) and number < self.plan.epochs
             return pruned
 
-        trial = train_network_trial(
+        trials = train_network_trials(
             self.data,
-            hyperparameters=hyperparameters,
+            configurations=hyperparameters,
             validates=self.plan.objective == "valid_loss",
             report=on_epoch,
             **common,
         )
-        return self._outcome(trial, pruned=pruned)
+        return [self._outcome(trial, pruned=pruned) for trial in trials]
 
     def _outcome(self, trial: Trial, *, pruned: bool) -> Outcome:
         value = self._score(trial.history)
