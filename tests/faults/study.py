@@ -19,22 +19,22 @@ SETTINGS = {
     "tuning.heartbeat_seconds": "1",
     "training.checkpoint_seconds": "0.02",
 }
-CLOCKS = {"seconds", "device_seconds", "microseconds_per_run_iteration", "break_even"}
+CLOCKS = {"seconds", "device_seconds", "microseconds_per_run_iteration", "break_even", "price"}
 
 PIPELINE = '''
 
 def register_pipelines() -> dict[str, Pipeline]:
     """One for the fault harness: two tasks, two arms, the verdict, and no figures."""
-    arms, tasks = ["sgdm", "ssdh"], [TASKS[0], TASKS[2]]
+    runs = runs_on(["sgdm", "ssdh"], [TASKS[0], TASKS[2]])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         whole = (
             (data.create_pipeline() + rr_synthesis.create_pipeline())
-            + tuning.create_pipeline(arms, tasks)
-            + training.create_pipeline(arms, tasks)
-            + analysis.create_verdict_pipeline("verdict", arms, tasks, command="kedro run")
+            + tuning.create_pipeline(runs)
+            + training.create_pipeline(runs)
+            + analysis.create_verdict_pipeline("verdict", runs)
         )
-        wanted = (".search", ".train", ".fix_targets", ".measure_times", ".decide")
+        wanted = (".search", ".train", ".calibrate_rr_cond29", ".calibrate_resnet18", ".judge")
         chosen = [n.name for n in whole.nodes if n.name.endswith(wanted)]
         chosen += ["data.resnet18.load", "rr_synthesis.rr_cond29.make"]
         made = whole.filter(node_names=chosen)
@@ -190,7 +190,7 @@ def read(path):
         table = table.drop(columns=[c for c in table if c in CLOCKS])
         return table.to_json(double_precision=15), [*map(str, table.dtypes)], hash_of(table)
     if path.suffix == ".csv":
-        table = pd.read_csv(path)
+        table = pd.read_csv(path)  # prices are measured anew each time
         return table[table["clock"] != "device_seconds"].to_csv() if "clock" in table else None
     return path.read_bytes()
 

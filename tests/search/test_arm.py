@@ -190,11 +190,13 @@ def test_a_trial_of_a_network_is_stopped_when_it_is_told_to():
         seen.append((epoch, score(history, "valid_loss", target=1.0, iterations=9)))
         return epoch == 2
 
-    trial = train_network_trials(
+    resolved = configured("adam", lr=0.01)
+    (trial,) = train_network_trials(
         networks.images(),
         task="resnet18",
         arm="adam",
-        **configured("adam", lr=0.01),
+        optimizer=resolved["optimizer"],
+        configurations=[resolved["hyperparameters"]],
         task_parameters=networks.task_parameters("resnet18"),
         training=TRAINING,
         plan=TrialPlan(epochs=5, seeds=2, horizon=5),
