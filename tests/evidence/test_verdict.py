@@ -329,4 +329,4 @@ def test_infinite_ends_of_an_interval_are_null() -> None:
     assert found is not None
     assert (found.low, found.high, found.verdict) == (None, None, "undecided")
     assert math.isfinite(found.ratio)
-    assert factor(found) == "unknown"
+    assert factor(found) == "mixed"

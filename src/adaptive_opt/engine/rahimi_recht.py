@@ -30,7 +30,7 @@ from .checkpoint import Checkpoint
 from .contract import EnsembleResult, HistoryBlock, Observer, Plan, Rows, ignore
 from .device import resolve_device
 from .lengths import Lengths, Turn, plan_turns, train_turns
-from .optimizers import build_optimizer, takes_members
+from .optimizers import build_optimizer, cost_of_run, takes_members
 from .results import Progress, joined_history, summarise, unpack_result
 from .seeds import derive_seed, random_stream
 from .snapshots import Snapshots
@@ -99,6 +99,11 @@ def run_rahimi_recht(
     run.snapshots, run.observer = snapshots or Snapshots(()), observer
     with small_kernels(run.device):
         done = run.train(turns, checkpoint or Checkpoint(None))
+    used = next(c for c in configurations if c is not None)
+    if used.get("curvature") == "exact":  # it costs what the estimate costs that it stands for
+        for record in done:
+            length = max(1, round(record["share"] * run.iterations))
+            record["gradient_equivalents"] = cost_of_run(optimizer, used, length)
     lengths.add(task, arm, len(configurations), run.iterations, done)
     full = [record for record in done if record["share"] == 1]
     results = [unpack_result(record["result"]) for record in full]

@@ -115,7 +115,7 @@ def factor(found: Speedup) -> str:
         '< 1/16×'
     """
     if found.low is None and found.high is None and not found.bound:
-        return "unknown"
+        return "mixed"  # runs at both bounds
     sign = f"{found.bound} " if found.bound else ""
     return f"{sign}{_number(found.ratio, exact=bool(found.bound))}×"
 

@@ -130,17 +130,25 @@ class Judge:
         }
 
     def _groups(self, speeds: Mapping[str, Speeds]) -> dict[str, statistics.Group]:
-        """Moderated; arms that mostly sit at a bound say nothing of how much runs differ."""
-        free = [a for a, s in speeds.items() if 2 * sum(s.bounded) <= len(s.runs)]
-        return statistics.moderate({a: s.means for a, s in speeds.items()}, prior=free)
+        """Moderated by arms of their sort without a bound, which says nothing of a spread.
+
+        Placebos are a sort of their own: with less information they are more erratic, and would
+        widen the intervals of all others.
+        """
+        free = [a for a, s in speeds.items() if not any(s.bounded)]
+        groups: dict[str, statistics.Group] = {}
+        for placebos in (False, True):
+            own = {a: s.means for a, s in speeds.items() if _is_placebo(a) == placebos}
+            groups |= statistics.moderate(own, prior=free)
+        return groups
 
     def verdict(self) -> TaskVerdict:
         """Everything that is concluded."""
         data = self.data
         full = [s["iterations"] for s in data.summaries.values() if s["iterations"]]
         own = data.lengths.get(self.reference or "")
-        judged = [a for a in data.bests if get_arm(a).kind != "ladder" and a != self.reference]
-        placebos = [a for a in data.bests if get_arm(a).kind == "ladder"]
+        judged = [a for a in data.bests if not _is_placebo(a) and a != self.reference]
+        placebos = [a for a in data.bests if _is_placebo(a)]
         against = {**self._against(judged), **self._against(placebos)}
         ladder = self._ladder()
         row = get_task(data.task)
@@ -381,6 +389,10 @@ class Judge:
                 )
             )
         return found
+
+
+def _is_placebo(arm: str) -> bool:
+    return get_arm(arm).kind == "ladder"
 
 
 def _bound(below: int, above: int, runs: int) -> Bound:

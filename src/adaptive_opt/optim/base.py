@@ -80,17 +80,27 @@ class EnsembleOptimizer(Optimizer):
                         f"an ensemble of {self.members} needs parameters of shape "
                         f"[{self.members}, ...], got {list(p.shape)}"
                     )
+        for p in group["params"]:
+            if p.is_complex():
+                raise TypeError("complex parameters are not supported; give their real view")
+        like = group["params"][0]
         for name in self.hyperparameters:
             value = group[name]
-            if isinstance(value, Tensor):
-                if value.ndim and value.shape != (self.members,):
-                    raise ValueError(
-                        f"{name} has shape {list(value.shape)}; "
-                        f"an ensemble of {self.members} needs a number or [{self.members}]"
-                    )
-                # Here and not at every step, where it would wait for the device.
-                like = group["params"][0]
-                group[name] = value.to(device=like.device, dtype=like.dtype)
+            if isinstance(value, tuple | list):
+                group[name] = tuple(self._on_device(name, v, like) for v in value)
+            else:
+                group[name] = self._on_device(name, value, like)
+
+    def _on_device(self, name: str, value: Any, like: Tensor) -> Any:
+        """A hyperparameter where the parameters are: not at every step, which would wait."""
+        if not isinstance(value, Tensor):
+            return value
+        if value.ndim and value.shape != (self.members,):
+            raise ValueError(
+                f"{name} has shape {list(value.shape)}; "
+                f"an ensemble of {self.members} needs a number or [{self.members}]"
+            )
+        return value.to(device=like.device, dtype=like.dtype)
 
     def _check_group(self, group: dict[str, Any]) -> None:
         """Raise ValueError for a hyperparameter out of range."""
@@ -140,7 +150,7 @@ class EnsembleOptimizer(Optimizer):
         loss = None
         if closure is not None:
             with torch.enable_grad():
-                loss = closure()
+                loss = self._evaluate(closure)
         self._before_step()
         for group in self.param_groups:
             params = [p for p in group["params"] if p.grad is not None]
@@ -154,6 +164,10 @@ class EnsembleOptimizer(Optimizer):
         self.gradient_count += max(1, self._backwards)
         self._forget()
         return loss
+
+    def _evaluate(self, closure: Callable[[], float]) -> float:
+        """Call the closure of a step."""
+        return closure()
 
     def _before_step(self) -> None:
         """Clip, over all groups together as torch.nn.utils.clip_grad_norm_ does."""
@@ -246,11 +260,20 @@ class EnsembleOptimizer(Optimizer):
         return {**super().state_dict(), **{name: getattr(self, name) for name in COUNTERS}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Inverse of :meth:`state_dict`."""
-        super().load_state_dict(state_dict)
+        """Inverse of :meth:`state_dict`; states of versions without ``betas`` are read too."""
+        groups = [_with_betas(group) for group in state_dict["param_groups"]]
+        super().load_state_dict({**state_dict, "param_groups": groups})
         for name in COUNTERS:
             setattr(self, name, state_dict[name])
         self._forget()
+
+
+def _with_betas(group: dict[str, Any]) -> dict[str, Any]:
+    """A saved group whose β1 and β2 stood by themselves, as groups are now."""
+    if "betas" in group or "beta1" not in group:
+        return group
+    rest = {name: value for name, value in group.items() if name not in ("beta1", "beta2")}
+    return {**rest, "betas": (group["beta1"], group["beta2"])}
 
 
 def _chunks(params: Tensors) -> Iterator[slice]:
@@ -274,10 +297,23 @@ def _chunks(params: Tensors) -> Iterator[slice]:
 
 def _gradients(params: Sequence[Tensor]) -> Tensors:
     grads = [p.grad for p in params if p.grad is not None]
+    check_dense(grads)
+    return grads
+
+
+def check_dense(grads: Iterable[Tensor]) -> None:
+    """Refuse gradients that have no elementwise update here.
+
+    Raises:
+        TypeError: one is sparse or complex.
+    """
     for g in grads:
         if g.is_sparse or g.is_complex():
-            raise TypeError("sparse and complex gradients are not supported")
-    return grads
+            kind = "sparse" if g.is_sparse else "complex"
+            raise TypeError(
+                f"{kind} gradients are not supported; use dense ones (nn.Embedding with "
+                "sparse=False), or another optimizer for these parameters"
+            )
 
 
 def values(value: Any) -> list[float]:
@@ -291,3 +327,11 @@ def check_range(name: str, value: Any, low: float, high: float = math.inf) -> No
         if not low <= x < high:
             bound = f"at least {low:g}" + ("" if math.isinf(high) else f" and below {high:g}")
             raise ValueError(f"{name} must be {bound}, got {x:g}")
+
+
+def check_betas(betas: Any) -> None:
+    """Two numbers in [0, 1), else a ValueError that names the one that is not."""
+    if not isinstance(betas, tuple | list) or len(betas) != 2:
+        raise ValueError(f"betas must be a pair of numbers, got {betas!r}")
+    for name, beta in zip(("beta1", "beta2"), betas, strict=True):
+        check_range(name, beta, 0, 1)

@@ -7,6 +7,7 @@ scaled, and puts it down to a rung of the ladder in :mod:`.sources`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from typing import Any, ClassVar
@@ -17,14 +18,32 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ._lists import Tensors
 from .base import EnsembleOptimizer, _gradients
-from .derivatives import hessian_vector_product, other_leaves
+from .derivatives import (
+    check_same_batch,
+    explained,
+    hand_over,
+    hessian_vector_product,
+    other_leaves,
+    random_state,
+    set_random_state,
+)
 from .double_backward import FastDoubleBackward
 from .probes import MOMENTUM_PROBES, ProbeGenerator, draw
+from .ranks import Ranks
 from .sources import HESSIAN_SOURCES, Permutation, degrade, exact_diagonal
 
 __all__ = ["CurvatureEstimation", "DiagonalFn", "is_due"]
 
 DiagonalFn = Callable[[], Sequence[Tensor]]
+
+HVPS = ("autograd", "finite_difference")
+"""How products of the Hessian with a vector are made."""
+
+NOT_REACHED = (
+    "the loss reaches no parameter of this optimizer, so there is no curvature. Under FSDP the "
+    "parameters of the forward pass are others: use hvp='finite_difference' and "
+    "optimizer.step(closure)"
+)
 
 
 class CurvatureEstimation(EnsembleOptimizer):
@@ -34,7 +53,12 @@ class CurvatureEstimation(EnsembleOptimizer):
         seed: of the probes; for an ensemble one seed for each member.
         diagonal_fn: the exact diagonal, for ``curvature="exact"``.
         members: size of the ensemble.
+        hvp: ``autograd`` or ``finite_difference``.
+        process_group, rank_probes: see :class:`.ranks.Ranks`.
         **rest: of :class:`.base.EnsembleOptimizer`.
+
+    Raises:
+        ValueError: an unknown ``hvp``, or one that cannot be had from the curvature source.
     """
 
     estimates_diagonal: ClassVar[bool] = True
@@ -46,8 +70,16 @@ class CurvatureEstimation(EnsembleOptimizer):
         seed: int | Sequence[int],
         diagonal_fn: DiagonalFn | None,
         members: int | None,
+        hvp: str = "autograd",
+        process_group: Any = "auto",
+        rank_probes: bool = False,
         **rest: Any,
     ) -> None:
+        if hvp not in HVPS:
+            raise ValueError(f"unknown hvp {hvp!r}; choose from {HVPS}")
+        self.hvp = hvp
+        self._ranks = Ranks(process_group, own_probes=rank_probes)
+        self._checked = False
         self._generator = ProbeGenerator(seed)
         seeds = self._generator.seeds
         if members is not None and self._generator.members is None:
@@ -58,9 +90,11 @@ class CurvatureEstimation(EnsembleOptimizer):
         self.diagonal_fn = diagonal_fn
         self._pending: dict[Tensor, Tensor] = {}
         self._probe: dict[Tensor, Tensor] = {}
-        self._held: dict[Tensor, tuple[Tensor, int, Tensor]] = {}
+        self._held: dict[Tensor, Tensor] = {}
         self._last_estimate: dict[str, Tensor] = {}
         super().__init__(*args, members=members, **rest)
+        if hvp != "autograd" and self.param_groups[0]["curvature"] == "exact":
+            raise ValueError("curvature='exact' needs hvp='autograd'")
 
     @property
     def curvature_due(self) -> bool:  # type: ignore[override]
@@ -86,41 +120,55 @@ class CurvatureEstimation(EnsembleOptimizer):
     @property
     def graph_due(self) -> bool:
         """Whether the coming ``backward`` differentiates twice."""
-        return self.hessian_due and self.diagonal_fn is None
+        return self.hessian_due and self.diagonal_fn is None and self.hvp == "autograd"
 
-    def backward(
-        self, loss: Tensor, curvature_loss: Tensor | None = None, curvature_share: float = 1.0
-    ) -> None:
+    def backward(  # type: ignore[override]
+        self,
+        loss: Tensor | Callable[[], Tensor],
+        curvature_loss: Tensor | None = None,
+        curvature_share: float = 1.0,
+    ) -> Tensor | None:
         """Gradient of ``loss`` into ``.grad``, and the curvature estimate when it is due.
 
         When it was, ``loss`` is detached from its graph, which could not be used again, so
         that holding on to it holds no activations.
 
         Args:
-            loss: a scalar, or ``[members]``.
+            loss: a scalar, or ``[members]``; or a closure that evaluates the model on the batch
+                and returns it, without a backward, which finite differences need.
             curvature_loss: the curvature is that of this loss instead, over part of the
                 batch; looked at only where :attr:`graph_due`.
             curvature_share: which part of the batch that is, to count its cost.
+
+        Returns:
+            The loss of a closure.
+
+        Raises:
+            RuntimeError: the loss has no second derivative; the message names the ways out.
         """
+        if not isinstance(loss, Tensor):
+            return self._backward_closure(loss)
         if not self.curvature_due or (curvature_loss is not None and self.graph_due):
             super().backward(loss)
             if curvature_loss is not None and self.graph_due:
                 self.estimate_curvature(curvature_loss, curvature_share)
-            return
+            return None
+        if self.hessian_due and self.hvp != "autograd":
+            super().backward(loss)
+            return None
         total = self._total(loss)
         own = [p for g in self.param_groups for p in g["params"] if p.requires_grad]
         params = [*own, *other_leaves(total, own)]
         graph = self.graph_due
-        grads = torch.autograd.grad(total, params, create_graph=graph, allow_unused=True)
+        with explained():
+            grads = torch.autograd.grad(total, params, create_graph=graph, allow_unused=True)
         seen = {p: g for p, g in zip(params, grads, strict=True) if g is not None}
-        for p, g in seen.items():
-            if p.grad is None:
-                p.grad = g.detach().clone()
-            else:
-                p.grad.add_(g.detach())
+        if own and not any(p in seen for p in own):
+            raise RuntimeError(NOT_REACHED)
+        hand_over(seen)
         due = [p for g in self.param_groups if is_due(g) for p in g["params"] if p in seen]
         if graph:
-            self._estimate([(p, seen[p]) for p in due], [seen[p] for p in own if p in seen])
+            self._estimate([(p, seen[p]) for p in due], [p.grad for p in own if p in seen])
         elif self.diagonal_fn is not None:
             # Charged as what it costs when no closed form is at hand.
             self._count_products(sum(p.numel() for p in own if p in seen) // (self.members or 1))
@@ -128,6 +176,7 @@ class CurvatureEstimation(EnsembleOptimizer):
         self._backwards += 1
         self._hold(due)
         _free(loss)
+        return None
 
     def estimate_curvature(self, loss: Tensor, share: float = 1.0) -> None:
         """The curvature estimate of ``loss`` alone, the gradients being in ``.grad`` already.
@@ -145,12 +194,113 @@ class CurvatureEstimation(EnsembleOptimizer):
         self._hold(due)
         _free(loss)
 
+    def _evaluate(self, closure: Callable[[], Any]) -> Any:
+        if not (self.hessian_due and self.hvp == "finite_difference"):
+            return closure()
+
+        def gradient() -> Any:
+            loss = closure()
+            return loss.detach() if isinstance(loss, Tensor) else loss
+
+        return self._differences(gradient)
+
+    def _backward_closure(self, closure: Callable[[], Tensor]) -> Tensor:
+        """Gradient, and curvature if it is due, of a closure that does not differentiate."""
+        if not (self.hessian_due and self.hvp == "finite_difference"):
+            with self.forward_context():
+                loss = closure()
+            value = loss.detach()
+            self.backward(loss)
+            return value
+        own = [p for g in self.param_groups for p in g["params"] if p.requires_grad]
+        before = {p: p.grad for p in own if p.grad is not None}
+
+        def gradient() -> Tensor:
+            for p in own:
+                p.grad = None
+            loss = closure()
+            self._total(loss).backward()
+            return loss.detach()
+
+        found: Tensor = self._differences(gradient)
+        with torch.no_grad():
+            for p, earlier in before.items():
+                p.grad = earlier if p.grad is None else p.grad.add_(earlier)
+        self._backwards += 1
+        self._hold([p for p in own if p in self._pending])
+        return found
+
+    def _differences(self, gradient: Callable[[], Any]) -> Any:
+        """Hv = (g(θ + εv) − g(θ)) / ε; leaves θ and g(θ) as they were, and the random state.
+
+        Args:
+            gradient: puts the gradient at the current parameters into ``.grad`` and returns the
+                loss; called twice.
+        """
+        devices = [
+            d for d in {p.device for p in self.param_groups[0]["params"]} if d.type == "cuda"
+        ]
+        before = random_state(devices)
+        loss = gradient()
+        after = random_state(devices)
+        due = [p for g in self.param_groups if is_due(g) for p in g["params"] if p.grad is not None]
+        if not due:
+            raise RuntimeError(NOT_REACHED)
+        with torch.no_grad():
+            kept = {p: p.grad for g in self.param_groups for p in g["params"]}
+            first = [p.grad.clone() for p in due if p.grad is not None]
+            probe = self._make_probe(due, first)
+            size = self._step_size(due, probe)
+            saved = [p.clone() for p in due]
+            self.ops.add_(due, [v * e for v, e in zip(probe, size, strict=True)])
+        try:
+            set_random_state(devices, before)
+            shifted = gradient()
+            second = [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in due]
+        finally:
+            with torch.no_grad():
+                for p, start in zip(due, saved, strict=True):
+                    p.copy_(start)
+            set_random_state(devices, after)
+        if not self._checked:
+            check_same_batch(loss, shifted, first, probe, size)
+            self._checked = True
+        product = [(b - a) / e for a, b, e in zip(first, second, size, strict=True)]
+        for p, g in kept.items():
+            p.grad = g
+        for p, g in zip(due, first, strict=True):
+            p.grad = g
+        self.hvp_count += 1
+        self.curvature_cost += 1  # one more gradient
+        if self.estimates_diagonal:
+            product = [v * h for v, h in zip(probe, product, strict=True)]
+        self._pending.clear()
+        self._set_pending(due, product)
+        self._hold(due)
+        return loss
+
+    def _step_size(self, params: Tensors, probe: Tensors) -> list[Tensor]:
+        """ε = √u (1 + ‖θ‖) / ‖v‖, for each member, shaped to multiply each tensor."""
+        unit = math.sqrt(torch.finfo(params[0].dtype).eps)
+        size = unit * (1 + self._norm(params)) / self._norm(probe).clamp_min(1e-30)
+        return self._expand(size, params)
+
+    @torch.no_grad()
+    def _average_over_ranks(self) -> None:
+        """The mean of the ranks' estimates, as DistributedDataParallel has that of gradients."""
+        if not self._ranks.active or self.hvp == "finite_difference":
+            return  # a difference of averaged gradients is averaged
+        due = [p for g in self.param_groups if is_due(g) for p in g["params"] if p.grad is not None]
+        if self.hessian_due:
+            estimates = [self._pending.get(p, torch.zeros_like(p)) for p in due]
+            self._pending = dict(zip(due, self._ranks.mean(estimates), strict=True))
+
     @torch.no_grad()
     def _hold(self, due: Tensors) -> None:
         """Remember the gradients as they are now, to see whether they are scaled later."""
         for p in due:
             if p.grad is not None:
-                self._held[p] = (p.grad, p.grad._version, self._tensor_norm(p.grad))
+                self._held[p] = self._tensor_norm(p.grad)
 
     def _estimate(
         self, due: list[tuple[Tensor, Tensor]], all_grads: list[Tensor], share: float = 1.0
@@ -161,7 +311,8 @@ class CurvatureEstimation(EnsembleOptimizer):
 
         def hvp(v: Sequence[Tensor]) -> list[Tensor]:
             self._count_products(1, share)
-            return hessian_vector_product(gradients, params, v, keep_graph=exact)
+            with explained():
+                return hessian_vector_product(gradients, params, v, keep_graph=exact)
 
         if exact:
             self._set_pending(params, exact_diagonal(hvp, params, self.members))
@@ -184,7 +335,7 @@ class CurvatureEstimation(EnsembleOptimizer):
             return [self._probe[p] for p in params]
         group = self.param_groups[0]
         if group["probe"] not in MOMENTUM_PROBES:
-            return draw(group["probe"], self._generator, params)
+            return draw(group["probe"], self._ranks.generator(self._generator), params)
         limit = group["max_grad_norm"]
         clip = 1.0 if limit is None else self._clip_factor(all_grads, limit)
         return [self._momentum_probe(p, clip) for p in params]
@@ -197,7 +348,7 @@ class CurvatureEstimation(EnsembleOptimizer):
         grad = p.grad if p.grad is not None else torch.zeros_like(p)
         if isinstance(clip, Tensor):
             grad = grad * self._expand(clip, [p])[0]
-        self.ops.lerp_([m], [grad], self._factor(1 - group["beta1"], [p]))
+        self.ops.lerp_([m], [grad], self._factor(1 - group["betas"][0], [p]))
         direction = m.sign()
         rho = group["rho"]
         if group["probe"] == "momentum_sign_cumulative":
@@ -208,16 +359,17 @@ class CurvatureEstimation(EnsembleOptimizer):
         return direction
 
     def _before_step(self) -> None:
+        if self._pending or self.hessian_due:
+            self._average_over_ranks()
         if self.param_groups[0]["clip_curvature"]:
             self._scale_curvature()
         super()._before_step()
 
     def _scale_curvature(self) -> None:
         """As the gradient was since ``backward``, or will be."""
-        for p, (held, version, norm) in self._held.items():
+        # Also where nothing says that the gradient was touched: GradScaler does not.
+        for p, norm in self._held.items():
             if p in self._pending and p.grad is not None:
-                if p.grad is held and p.grad._version == version:
-                    continue
                 factor = torch.where(norm > 0, self._tensor_norm(p.grad) / norm, 1.0)
                 self._pending[p] = self._pending[p] * self._expand(factor, [p])[0]
         limit = self.param_groups[0]["max_grad_norm"]
@@ -239,10 +391,10 @@ class CurvatureEstimation(EnsembleOptimizer):
         if source == "constant":
             return [torch.ones_like(g) for g in grads]
         if not self._pending:
-            raise RuntimeError(
-                "curvature is due at this step, but no estimate was made: "
-                "call optimizer.backward(loss) instead of loss.backward()"
-            )
+            ways = "call optimizer.backward(loss) instead of loss.backward()"
+            if self.hvp != "autograd":
+                ways = "hvp='finite_difference' needs a closure: optimizer.step(closure)"
+            raise RuntimeError(f"curvature is due at this step, but no estimate was made: {ways}")
         # A parameter that the loss did not reach has no curvature.
         missing = [p for p in params if p not in self._pending]
         estimate = {**{p: torch.zeros_like(p) for p in missing}, **self._pending}
@@ -272,7 +424,8 @@ class CurvatureEstimation(EnsembleOptimizer):
         self._permutation = Permutation(self._generator.seeds)
 
     def __getstate__(self) -> dict[str, Any]:
-        extra = {name: getattr(self, name) for name in ("_permutation", "diagonal_fn")}
+        names = ("_permutation", "diagonal_fn", "hvp", "_ranks", "_checked")
+        extra = {name: getattr(self, name) for name in names}
         return {**super().__getstate__(), **extra, "_generator": self._generator.state_dict()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -2,12 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["hessian_vector_product", "other_leaves"]
+from .base import check_dense
+
+__all__ = [
+    "check_same_batch",
+    "explained",
+    "hand_over",
+    "hessian_vector_product",
+    "other_leaves",
+    "random_state",
+    "set_random_state",
+]
+
+NO_SECOND_DERIVATIVE = (
+    "not implemented",
+    "double backward",
+    "double backwards",
+    "once_differentiable",
+    "not differentiable twice",
+    "create_graph",
+    "sparse",
+    "check_random_bounds",
+    "aot_autograd",
+)
+"""Parts of PyTorch's errors where something cannot be differentiated twice."""
 
 
 def hessian_vector_product(
@@ -70,3 +95,82 @@ def other_leaves(total: Tensor, own: Sequence[Tensor]) -> list[Tensor]:
                 visited.add(following)
                 stack.append(following)
     return leaves
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """PyTorch's errors about second derivatives, with the ways out.
+
+    Raises:
+        RuntimeError: in place of one that says that something cannot be differentiated twice.
+    """
+    try:
+        yield
+    except (RuntimeError, NotImplementedError) as error:
+        said = str(error).split("\n")[0]
+        if not any(part in str(error) for part in NO_SECOND_DERIVATIVE):
+            raise
+        raise RuntimeError(
+            f"adaptive_opt: this model has no second derivative here ({said[:160]}). Run its "
+            "forward pass inside optimizer.forward_context() (attention), or use "
+            "hvp='finite_difference' with optimizer.step(closure) (compiled models, fused or "
+            "custom kernels, CTC, reentrant checkpointing), or curvature='squared_gradient'."
+        ) from error
+
+
+def hand_over(gradients: Mapping[Tensor, Tensor]) -> None:
+    """Accumulate gradients into their leaves as ``loss.backward()`` does, hooks included.
+
+    Hooks on the accumulation run, DistributedDataParallel's reducer among them. Hooks on the
+    tensors ran when the gradients were made and are kept from running again.
+
+    Args:
+        gradients: by leaf.
+    """
+    check_dense(gradients.values())
+    # The only list of them that PyTorch has; emptied and filled, it stays the same object.
+    hooked = [h for p in gradients if (h := getattr(p, "_backward_hooks", None))]
+    kept = [dict(hooks) for hooks in hooked]
+    for hooks in hooked:
+        hooks.clear()
+    try:
+        # Copies: a reducer writes into what it is given, and the graph still needs the originals.
+        copies = [g.detach().clone() for g in gradients.values()]
+        torch.autograd.backward(list(gradients), copies)
+    finally:
+        for hooks, saved in zip(hooked, kept, strict=True):
+            hooks.update(saved)
+
+
+def random_state(devices: Sequence[torch.device]) -> list[Tensor]:
+    """Of the CPU, then of each device."""
+    return [torch.get_rng_state(), *(torch.cuda.get_rng_state(d) for d in devices)]
+
+
+def set_random_state(devices: Sequence[torch.device], states: Sequence[Tensor]) -> None:
+    """Inverse of :func:`random_state`."""
+    torch.set_rng_state(states[0])
+    for device, state in zip(devices, states[1:], strict=True):
+        torch.cuda.set_rng_state(state, device)
+
+
+def check_same_batch(
+    loss: Any, shifted: Any, gradient: Sequence[Tensor], probe: Sequence[Tensor], size: Any
+) -> None:
+    """That a closure evaluates the same function each time.
+
+    To first order the loss moves by ε gᵀv; another batch moves it by far more.
+
+    Raises:
+        RuntimeError: it moved by more than a hundred times that and a thousandth of itself.
+    """
+    before, after = (torch.as_tensor(x).detach().double().sum().item() for x in (loss, shifted))
+    parts = zip(gradient, probe, size, strict=True)
+    expected = sum(float((g * v * e).double().sum()) for g, v, e in parts)
+    moved = abs(after - before)
+    if moved > 100 * abs(expected) + 1e-3 * abs(before) + 1e-12:
+        raise RuntimeError(
+            f"the closure gave a loss of {before:.6g} and then {after:.6g}, where a change of "
+            f"{expected:.2g} was expected: it must evaluate the same batch each time "
+            "(the random state is put back for it)"
+        )

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ._lists import Tensors
-from .base import EnsembleOptimizer, check_range
+from .base import EnsembleOptimizer, check_betas, check_range
 
 __all__ = ["SGDM", "Adam"]
 
@@ -108,7 +108,7 @@ class Adam(EnsembleOptimizer):
         tensor([0.9000], requires_grad=True)
     """
 
-    hyperparameters = ("lr", "beta1", "beta2", "eps", "weight_decay")
+    hyperparameters = ("lr", "betas", "eps", "weight_decay")
 
     def __init__(
         self,
@@ -124,8 +124,7 @@ class Adam(EnsembleOptimizer):
     ) -> None:
         defaults = {
             "lr": lr,
-            "beta1": betas[0],
-            "beta2": betas[1],
+            "betas": betas,
             "eps": eps,
             "weight_decay": weight_decay,
         }
@@ -135,8 +134,7 @@ class Adam(EnsembleOptimizer):
 
     def _check_group(self, group: dict[str, Any]) -> None:
         check_range("lr", group["lr"], 0)
-        check_range("beta1", group["beta1"], 0, 1)
-        check_range("beta2", group["beta2"], 0, 1)
+        check_betas(group["betas"])
         check_range("eps", group["eps"], 0)
         check_range("weight_decay", group["weight_decay"], 0)
 
@@ -150,7 +148,7 @@ class Adam(EnsembleOptimizer):
             grads = [g.clone() for g in grads]
             decay = [p * w for p, w in _pairs(params, self._factor(group["weight_decay"], params))]
             ops.add_(grads, decay)
-        beta1, beta2 = group["beta1"], group["beta2"]
+        beta1, beta2 = group["betas"]
         ops.lerp_(m, grads, self._factor(1 - beta1, params))
         ops.mul_(v, self._factor(beta2, params))
         if isinstance(beta2, Tensor):
@@ -176,7 +174,7 @@ class Adam(EnsembleOptimizer):
     def _denominator(self, group: dict[str, Any], v: Tensors, t: int) -> Tensors:
         ops = self.ops
         denominator = ops.sqrt(v)
-        ops.mul_(denominator, self._factor((1 - group["beta2"] ** t) ** -0.5, v))
+        ops.mul_(denominator, self._factor((1 - group["betas"][1] ** t) ** -0.5, v))
         ops.add_(denominator, self._factor(group["eps"], v))
         return denominator
 

@@ -50,6 +50,7 @@ class ProbeGenerator:
         self._seeds = [int(s) for s in cast(Sequence[int], [seed] if single else seed)]
         self._generators: list[torch.Generator] = []
         self._saved: list[Tensor] | None = None
+        self._separated = False
 
     @property
     def seeds(self) -> list[int]:
@@ -63,6 +64,12 @@ class ProbeGenerator:
             if self._saved is not None:
                 self._restore(self._saved)
         return self._generators
+
+    def separate(self, rank: int) -> None:
+        """Give this rank streams of its own, once, before anything was drawn."""
+        if not self._generators and self._saved is None and not self._separated:
+            self._seeds = [(s + 0x9E3779B9 * rank) % 2**63 for s in self._seeds]
+        self._separated = True
 
     def _restore(self, states: list[Tensor]) -> None:
         for generator, state in zip(self._generators, states, strict=True):

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from ._lists import Tensors
-from .base import check_range
+from .base import check_betas, check_range
 from .curvature_estimate import CurvatureEstimation, DiagonalFn, is_due
 from .probes import PROBES
 from .rules import StepRule
@@ -42,12 +42,23 @@ class SecondOrderOptimizer(CurvatureEstimation):
 
     ``backward`` may be called several times before a step to accumulate gradients: the
     same probe is used each time, so that the curvature is that of the summed loss. If a
-    tensor's gradient is scaled between ``backward`` and ``step`` (``clip_grad_norm_``), its
-    curvature is scaled by the same factor, the ratio of the norms. With ``max_grad_norm``
-    the optimizer clips by itself, and a momentum probe then also sees the clipped gradient.
-    Every leaf that the loss depends on gets its gradient, also one of another optimizer, but
-    hooks on the accumulation of gradients (DistributedDataParallel) are not called at the
-    steps where curvature is due.
+    tensor's gradient is scaled between ``backward`` and ``step`` (``clip_grad_norm_``,
+    ``GradScaler``), its curvature is scaled by the same factor, the ratio of the norms. With
+    ``max_grad_norm`` the optimizer clips by itself, and a momentum probe then also sees the
+    clipped gradient. Every leaf that the loss depends on gets its gradient, also one of another
+    optimizer, and hooks are called as ``loss.backward()`` calls them.
+
+    Under DistributedDataParallel the curvature is averaged over the ranks, as gradients are.
+    Without second derivatives (``torch.compile``, fused attention, FSDP), use
+    ``hvp="finite_difference"`` and hand ``step`` or ``backward`` a closure::
+
+        def closure():
+            optimizer.zero_grad()
+            loss = loss_fn(model(x), y)
+            loss.backward()
+            return loss
+
+        optimizer.step(closure)
 
     Args:
         params: parameters, or groups of them.
@@ -71,6 +82,16 @@ class SecondOrderOptimizer(CurvatureEstimation):
             (:class:`~adaptive_opt.optim.SSDH` and the like, which divide one by the other).
         members: size of the ensemble; lr, betas, rho, eps and weight_decay may then be
             tensors of shape ``[members]``.
+        hvp: ``autograd``: the product of Hessian and probe by differentiating twice;
+            ``finite_difference``: (g(θ + εv) − g(θ)) / ε, from one more gradient of a closure
+            at the steps where curvature is due, with ε = √u (1 + ‖θ‖) / ‖v‖ and u the machine
+            epsilon (Nocedal & Wright, *Numerical Optimization*, 2006, section 8.1). Same batch,
+            same dropout: the random state is put back.
+        process_group: over which curvature is averaged; ``"auto"``: the default group of
+            ``torch.distributed`` where that is initialised; None: it is not averaged.
+        rank_probes: each rank draws a probe of its own, so that W ranks average W probes and
+            the variance of the estimate falls by W at no cost. False: all draw the same, and W
+            ranks step as one process on the joined batch does.
 
     Raises:
         ValueError: a hyperparameter out of range, an unknown probe or source.
@@ -79,7 +100,7 @@ class SecondOrderOptimizer(CurvatureEstimation):
 
     rule: ClassVar[StepRule]
     default_probe: ClassVar[str] = "rademacher"
-    hyperparameters = ("lr", "beta1", "beta2", "rho", "eps", "weight_decay")
+    hyperparameters = ("lr", "betas", "rho", "eps", "weight_decay")
 
     def __init__(
         self,
@@ -99,12 +120,14 @@ class SecondOrderOptimizer(CurvatureEstimation):
         max_grad_norm: float | None = None,
         clip_curvature: bool = True,
         members: int | None = None,
+        hvp: str = "autograd",
+        process_group: Any = "auto",
+        rank_probes: bool = False,
     ) -> None:
         check_source(curvature, diagonal_fn)
         defaults = {
             "lr": lr,
-            "beta1": betas[0],
-            "beta2": betas[1],
+            "betas": betas,
             "rho": rho,
             "eps": eps,
             "weight_decay": weight_decay,
@@ -119,6 +142,9 @@ class SecondOrderOptimizer(CurvatureEstimation):
             seed=seed,
             diagonal_fn=diagonal_fn,
             members=members,
+            hvp=hvp,
+            process_group=process_group,
+            rank_probes=rank_probes,
             max_grad_norm=max_grad_norm,
             foreach=foreach,
         )
@@ -126,8 +152,7 @@ class SecondOrderOptimizer(CurvatureEstimation):
     def _check_group(self, group: dict[str, Any]) -> None:
         for name in ("lr", "rho", "eps", "weight_decay"):
             check_range(name, group[name], 0)
-        for name in ("beta1", "beta2"):
-            check_range(name, group[name], 0, 1)
+        check_betas(group["betas"])
         if group["update_period"] != int(group["update_period"]) or group["update_period"] < 1:
             raise ValueError(
                 f"update_period must be a whole number ≥ 1, got {group['update_period']}"
@@ -153,10 +178,14 @@ class SecondOrderOptimizer(CurvatureEstimation):
     ) -> None:
         ops = self.ops
         m, curvature = self._states(params, "momentum", "curvature")
-        ops.lerp_(m, grads, self._factor(1 - group["beta1"], params))
+        ops.lerp_(m, grads, self._factor(1 - group["betas"][0], params))
         if prepared is not None:
-            smoothed = [self.rule.smooth(c) for c in prepared]
-            ops.lerp_(curvature, smoothed, self._factor(1 - group["beta2"], params))
+            # Where a product overflowed (half precision), D stays as it was.
+            smoothed = [
+                torch.where(s.isfinite(), s, d)
+                for s, d in zip(map(self.rule.smooth, prepared), curvature, strict=True)
+            ]
+            ops.lerp_(curvature, smoothed, self._factor(1 - group["betas"][1], params))
         if group["probe"] == "momentum_sign_cumulative":
             self._accumulate_signs(group, params, m)
         update = self._direction(group, params)
