@@ -1,6 +1,7 @@
 """The figures of the verdict, and the page of the report."""
 
 import base64
+import html
 import io
 import math
 import re
@@ -149,7 +150,7 @@ def test_the_page_holds_everything_and_escapes_what_it_is_told(study):
     ):
         assert words in text
     first = outside.index('id="matrix"')
-    assert outside.index(verdict.answer) < first < outside.index('id="picture"')
+    assert outside.index(html.escape(verdict.answer)) < first < outside.index('id="picture"')
     assert outside.index('id="picture"') < outside.index("<h2>")  # the first screen
     assert "p =" not in outside[: outside.index("<h2>")]
     for picture in re.findall(r"base64,([^\"]+)", text):

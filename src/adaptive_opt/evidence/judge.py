@@ -14,13 +14,13 @@ import pandas as pd
 from adaptive_opt.study import get_arm, get_task
 
 from . import statistics
+from .contest import Contest, Shift, is_placebo
 from .ladder import STEPS, made_of
 from .prices import PriceRatio, break_even, price_of, price_ratios
 from .schema import (
     CLOCKS,
     METRICS,
     ArmVerdict,
-    Bound,
     BreakEven,
     Clock,
     Final,
@@ -30,7 +30,7 @@ from .schema import (
     Step,
     TaskVerdict,
 )
-from .speedup import Speeds, reference_curve, run_speeds
+from .speedup import reference_curve
 
 __all__ = ["Judge", "TaskData", "choose_reference"]
 
@@ -102,53 +102,34 @@ class Judge:
         self.judged_by = "valid_loss" if "valid_loss" in constants else "train_loss"
         self.searches = max((len(b["studies"]) for b in data.bests.values()), default=1)
         self.constant = constants.get(self.judged_by)
-        self.alpha = 1 - settings["confidence"]
-        self.margin = math.log1p(settings["margin"])
         self.curves = {}
         if self.reference is not None:
             own = data.lengths[self.reference]
             found = {m: reference_curve(own, m) for m in METRICS}
             self.curves = {m: c for m, c in found.items() if c is not None}
-        self.speeds = {m: self._speeds(m) for m in self.curves}
-        self.groups = {m: self._groups(by_arm) for m, by_arm in self.speeds.items()}
+        self.contests = {m: self._contest(m) for m in self.curves}
         self.ratios: dict[str, PriceRatio] = {}
         if self.reference is not None and data.prices is not None:
             self.ratios = price_ratios(data.prices, self.reference)
 
-    def _speeds(self, metric: Metric) -> dict[str, Speeds]:
-        seeds = range(self.data.seeds)
-        return {
-            arm: run_speeds(
-                table,
-                self.curves[metric],
-                metric,
-                seeds,
-                len(self.data.bests[arm]["studies"]),
-                self.stuck_above.get(metric, math.inf),
-            )
-            for arm, table in self.data.lengths.items()
-        }
-
-    def _groups(self, speeds: Mapping[str, Speeds]) -> dict[str, statistics.Group]:
-        """Moderated by arms of their sort without a bound, which says nothing of a spread.
-
-        Placebos are a sort of their own: with less information they are more erratic, and would
-        widen the intervals of all others.
-        """
-        free = [a for a, s in speeds.items() if not any(s.bounded)]
-        groups: dict[str, statistics.Group] = {}
-        for placebos in (False, True):
-            own = {a: s.means for a, s in speeds.items() if _is_placebo(a) == placebos}
-            groups |= statistics.moderate(own, prior=free)
-        return groups
+    def _contest(self, metric: Metric) -> Contest:
+        return Contest(
+            self.data.lengths,
+            self.curves[metric],
+            metric,
+            studies={arm: len(self.data.bests[arm]["studies"]) for arm in self.data.lengths},
+            seeds=self.data.seeds,
+            stuck_above=self.stuck_above.get(metric, math.inf),
+            settings=self.settings,
+        )
 
     def verdict(self) -> TaskVerdict:
         """Everything that is concluded."""
         data = self.data
         full = [s["iterations"] for s in data.summaries.values() if s["iterations"]]
         own = data.lengths.get(self.reference or "")
-        judged = [a for a in data.bests if not _is_placebo(a) and a != self.reference]
-        placebos = [a for a in data.bests if _is_placebo(a)]
+        judged = [a for a in data.bests if not is_placebo(a) and a != self.reference]
+        placebos = [a for a in data.bests if is_placebo(a)]
         against = {**self._against(judged), **self._against(placebos)}
         ladder = self._ladder()
         row = get_task(data.task)
@@ -183,23 +164,16 @@ class Judge:
     def _against(self, arms: Sequence[str]) -> dict[str, list[Speedup]]:
         """Every arm against the reference, corrected for the number of these arms."""
         found: dict[str, list[Speedup]] = {arm: [] for arm in arms}
-        for metric, groups in self.groups.items():
-            reference = groups[str(self.reference)]
+        for contest in self.contests.values():
             for clock in CLOCKS:
-                shifts = {arm: self._shift(arm, clock) for arm in arms}
-                known = [arm for arm in arms if shifts[arm] is not None and arm in groups]
-                compared = [
-                    statistics.compare(groups[arm], reference).shifted(*shifts[arm])  # type: ignore[misc]
-                    for arm in known
-                ]
-                speeds = [self.speeds[metric][arm] for arm in known]
-                by = [shift[0] for arm in known if (shift := shifts[arm]) is not None]
-                results = self._tested(compared, speeds, by, metric, clock)
-                for arm, result in zip(known, results, strict=True):
+                shifts = {arm: shift for arm in arms if (shift := self._shift(arm, clock))}
+                pairs = [(arm, str(self.reference)) for arm in shifts]
+                results = contest.results(pairs, list(shifts.values()), clock)
+                for arm, result in zip(shifts, results, strict=True):
                     found[arm].append(result)
         return found
 
-    def _shift(self, arm: str, clock: Clock) -> tuple[float, float, float] | None:
+    def _shift(self, arm: str, clock: Clock) -> Shift | None:
         """What a clock adds to a log speed-up in iterations, with its error and its df."""
         if clock == "iteration":
             return 0.0, 0.0, math.inf
@@ -219,47 +193,11 @@ class Judge:
             else None
         )
 
-    def _tested(
-        self,
-        compared: Sequence[statistics.Comparison],
-        speeds: Sequence[Speeds],
-        shifts: Sequence[float],
-        metric: Metric,
-        clock: Clock,
-    ) -> list[Speedup]:
-        different = statistics.holm([c.p_different for c in compared])
-        equivalent = statistics.holm([c.p_equivalent(self.margin) for c in compared])
-        results = []
-        for c, own, shift, p, q in zip(
-            compared, speeds, shifts, different, equivalent, strict=True
-        ):
-            low, high = c.interval(self.settings["confidence"])
-            below, above = own.bounded
-            known = own.bound  # of most runs nothing else
-            if below or above:
-                q = 1.0  # of a bound nobody knows how near it is
-            word = statistics.decide(c.estimate, p, q, self.alpha)
-            if below and above:
-                word = "undecided"
-            results.append(
-                Speedup(
-                    metric=metric,
-                    clock=clock,
-                    verdict=word,
-                    ratio=math.exp(c.estimate if known is None else known + shift),
-                    low=None if below or not math.isfinite(low) else math.exp(low),
-                    high=None if above or not math.isfinite(high) else math.exp(high),
-                    bound=_bound(below, above, len(own.runs)),
-                    p_different=p,
-                    p_equivalent=q,
-                )
-            )
-        return results
-
     def _arm(self, arm: str, speedups: list[Speedup]) -> ArmVerdict:
         best, summary = self.data.bests[arm], self.data.summaries[arm]
         failed = summary.get("failed", "")
-        speeds = self.speeds.get("train_loss", {}).get(arm)
+        contest = self.contests.get("train_loss")
+        speeds = contest.speeds[arm] if contest else None
         between, within = speeds.spread() if speeds else (math.nan, math.nan)
         if failed:
             speedups = [s.model_copy(update={"verdict": "failed"}) for s in speedups]
@@ -333,22 +271,16 @@ class Judge:
         )
 
     def _ladder(self) -> list[Step]:
-        groups = self.groups.get("train_loss", {})
-        speeds = self.speeds.get("train_loss", {})
-        parents = [a for a in groups if any(f"{a}{s.lower}" in groups for s in STEPS if s.lower)]
+        contest = self.contests.get("train_loss")
+        if contest is None:
+            return []
         ladder = []
-        for parent in parents:
-            steps = [
-                s
-                for s in STEPS
-                if f"{parent}{s.upper}" in groups and f"{parent}{s.lower}" in groups
-            ]
-            pairs = [(f"{parent}{s.upper}", f"{parent}{s.lower}") for s in steps]
-            compared = [statistics.compare(groups[u], groups[v]) for u, v in pairs]
-            both = [speeds[u].minus(speeds[v]) for u, v in pairs]
-            level = [0.0] * len(both)
-            results = self._tested(compared, both, level, "train_loss", "iteration")
-            for step, (upper, lower), result in zip(steps, pairs, results, strict=True):
+        for parent in contest.groups:
+            both = {s: (f"{parent}{s.upper}", f"{parent}{s.lower}") for s in STEPS}
+            steps = {s: pair for s, pair in both.items() if {*pair} <= {*contest.groups}}
+            level: list[Shift] = [(0.0, 0.0, math.inf)] * len(steps)
+            results = contest.results(list(steps.values()), level, "iteration")
+            for (step, (upper, lower)), result in zip(steps.items(), results, strict=True):
                 ladder.append(
                     Step(
                         parent=parent,
@@ -389,20 +321,6 @@ class Judge:
                 )
             )
         return found
-
-
-def _is_placebo(arm: str) -> bool:
-    return get_arm(arm).kind == "ladder"
-
-
-def _bound(below: int, above: int, runs: int) -> Bound:
-    if below and above:
-        return ""
-    if below:
-        return "<" if 2 * below > runs else "≤"
-    if above:
-        return ">" if 2 * above > runs else "≥"
-    return ""
 
 
 def _parts(ladder: Sequence[Step]) -> dict[str, str]:
