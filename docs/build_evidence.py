@@ -1,7 +1,9 @@
-"""Write docs/verdict.md, docs/ledger.md and docs/fidelity.md from the records under docs/results/.
+"""Write docs/verdict.md, docs/ledger.md, docs/fidelity.md and the README's answer from records.
 
     python docs/build_evidence.py             # the pages from the records
     python docs/build_evidence.py --collect   # first fetch records and figures from data/
+
+The records are under docs/results/.
 
 Nothing on the pages is typed by hand but how they were made; a test compares them with what this
 writes.
@@ -18,30 +20,35 @@ from typing import Any
 import pandas as pd
 
 from adaptive_opt.evidence import fidelity, ledger_report
-from adaptive_opt.evidence.schema import Verdict
-from adaptive_opt.evidence.summary import summary
+from adaptive_opt.evidence.answer import task_answer
+from adaptive_opt.evidence.schema import Verdict, read_verdict
+from adaptive_opt.evidence.summary import matrix_rows, summary
+from adaptive_opt.evidence.tables import markdown
 from adaptive_opt.study import tasks_of
 
 DOCS = Path(__file__).parent
 RESULTS = DOCS / "results" / "base"
 FIGURES = {
-    "ladder_verdict": ("ratio_by_iteration", "ratio_by_device_seconds", "ladder", "profiles"),
+    "verdict": ("loss_by_length", "speedup_in_iterations", "speedup_in_seconds", "ladder"),
     "ledger": ("iterations",),
     "fidelity": ("estimates",),
 }
 """By the folder under data/08_reporting/base."""
 
 LEDGER_TABLES = ("ledger", "targets", "precision")
-COMMAND = "kedro run --pipelines=ladder --params=tasks.resnet18.seeds=12,tasks.transformer.seeds=12"
+COMMAND = "kedro run"
 """What made the verdict on the page."""
+
+README = DOCS.parent / "README.md"
+MARKS = ("<!-- verdict -->\n", "<!-- /verdict -->\n")
 
 
 def collect() -> None:
     """Records and figures of the last runs at the scale base, of those that there are."""
     data = DOCS.parent / "data"
     made = data / "08_reporting" / "base"
-    if (made / "ladder_verdict" / "verdict.json").is_file():
-        text = (made / "ladder_verdict" / "verdict.json").read_text(encoding="utf-8")
+    if (made / "verdict.json").is_file():
+        text = (made / "verdict.json").read_text(encoding="utf-8")
         compact = json.dumps(json.loads(text), separators=(",", ":"))
         (RESULTS / "verdict.json").write_text(f"{compact}\n", encoding="utf-8")
     for name in LEDGER_TABLES:
@@ -56,7 +63,7 @@ def collect() -> None:
 
 def figure_path(folder: str, name: str) -> Path:
     """Where a figure of a pipeline stands under docs/."""
-    return DOCS / "figures" / f"{folder.removeprefix('ladder_')}_{name}.png"
+    return DOCS / "figures" / f"{folder}_{name}.png"
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -75,27 +82,54 @@ def picture(words: str, folder: str, name: str) -> str:
 def verdict() -> Verdict:
     """The record of the verdict."""
     record: dict[str, Any] = json.loads((RESULTS / "verdict.json").read_text(encoding="utf-8"))
-    return Verdict(**record)
+    return read_verdict(record)
 
 
 def verdict_page() -> str:
-    """The verdict of the whole ladder, from its record."""
-    head, _, rest = summary(verdict()).partition("\n## ")
-    scales = f"""    {COMMAND}
+    """The verdict of the default study, from its record."""
+    found = verdict()
+    head, _, rest = summary(found).partition("\n## ")
+    networks = {t.task: t for t in found.tasks if t.task in ("resnet18", "transformer")}
+    lengths = " and ".join(f"{t.iterations} iterations ({t.label})" for t in networks.values())
+    reading = f"""    {COMMAND}
 
-Rahimi–Recht at its full, published size: 24,000 iterations, 16 seeds, functions drawn anew. The networks are the small
-ones of `make run` (77,000 and 82,000 parameters, on the digits of scikit-learn and the language reference of Python), with 12 seeds
-instead of three: nothing is claimed about the published sizes. How targets, tests and the ladder are made:
-[method.md](method.md#the-verdict)."""
-    pictures = "\n\n".join(
+**How to read this page.** A speed-up of 2× means: the reference, the better of SGDM and Adam, must train twice as long for the
+same loss. `> 16×` and `< 1/16×` are bounds: the speed-up is beyond the trained lengths; ≥ and ≤ say that some runs are. In brackets:
+95 % interval over {found.tasks[0].searches} searches and their seeds. [Method](method.md#the-verdict) has the formulae.
+
+Rahimi–Recht has its published size: 24,000 iterations, 16 seeds, functions drawn anew. The networks are the small ones of the
+scale `base`, trained for {lengths} on the digits of scikit-learn and the language reference of Python: nothing is claimed about
+the published sizes."""
+    words = {
+        "loss_by_length": "Final training loss by training length, a panel a task",
+        "speedup_in_iterations": "Speed-up of every arm, in iterations",
+        "speedup_in_seconds": "Speed-up of every arm, in seconds",
+        "ladder": "Each rung of the ladder against the next",
+    }
+    pictures = "\n\n".join(picture(w, "verdict", name) for name, w in words.items())
+    return f"{head}\n{reading}\n\n{pictures}\n\n## {rest}"
+
+
+def readme() -> str:
+    """The README with the answer, the picture and the matrix of the record."""
+    found = verdict()
+    text = README.read_text(encoding="utf-8")
+    before, _, rest = text.partition(MARKS[0])
+    _, _, after = rest.partition(MARKS[1])
+    image = figure_path("verdict", "loss_by_length").relative_to(DOCS.parent).as_posix()
+    head, body = matrix_rows(found)
+    sentences = "\n".join(f"- {t.label}. {task_answer(t)}" for t in found.tasks)
+    block = "\n\n".join(
         [
-            picture("Every arm against the best first-order one", "ladder_verdict", "ratio_by_iteration"),
-            picture("The same in seconds", "ladder_verdict", "ratio_by_device_seconds"),
-            picture("Each rung of the ladder against the next", "ladder_verdict", "ladder"),
-            picture("Performance profiles", "ladder_verdict", "profiles"),
+            found.answer,
+            f"![Final training loss by training length: further left is faster]({image})",
+            "Speed-up in iterations: how many times longer the reference must train for the same "
+            "loss, with 95 % intervals over searches and seeds.",
+            markdown(head, body),
+            sentences,
         ]
-    )  # fmt: skip
-    return f"{head}\n{scales}\n\n{pictures}\n\n## {rest}"
+    )
+    return f"{before}{MARKS[0]}\n{block}\n\n{MARKS[1]}{after}"
 
 
 def ledger_page() -> str:
@@ -137,6 +171,7 @@ def main() -> None:
         collect()
     for name, page in PAGES.items():
         (DOCS / f"{name}.md").write_text(page(), encoding="utf-8")
+    README.write_text(readme(), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -141,7 +141,7 @@ def test_the_page_holds_everything_and_escapes_what_it_is_told(study):
     assert len(outside) < 60_000
     assert not re.search(r'(?:src|href|srcset)="(?!data:)', outside)
     for words in (
-        verdict.answer,
+        html.escape(verdict.answer),
         "SSVP",
         "kedro run",
         "Threats to validity",

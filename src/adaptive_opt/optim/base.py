@@ -235,8 +235,12 @@ class EnsembleOptimizer(Optimizer):
 
     def _tensor_norm(self, tensor: Tensor) -> Tensor:
         """Euclidean norm of one tensor: 0-dim, or ``[members]``."""
-        norm: Tensor = torch.linalg.vector_norm(tensor.reshape(self.members or 1, -1), dim=1)
-        return norm if self.members else norm[0]
+        norm: Tensor
+        if self.members is None:  # as it is: a sharded tensor may have no flat view
+            norm = torch.linalg.vector_norm(tensor)
+        else:
+            norm = torch.linalg.vector_norm(tensor.reshape(self.members, -1), dim=1)
+        return norm
 
     def _clip_factor(self, grads: Sequence[Tensor], limit: float) -> Tensor:
         return (limit / (self._norm(grads) + 1e-6)).clamp_max(1.0)

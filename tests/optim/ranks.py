@@ -1,0 +1,147 @@
+"""What each process of the distributed tests does; importable, as it is spawned."""
+
+from __future__ import annotations
+
+import os
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from adaptive_opt.optim import SADH, SSDH, SSVP, Sophia
+
+METHODS = {cls.__name__: cls for cls in (Sophia, SADH, SSDH, SSVP)}
+STEPS = 50
+
+
+def network(*, frozen: bool = False) -> nn.Module:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 3)).double()
+    if frozen:
+        model[0].bias.requires_grad_(False)
+    return model
+
+
+def batches(count: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    stream = torch.Generator().manual_seed(1)
+
+    def draw(width: int) -> torch.Tensor:
+        return torch.randn(16, width, generator=stream, dtype=torch.float64)
+
+    return [(draw(5), draw(3)) for _ in range(count)]
+
+
+def train(
+    model: nn.Module, name: str, share: slice, accumulate: int = 1, **options: Any
+) -> tuple[torch.Tensor, Any]:
+    """Weights after :data:`STEPS` steps on part of each batch."""
+    optimizer = METHODS[name](
+        model.parameters(), lr=0.05, rho=0.1, update_period=4, seed=3, **options
+    )
+    for i, (x, y) in enumerate(batches(STEPS)):
+        optimizer.zero_grad()
+        pieces = list(zip(x[share].chunk(accumulate), y[share].chunk(accumulate), strict=True))
+        for j, (a, b) in enumerate(pieces):
+            last = j == len(pieces) - 1
+            context = nullcontext() if last or not hasattr(model, "no_sync") else model.no_sync()
+            with context:
+                optimizer.backward(((model(a) - b) ** 2).mean() / accumulate)
+        assert i < STEPS
+        optimizer.step()
+    return torch.cat([p.detach().flatten() for p in model.parameters()]), optimizer
+
+
+def begin(rank: int, world: int, store: str) -> None:
+    torch.set_num_threads(1)
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world)
+
+
+CASES = [(name, n) for name in METHODS for n in (1, 2) if (name, n) != ("SSVP", 2)]
+"""Methods, and backward passes a step; a momentum probe is fixed by the first of them."""
+
+
+def data_parallel(rank: int, world: int, folder: str) -> None:
+    begin(rank, world, f"{folder}/store")
+    size = 16 // world
+    found = {}
+    for name, accumulate in CASES:
+        model = DistributedDataParallel(network(frozen=name == "SADH"))
+        part = slice(rank * size, (rank + 1) * size)
+        weights, optimizer = train(model, name, part, accumulate)
+        found[f"{name} {accumulate}"] = weights
+        found[f"{name} {accumulate} D"] = torch.cat(
+            [s["curvature"].flatten() for s in optimizer.state.values()]
+        )
+    torch.save(found, Path(folder) / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+def estimates(rank: int, world: int, folder: str) -> None:
+    """Averaged estimates of the same Hessian, many times, with shared and with own probes."""
+    begin(rank, world, f"{folder}/store")
+    x, y = batches(1)[0]
+    found = {}
+    for own in (False, True):
+        model = DistributedDataParallel(network())
+        optimizer = SSDH(
+            model.parameters(), lr=0.0, update_period=1, betas=(0.0, 0.0), rank_probes=own, seed=3
+        )
+        rows = []
+        for _ in range(300):
+            optimizer.zero_grad()
+            optimizer.backward(((model(x) - y) ** 2).mean())
+            optimizer._before_step()
+            rows.append(torch.cat([c.flatten() for c in optimizer._pending.values()]))
+        found[str(own)] = torch.stack(rows)
+    torch.save(found, Path(folder) / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+def uneven(rank: int, world: int, folder: str) -> None:
+    """One rank has no gradient for a parameter, and no reducer that would say so."""
+    begin(rank, world, f"{folder}/store")
+    model = network()
+    optimizer = SSDH(model.parameters(), lr=0.01)
+    x, y = batches(1)[0]
+    loss = ((model(x) - y) ** 2).mean() if rank else model[0](x).square().mean()
+    optimizer.backward(loss)
+    try:
+        optimizer.step()
+        said = "nothing"
+    except RuntimeError as error:
+        said = str(error)
+    (Path(folder) / f"{rank}.txt").write_text(said)
+    dist.destroy_process_group()
+
+
+def sharded(rank: int, world: int, folder: str) -> None:
+    """FSDP2 with finite differences; the weights are gathered."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    begin(rank, world, f"{folder}/store")
+    model = network()
+    fully_shard(model, mesh=init_device_mesh("cpu", (world,)))
+    size = 16 // world
+    optimizer = SSDH(
+        model.parameters(), lr=0.05, rho=0.1, update_period=4, seed=3, probe="constant",
+        hvp="finite_difference",
+    )  # fmt: skip
+    for x, y in batches(STEPS):
+        part = slice(rank * size, (rank + 1) * size)
+
+        def closure(x: Any = x[part], y: Any = y[part]) -> torch.Tensor:
+            optimizer.zero_grad()
+            loss = ((model(x) - y) ** 2).mean()
+            loss.backward()
+            return loss.detach()
+
+        optimizer.step(closure)
+    full = [p.full_tensor().detach().flatten() for p in model.parameters()]
+    torch.save(torch.cat(full), Path(folder) / f"{rank}.pt")
+    dist.destroy_process_group()
