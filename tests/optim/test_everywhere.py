@@ -171,6 +171,10 @@ def test_a_hook_that_changes_the_gradient_changes_it_once():
         optimizer.backward((p**2).sum())
         assert torch.allclose(p.grad, 4 * p.detach())
         optimizer.step()
+    # The curvature is that of the changed gradient: 4, smoothed from zero.
+    beta2 = optimizer.param_groups[0]["betas"][1]
+    smoothed = optimizer.rule.smooth(torch.full((3,), 4.0))
+    assert torch.allclose(optimizer.state[p]["curvature"], (1 - beta2) * smoothed)
 
 
 @pytest.mark.parametrize("cls", [*SECOND, Adam])

@@ -26,6 +26,7 @@ from .derivatives import (
     other_leaves,
     random_state,
     set_random_state,
+    without_hooks,
 )
 from .double_backward import FastDoubleBackward
 from .probes import MOMENTUM_PROBES, ProbeGenerator, draw
@@ -317,7 +318,7 @@ class CurvatureEstimation(EnsembleOptimizer):
 
         def hvp(v: Sequence[Tensor]) -> list[Tensor]:
             self._count_products(1, share)
-            with explained():
+            with explained(), without_hooks(params):
                 return hessian_vector_product(gradients, params, v, keep_graph=exact)
 
         if exact:
