@@ -171,6 +171,10 @@ def test_a_hook_that_changes_the_gradient_changes_it_once():
         optimizer.backward((p**2).sum())
         assert torch.allclose(p.grad, 4 * p.detach())
         optimizer.step()
+    # The curvature is that of the changed gradient: 4, smoothed from zero.
+    beta2 = optimizer.param_groups[0]["betas"][1]
+    smoothed = optimizer.rule.smooth(torch.full((3,), 4.0))
+    assert torch.allclose(optimizer.state[p]["curvature"], (1 - beta2) * smoothed)
 
 
 @pytest.mark.parametrize("cls", [*SECOND, Adam])
@@ -341,6 +345,63 @@ def test_gradients_accumulate_over_closures():
         optimizer.backward(lambda part=part: ((model(x[part]) - y[part]) ** 2).mean() / 2)
     for p, g in zip(model.parameters(), expected, strict=True):
         assert torch.allclose(p.grad, g, atol=1e-12)
+
+
+@pytest.mark.parametrize("earlier", [False, True])
+def test_a_closure_need_not_forget_gradients_itself(earlier):
+    """Forgotten outside, or with gradients of before to be added to."""
+    first, second = small(torch.float64), small(torch.float64)
+    x, y = (t.double() for t in DATA)
+    a = SSDH(first.parameters(), lr=0.02, update_period=2, hvp="finite_difference")
+    b = SSDH(second.parameters(), lr=0.02, update_period=2, hvp="finite_difference")
+
+    def accumulating():
+        loss = ((first(x) - y) ** 2).mean()
+        loss.backward()
+        return loss.detach()
+
+    def of_both():
+        b.zero_grad()
+        loss = ((second(x) - y) ** 2).mean()
+        loss.backward()
+        if earlier:  # a gradient that is no part of the loss differentiated twice
+            for p, g in zip(second.parameters(), constant, strict=True):
+                p.grad.add_(g)
+        return loss.detach()
+
+    for _ in range(4):
+        a.zero_grad()
+        if earlier:
+            first(x).square().sum().backward()
+            constant = [p.grad.clone() for p in first.parameters()]
+        a.step(accumulating)
+        b.step(of_both)
+    for p, q in zip(first.parameters(), second.parameters(), strict=True):
+        assert torch.allclose(p, q, atol=1e-12)
+        assert torch.allclose(a.state[p]["curvature"], b.state[q]["curvature"], rtol=1e-6)
+
+
+def test_curvature_accumulates_over_closures():
+    """With one probe, as it does over losses."""
+    model = small(torch.float64)
+    x, y = (t.double() for t in DATA)
+    options = {"lr": 0.0, "seed": 3}
+    a = SSDH(model.parameters(), hvp="finite_difference", **options)
+    b = SSDH(model.parameters(), **options)
+    parts = (slice(0, 4), slice(4, 8))
+
+    def loss(part):
+        return ((model(x[part]) - y[part]) ** 2).mean() / 2
+
+    for part in parts:
+        a.backward(lambda part=part: loss(part))
+    a.step()
+    model.zero_grad()
+    for part in parts:
+        b.backward(loss(part))
+    b.step()
+    for p in model.parameters():
+        assert torch.allclose(a.state[p]["curvature"], b.state[p]["curvature"], atol=1e-6)
 
 
 def test_parameters_and_random_state_are_put_back():

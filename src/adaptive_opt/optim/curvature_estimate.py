@@ -26,6 +26,7 @@ from .derivatives import (
     other_leaves,
     random_state,
     set_random_state,
+    without_hooks,
 )
 from .double_backward import FastDoubleBackward
 from .probes import MOMENTUM_PROBES, ProbeGenerator, draw
@@ -241,13 +242,17 @@ class CurvatureEstimation(EnsembleOptimizer):
             d for d in {p.device for p in self.param_groups[0]["params"]} if d.type == "cuda"
         ]
         before = random_state(devices)
+        own = [p for g in self.param_groups for p in g["params"]]
+        # A closure need not forget gradients: both evaluations add to the same ones.
+        start = [None if p.grad is None else p.grad.clone() for p in own]
         loss = gradient()
         after = random_state(devices)
         due = [p for g in self.param_groups if is_due(g) for p in g["params"] if p.grad is not None]
         if not due:
             raise RuntimeError(NOT_REACHED)
         with torch.no_grad():
-            kept = {p: p.grad for g in self.param_groups for p in g["params"]}
+            taken = set(due)
+            kept = {p: p.grad.clone() for p in own if p.grad is not None and p not in taken}
             first = [p.grad.clone() for p in due if p.grad is not None]
             probe = self._make_probe(due, first)
             size = self._step_size(due, probe)
@@ -255,6 +260,8 @@ class CurvatureEstimation(EnsembleOptimizer):
             self.ops.add_(due, [v * e for v, e in zip(probe, size, strict=True)])
         try:
             set_random_state(devices, before)
+            for p, g in zip(own, start, strict=True):
+                p.grad = g
             shifted = gradient()
             second = [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in due]
         finally:
@@ -266,15 +273,15 @@ class CurvatureEstimation(EnsembleOptimizer):
             check_same_batch(loss, shifted, first, probe, size)
             self._checked = True
         product = [(b - a) / e for a, b, e in zip(first, second, size, strict=True)]
-        for p, g in kept.items():
-            p.grad = g
+        for p in own:
+            p.grad = kept.get(p)
         for p, g in zip(due, first, strict=True):
             p.grad = g
         self.hvp_count += 1
         self.curvature_cost += 1  # one more gradient
         if self.estimates_diagonal:
             product = [v * h for v, h in zip(probe, product, strict=True)]
-        self._pending.clear()
+        self._probe.update(zip(due, probe, strict=True))
         self._set_pending(due, product)
         self._hold(due)
         return loss
@@ -311,7 +318,7 @@ class CurvatureEstimation(EnsembleOptimizer):
 
         def hvp(v: Sequence[Tensor]) -> list[Tensor]:
             self._count_products(1, share)
-            with explained():
+            with explained(), without_hooks(params):
                 return hessian_vector_product(gradients, params, v, keep_graph=exact)
 
         if exact:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -128,15 +128,26 @@ def hand_over(gradients: Mapping[Tensor, Tensor]) -> None:
         gradients: by leaf.
     """
     check_dense(gradients.values())
+    # Copies: a reducer writes into what it is given, and the graph still needs the originals.
+    copies = [g.detach().clone() for g in gradients.values()]
+    with without_hooks(gradients):
+        torch.autograd.backward(list(gradients), copies)
+
+
+@contextmanager
+def without_hooks(tensors: Iterable[Tensor]) -> Iterator[None]:
+    """Hooks on these tensors do not run inside.
+
+    Args:
+        tensors: whose hooks ran when their gradients were made, and are part of these.
+    """
     # The only list of them that PyTorch has; emptied and filled, it stays the same object.
-    hooked = [h for p in gradients if (h := getattr(p, "_backward_hooks", None))]
+    hooked = [h for p in tensors if (h := getattr(p, "_backward_hooks", None))]
     kept = [dict(hooks) for hooks in hooked]
     for hooks in hooked:
         hooks.clear()
     try:
-        # Copies: a reducer writes into what it is given, and the graph still needs the originals.
-        copies = [g.detach().clone() for g in gradients.values()]
-        torch.autograd.backward(list(gradients), copies)
+        yield
     finally:
         for hooks, saved in zip(hooked, kept, strict=True):
             hooks.update(saved)

@@ -159,15 +159,16 @@ def estimate_statistics(estimate: Sequence[Tensor], members: int | None) -> dict
         >>> estimate_statistics([torch.tensor([3.0, -4.0])], None)["estimate_norm"]
         tensor(5.)
     """
-    rows, shape = members or 1, (members,) if members else ()
-    # Tensor by tensor: one of all would be as large as the model.
-    each = [c.reshape(rows, -1) for c in estimate]
-    norms = torch.stack([torch.linalg.vector_norm(c, dim=1) for c in each])
-    positive = torch.stack([(c > 0).sum(1) for c in each]).sum(0)
-    size = sum(c.shape[1] for c in each)
+    # Tensor by tensor: one of all would be as large as the model. Without members as they are:
+    # a sharded tensor may have no flat view.
+    each = list(estimate) if members is None else [c.reshape(members, -1) for c in estimate]
+    dim = None if members is None else 1
+    norms = torch.stack([torch.linalg.vector_norm(c, dim=dim) for c in each])
+    positive = torch.stack([(c > 0).sum(dim) for c in each]).sum(0)
+    size = sum(c.numel() for c in each) // (members or 1)
     return {
-        "estimate_norm": torch.linalg.vector_norm(norms, dim=0).reshape(shape),
-        "positive_estimate_share": (positive / size).to(norms.dtype).reshape(shape),
+        "estimate_norm": torch.linalg.vector_norm(norms, dim=0),
+        "positive_estimate_share": (positive / size).to(norms.dtype),
     }
 
 
