@@ -70,7 +70,7 @@ def test_the_run_of_a_seed_takes_the_configuration_of_its_search():
     for seed in range(4):
         other = alone[seed % 2]
         for name, value in weights.items():
-            assert torch.equal(value[seed], other[1][name][seed])
+            assert torch.allclose(value[seed], other[1][name][seed])
         rows = [t[t["seed"] == seed]["train_loss"].tolist() for t in (table, other[3])]
         assert rows[0] == pytest.approx(rows[1], rel=1e-6)
     assert summary["hyperparameters"] == STUDIES

@@ -156,8 +156,15 @@ def merge_configurations(each: Sequence[dict[str, Any]]) -> dict[str, Any]:
     merged = {}
     for name, value in first.items():
         values = [c[name] for c in each]
-        merged[name] = value if all(v == value for v in values) else torch.tensor(values)
+        merged[name] = value if _all_alike(values) else torch.tensor(values)
     return merged
+
+
+def _all_alike(values: Sequence[Any]) -> bool:
+    first = values[0]
+    if all(v is first for v in values):
+        return True  # a tensor of the members, which has no truth value
+    return not isinstance(first, torch.Tensor) and all(v == first for v in values)
 
 
 def train_turns(

@@ -30,6 +30,8 @@ from adaptive_opt.search.spaces import Dimension, Space
 from adaptive_opt.search.storage import Storage
 from adaptive_opt.study import get_task
 
+from .changes import changes
+
 __all__ = ["Cell", "Files", "Part", "survey"]
 
 DONE = ("done", "given")
@@ -243,7 +245,7 @@ class _Searches:
         if best.get("source") == "published":
             return Part("stale", why="tuning.source")
         return (
-            Part("stale", why=_changes(best.get("made_of", {}), identity) or "tuning")
+            Part("stale", why=changes(best.get("made_of", {}), identity) or "tuning")
             if (best)
             else Part("missing")
         )
@@ -342,7 +344,7 @@ class _Run:
     def _changed(self, identity: Identity) -> str:
         record = identity.record()
         found = [
-            _changes(self.summary[part], record[part])
+            changes(self.summary[part], record[part])
             for part in ("configuration", "logging", "made_by")
             if part in self.summary
         ]
@@ -389,20 +391,3 @@ def _diverged(summary: Mapping[str, Any]) -> list[int]:
     """Seeds of a run that diverged."""
     ends = zip(summary.get("seeds", []), summary.get("diverged_at", []), strict=False)
     return [seed for seed, at in ends if at is not None]
-
-
-def _changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """What differs, with its values where they are short."""
-    now = json.loads(json.dumps(now))
-    keys = [k for k in {**then, **now} if then.get(k) != now.get(k)]
-    return ", ".join(_change(k, then.get(k), now.get(k)) for k in keys) if then else ""
-
-
-def _change(key: str, then: Any, now: Any) -> str:
-    if key in ("code", "data"):  # digests say nothing
-        return key
-    return f"{key}: {_short(then)}, now {_short(now)}"
-
-
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -7,28 +7,26 @@ scaled, and puts it down to a rung of the ladder in :mod:`.sources`.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ._lists import Tensors
 from .base import EnsembleOptimizer, _gradients
 from .derivatives import (
-    check_same_batch,
+    NOT_REACHED,
     explained,
+    free,
     hand_over,
     hessian_vector_product,
     other_leaves,
-    random_state,
-    set_random_state,
     without_hooks,
 )
-from .double_backward import FastDoubleBackward
+from .double_backward import twice_differentiable
+from .finite_differences import difference, step_unit
 from .probes import MOMENTUM_PROBES, ProbeGenerator, draw
 from .ranks import Ranks
 from .sources import HESSIAN_SOURCES, Permutation, degrade, exact_diagonal
@@ -39,12 +37,6 @@ DiagonalFn = Callable[[], Sequence[Tensor]]
 
 HVPS = ("autograd", "finite_difference")
 """How products of the Hessian with a vector are made."""
-
-NOT_REACHED = (
-    "the loss reaches no parameter of this optimizer, so there is no curvature. Under FSDP the "
-    "parameters of the forward pass are others: use hvp='finite_difference' and "
-    "optimizer.step(closure)"
-)
 
 
 class CurvatureEstimation(EnsembleOptimizer):
@@ -105,13 +97,9 @@ class CurvatureEstimation(EnsembleOptimizer):
     def forward_context(self) -> AbstractContextManager[Any]:
         """Around the forward pass: makes a second derivative possible and fast, where one is due.
 
-        That is attention by its formula, and :class:`.double_backward.FastDoubleBackward`.
+        See :func:`.double_backward.twice_differentiable`.
         """
-        stack = ExitStack()
-        if self.graph_due:
-            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-            stack.enter_context(FastDoubleBackward())
-        return stack
+        return twice_differentiable() if self.graph_due else nullcontext()
 
     @property
     def hessian_due(self) -> bool:
@@ -176,7 +164,7 @@ class CurvatureEstimation(EnsembleOptimizer):
             self._set_pending(due, list(self.diagonal_fn()))
         self._backwards += 1
         self._hold(due)
-        _free(loss)
+        free(loss)
         return None
 
     def estimate_curvature(self, loss: Tensor, share: float = 1.0) -> None:
@@ -193,17 +181,12 @@ class CurvatureEstimation(EnsembleOptimizer):
         self.curvature_cost += share
         self._estimate([(p, seen[p]) for p in due], _gradients(own), share)
         self._hold(due)
-        _free(loss)
+        free(loss)
 
     def _evaluate(self, closure: Callable[[], Any]) -> Any:
         if not (self.hessian_due and self.hvp == "finite_difference"):
             return closure()
-
-        def gradient() -> Any:
-            loss = closure()
-            return loss.detach() if isinstance(loss, Tensor) else loss
-
-        return self._differences(gradient)
+        return self._differences(closure)
 
     def _backward_closure(self, closure: Callable[[], Tensor]) -> Tensor:
         """Gradient, and curvature if it is due, of a closure that does not differentiate."""
@@ -232,63 +215,29 @@ class CurvatureEstimation(EnsembleOptimizer):
         return found
 
     def _differences(self, gradient: Callable[[], Any]) -> Any:
-        """Hv = (g(θ + εv) − g(θ)) / ε; leaves θ and g(θ) as they were, and the random state.
-
-        Args:
-            gradient: puts the gradient at the current parameters into ``.grad`` and returns the
-                loss; called twice.
-        """
-        devices = [
-            d for d in {p.device for p in self.param_groups[0]["params"]} if d.type == "cuda"
-        ]
-        before = random_state(devices)
-        own = [p for g in self.param_groups for p in g["params"]]
-        # A closure need not forget gradients: both evaluations add to the same ones.
-        start = [None if p.grad is None else p.grad.clone() for p in own]
-        loss = gradient()
-        after = random_state(devices)
-        due = [p for g in self.param_groups if is_due(g) for p in g["params"] if p.grad is not None]
-        if not due:
-            raise RuntimeError(NOT_REACHED)
-        with torch.no_grad():
-            taken = set(due)
-            kept = {p: p.grad.clone() for p in own if p.grad is not None and p not in taken}
-            first = [p.grad.clone() for p in due if p.grad is not None]
-            probe = self._make_probe(due, first)
-            size = self._step_size(due, probe)
-            saved = [p.clone() for p in due]
-            self.ops.add_(due, [v * e for v, e in zip(probe, size, strict=True)])
-        try:
-            set_random_state(devices, before)
-            for p, g in zip(own, start, strict=True):
-                p.grad = g
-            shifted = gradient()
-            second = [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in due]
-        finally:
-            with torch.no_grad():
-                for p, start in zip(due, saved, strict=True):
-                    p.copy_(start)
-            set_random_state(devices, after)
-        if not self._checked:
-            check_same_batch(loss, shifted, first, probe, size)
-            self._checked = True
-        product = [(b - a) / e for a, b, e in zip(first, second, size, strict=True)]
-        for p in own:
-            p.grad = kept.get(p)
-        for p, g in zip(due, first, strict=True):
-            p.grad = g
+        """Hv = (g(θ + εv) − g(θ)) / ε, see :func:`.finite_differences.difference`."""
+        found = difference(
+            gradient,
+            [p for g in self.param_groups for p in g["params"]],
+            lambda: [p for g in self.param_groups if is_due(g) for p in g["params"]],
+            self._make_probe,
+            self._step_size,
+            check=not self._checked,
+        )
+        self._checked = True
         self.hvp_count += 1
         self.curvature_cost += 1  # one more gradient
+        product = found.product
         if self.estimates_diagonal:
-            product = [v * h for v, h in zip(probe, product, strict=True)]
-        self._probe.update(zip(due, probe, strict=True))
-        self._set_pending(due, product)
-        self._hold(due)
-        return loss
+            product = [v * h for v, h in zip(found.probe, product, strict=True)]
+        self._probe.update(zip(found.params, found.probe, strict=True))
+        self._set_pending(found.params, product)
+        self._hold(found.params)
+        return found.loss
 
     def _step_size(self, params: Tensors, probe: Tensors) -> list[Tensor]:
         """ε = √u (1 + ‖θ‖) / ‖v‖, for each member, shaped to multiply each tensor."""
-        unit = math.sqrt(torch.finfo(params[0].dtype).eps)
+        unit = step_unit(params[0].dtype)
         size = unit * (1 + self._norm(params)) / self._norm(probe).clamp_min(1e-30)
         return self._expand(size, params)
 
@@ -448,9 +397,3 @@ class CurvatureEstimation(EnsembleOptimizer):
 def is_due(group: dict[str, Any]) -> bool:
     """Whether the coming step refreshes the curvature of the parameter group."""
     return bool(group["step"] % group["update_period"] == 0)
-
-
-def _free(loss: Tensor) -> None:
-    """Let the graph go that ``loss``, if the caller holds on to it, would keep alive."""
-    if not loss._is_view():
-        loss.detach_()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,14 +11,19 @@ from torch import Tensor
 from .base import check_dense
 
 __all__ = [
-    "check_same_batch",
+    "NOT_REACHED",
     "explained",
+    "free",
     "hand_over",
     "hessian_vector_product",
     "other_leaves",
-    "random_state",
-    "set_random_state",
 ]
+
+NOT_REACHED = (
+    "the loss reaches no parameter of this optimizer, so there is no curvature. Under FSDP the "
+    "parameters of the forward pass are others: use hvp='finite_difference' and "
+    "optimizer.step(closure)"
+)
 
 NO_SECOND_DERIVATIVE = (
     "not implemented",
@@ -153,35 +157,7 @@ def without_hooks(tensors: Iterable[Tensor]) -> Iterator[None]:
             hooks.update(saved)
 
 
-def random_state(devices: Sequence[torch.device]) -> list[Tensor]:
-    """Of the CPU, then of each device."""
-    return [torch.get_rng_state(), *(torch.cuda.get_rng_state(d) for d in devices)]
-
-
-def set_random_state(devices: Sequence[torch.device], states: Sequence[Tensor]) -> None:
-    """Inverse of :func:`random_state`."""
-    torch.set_rng_state(states[0])
-    for device, state in zip(devices, states[1:], strict=True):
-        torch.cuda.set_rng_state(state, device)
-
-
-def check_same_batch(
-    loss: Any, shifted: Any, gradient: Sequence[Tensor], probe: Sequence[Tensor], size: Any
-) -> None:
-    """That a closure evaluates the same function each time.
-
-    To first order the loss moves by ε gᵀv; another batch moves it by far more.
-
-    Raises:
-        RuntimeError: it moved by more than a hundred times that and a thousandth of itself.
-    """
-    before, after = (torch.as_tensor(x).detach().double().sum().item() for x in (loss, shifted))
-    parts = zip(gradient, probe, size, strict=True)
-    expected = sum(float((g * v * e).double().sum()) for g, v, e in parts)
-    moved = abs(after - before)
-    if moved > 100 * abs(expected) + 1e-3 * abs(before) + 1e-12:
-        raise RuntimeError(
-            f"the closure gave a loss of {before:.6g} and then {after:.6g}, where a change of "
-            f"{expected:.2g} was expected: it must evaluate the same batch each time "
-            "(the random state is put back for it)"
-        )
+def free(loss: Tensor) -> None:
+    """Let the graph go that ``loss``, if the caller holds on to it, would keep alive."""
+    if not loss._is_view():
+        loss.detach_()

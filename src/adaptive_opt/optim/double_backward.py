@@ -15,15 +15,17 @@ derivative is due.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import Function, once_differentiable
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
-__all__ = ["FastDoubleBackward"]
+__all__ = ["FastDoubleBackward", "twice_differentiable"]
 
 _convolution = torch.ops.aten.convolution
 _convolution_backward = torch.ops.aten.convolution_backward
@@ -348,3 +350,10 @@ _REPLACEMENTS = {
     torch.nn.functional.batch_norm: _fast_batch_norm,
     torch.nn.functional.cross_entropy: _fast_cross_entropy,
 }
+
+
+@contextmanager
+def twice_differentiable() -> Iterator[None]:
+    """Around a forward pass: attention by its formula, and :class:`FastDoubleBackward`."""
+    with sdpa_kernel(SDPBackend.MATH), FastDoubleBackward():
+        yield

@@ -4,22 +4,24 @@ Validated before the first node runs; every fault is reported at once, by the pa
 key, with the nearest valid name where a key is unknown.
 """
 
-from .arms import lengths_of, resolve_arm, training_parameters
-from .configuration import configuration, configuration_digest, logging_configuration
-from .faults import Fault, find_faults
-from .models import (
+from .analysis import (
     AnalysisParameters,
     CalibrationParameters,
     CurvatureParameters,
     FidelityParameters,
-    ImageTaskParameters,
     LossParameters,
-    RRFunctionParameters,
     SharpnessParameters,
+    VerdictParameters,
+)
+from .arms import lengths_of, resolve_arm, training_parameters
+from .configuration import configuration, configuration_digest, logging_configuration
+from .faults import Fault, find_faults
+from .models import (
+    ImageTaskParameters,
+    RRFunctionParameters,
     TaskParameters,
     TextTaskParameters,
     TrainingParameters,
-    VerdictParameters,
     target_losses,
     task_parameters,
 )

@@ -19,9 +19,9 @@ from adaptive_opt.engine.trials import (
     train_trials,
 )
 from adaptive_opt.parameters import (
-    AnalysisParameters,
     TaskTuningParameters,
     TuningParameters,
+    VerdictParameters,
     resolve_arm,
     search_space,
     task_parameters,
@@ -106,7 +106,7 @@ def search_arm(
     length = {"trial_epochs": plan.epochs, "trial_seeds": plan.seeds, "budget_units": plan.budget}
     known = {"objective": plan.objective, "made_of": dict(identity)}
     known["constants"] = constants = problem.constants()
-    margin = AnalysisParameters(**parameters["analysis"]).verdict.constant_margin
+    margin = VerdictParameters(**parameters.get("analysis", {}).get("verdict", {})).constant_margin
     best = combine(records, problem.as_value(constants), margin)
     return pd.concat(tables, ignore_index=True), {**best, **length, **known}
 
