@@ -5,7 +5,8 @@ tested for equality. Whether an arm is faster can be tested all the same, by los
 step costs c times the other's is faster on a clock if its loss at length h ≤ 1/c is below the
 other's at full length (for c < 1: its loss at full length below the other's at a length ≥ c). So
 the direction of an arm with bounded runs is tested by its bounds and by log losses at trained
-lengths (Bonferroni over the two), and its speed-up stays a bound.
+lengths (Bonferroni over the two), and its speed-up stays a bound. The known end of its interval is
+the further of the two that these tests give.
 """
 
 from __future__ import annotations
@@ -111,13 +112,14 @@ class Contest:
         equivalent = statistics.holm([c.p_equivalent(margin) for c in compared])
         alpha = 1 - self.settings["confidence"]
         results = []
-        for c, own, shift, (_, sign), p, q in zip(
-            compared, known, shifts, tested, different, equivalent, strict=True
+        for pair, c, own, shift, (_, sign), p, q in zip(
+            pairs, compared, known, shifts, tested, different, equivalent, strict=True
         ):
             same = 1.0 if any(own.bounded) else q  # of a bound nobody knows how near it is
             word = statistics.decide(sign, p, same, alpha)
             results.append(
-                self._speedup(c, own, shift, word, clock) | {"p_different": p, "p_equivalent": same}
+                self._speedup(pair, c, own, shift, word, clock)
+                | {"p_different": p, "p_equivalent": same}
             )
         return [Speedup(**r) for r in results]
 
@@ -129,22 +131,25 @@ class Contest:
 
     def _speedup(
         self,
+        pair: tuple[str, str],
         found: statistics.Comparison,
         own: Speeds,
         shift: Shift,
         word: Word,
         clock: Clock,
     ) -> dict[str, Any]:
-        low, high = found.interval(self.settings["confidence"])
         below, above = own.bounded
+        low, high = found.interval(self.settings["confidence"])
+        if below or above:
+            low, high = self._interval_by_both(pair, shift, found, (below, above))
         log = found.estimate if own.bound is None else own.bound + shift[0]
         return {
             "metric": self.metric,
             "clock": clock,
             "verdict": word,
             "ratio": math.exp(log),
-            "low": None if below or not math.isfinite(low) else math.exp(low),
-            "high": None if above or not math.isfinite(high) else math.exp(high),
+            "low": math.exp(low) if math.isfinite(low) else None,
+            "high": math.exp(high) if math.isfinite(high) else None,
             "bound": _bound(below, above, len(own.runs)),
         }
 
@@ -160,10 +165,54 @@ class Contest:
         p, sign = min(tests)
         return min(1.0, 2 * p), sign
 
-    def _direction(self, arm: str, other: str, shift: Shift) -> tuple[float, float]:
-        """Two-sided p, and a number with the sign of arm − other (above 0: faster)."""
+    def _interval_by_both(
+        self,
+        pair: tuple[str, str],
+        shift: Shift,
+        found: statistics.Comparison,
+        bounded: tuple[int, int],
+    ) -> tuple[float, float]:
+        """Log speed-ups that neither test rejects; infinite where there is no end."""
+        by, reach = self._shifted(shift)
+        below, above = bounded
+        confidence = 1 - (1 - self.settings["confidence"]) / 2  # two tests
+        low, high = found.interval(confidence)
+        ends = (-math.inf if below else low, math.inf if above else high)
+        p = (1 - confidence) / 2  # of an end
+        low = max(ends[0], self._proven(*pair, p, faster=True) + by - reach)
+        high = min(ends[1], self._proven(*pair, p, faster=False) + by + reach)
+        return (low, high) if low <= high else ends
+
+    def _proven(self, arm: str, other: str, p: float, *, faster: bool) -> float:
+        """The largest log speed-up in iterations that losses show an arm to exceed.
+
+        A fixed sequence of tests, from the least claim to the greatest, which ends at the first
+        that fails and needs no correction for their number. Not ``faster``: the smallest that
+        they show it to stay below.
+        """
+        own, theirs = (self._trained(a) for a in (arm, other))
+        if _full(own) is None or _full(theirs) is None:
+            return -math.inf if faster else math.inf
+        claims = [(1 / share, share, 1.0) for share in own]
+        claims += [(share, 1.0, share) for share in theirs if share < 1]
+        proven = -math.inf if faster else math.inf
+        for speed, share, other_share in sorted(claims, reverse=not faster):
+            sides = [(arm, share), (other, other_share)]
+            (a, at_a), (b, at_b) = sides if faster else sides[::-1]
+            if self._p_lower(a, b, at_a, at_b) > p:
+                break
+            proven = math.log(speed)
+        return proven
+
+    def _shifted(self, shift: Shift) -> tuple[float, float]:
+        """The number of a shift, and how far its interval reaches."""
         by, error, df = shift
         reach = float(stats.t.ppf(0.5 + self.settings["confidence"] / 2, df)) * error
+        return by, reach
+
+    def _direction(self, arm: str, other: str, shift: Shift) -> tuple[float, float]:
+        """Two-sided p, and a number with the sign of arm − other (above 0: faster)."""
+        by, reach = self._shifted(shift)
         own, theirs = (self._trained(a) for a in (arm, other))
         price = -by  # log of what a step costs, in steps of the other
         faster = self._p_lower(arm, other, *_lengths_for_faster(price + reach, own, theirs))

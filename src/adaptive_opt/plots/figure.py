@@ -14,7 +14,7 @@ import matplotlib.figure as mpl_figure
 import numpy as np
 import plotly.graph_objects as go
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogFormatter, MaxNLocator
+from matplotlib.ticker import LogFormatter, MaxNLocator, NullFormatter, NullLocator
 from numpy.typing import ArrayLike, NDArray
 from plotly.subplots import make_subplots
 
@@ -167,6 +167,10 @@ def to_matplotlib(figure: Figure) -> mpl_figure.Figure:
     return drawn
 
 
+FEW = 8
+"""Places on a logarithmic axis that can be named one by one."""
+
+
 class _PlainFormatter(LogFormatter):
     """2.4 where Matplotlib writes 2.4 × 10⁰."""
 
@@ -253,6 +257,8 @@ def _draw_panel(ax: Any, panel: Panel, gap: float) -> None:
         ax.yaxis.set_major_formatter(_PlainFormatter(labelOnlyBase=False))
         ax.yaxis.set_minor_formatter(_PlainFormatter(minor_thresholds=(1, 0.4)))
     ax.set_xscale("log" if panel.x_log else "linear")
+    if panel.x_log:
+        ax.xaxis.set_minor_formatter(NullFormatter())  # "3 × 10³" is too long for its place
     if panel.level is not None:
         ax.axhline(panel.level, color="#888888", linewidth=0.8, linestyle=":")
     ax.set(title=panel.title, xlabel=panel.x_label, ylabel=panel.y_label)
@@ -263,6 +269,9 @@ def _draw_panel(ax: Any, panel: Panel, gap: float) -> None:
         ax.set_xlim(-0.5, len(panel.ticks) - 0.5)
     elif len(at) == 1:
         ax.set_xticks(list(at))
+    elif panel.x_log and len(at) <= FEW and min(at) >= 1:
+        ax.set_xticks(sorted(at), [f"{v:,.0f}" for v in sorted(at)])
+        ax.xaxis.set_minor_locator(NullLocator())
     elif not panel.x_log and all(v.is_integer() for v in at):
         ax.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True))
     ax.autoscale_view()  # else the limits, and with them the transform, are not up to date
