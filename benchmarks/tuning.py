@@ -61,7 +61,7 @@ def seconds(task: str, arm: str, trials: int, epochs: int, batch: int, device: s
     # The budget is in first-order trials; a tenth of a trial beyond what so many cost.
     cost = 1.2 if arm in SECOND_ORDER else 1.0
     plan |= {"epochs": epochs, "budget": int(trials * cost + 0.9), "batch": batch}
-    given["tuning"]["tasks"][task] = plan
+    given["tuning"] |= {"tasks": {**given["tuning"]["tasks"], task: plan}, "studies": 1}
     given["training"]["device"] = device
     tensors = function(task, given).to_tensors()
     with tempfile.TemporaryDirectory() as folder:

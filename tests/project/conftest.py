@@ -3,6 +3,7 @@
 import shutil
 import sys
 import time
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -20,8 +21,9 @@ def kedro(project, *args, **environment):
     return WARM.get(project, partial(run_kedro, project))(*args, **environment)
 
 
-@pytest.fixture(scope="session")
-def project(tmp_path_factory):
+@contextmanager
+def copy_of_the_project(tmp_path_factory):
+    """The project in an empty folder, with a process there that has imported everything."""
     folder = tmp_path_factory.mktemp("study")
     for name in ("conf", "src", "notebooks"):
         shutil.copytree(PROJECT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -32,6 +34,12 @@ def project(tmp_path_factory):
     yield folder
     if FORKS:
         WARM.pop(folder).close()
+
+
+@pytest.fixture(scope="session")
+def project(tmp_path_factory):
+    with copy_of_the_project(tmp_path_factory) as folder:
+        yield folder
 
 
 @pytest.fixture(scope="session")

@@ -243,7 +243,7 @@ def test_the_report_opens_without_a_network(smoke, visit):
     visit.page.goto(file.as_uri())
     visit.page.wait_for_load_state()
     drawn = file.read_text(encoding="utf-8").count('Plotly.newPlot("figure-')
-    assert drawn == 12
+    assert drawn == 13
     assert visit.page.locator(".plot-container").count() == drawn
     visit.picture("report")
     assert visit.asked == []

@@ -18,6 +18,7 @@ from adaptive_opt.settings import CONFIG_LOADER_ARGS
 from adaptive_opt.study import TASKS, arm_names
 from tests.conftest import PROJECT
 
+PRUNED = {"pruner": "hyperband", "objective": "valid_loss", "budget": 8, "epochs": 4}
 ENVIRONMENTS = ["base", "smoke", "quick", "paper", "replication"]
 
 
@@ -129,8 +130,8 @@ FAULTS = [
     ("tuning.tasks.rr_cond29", ..., "tuning", "is missing"),
     ("tuning.tasks.rr_cond29.objective", 'valid_loss', "tuning", "has no validation data"),
     ("tuning.tasks.rr_cond29.pruner", 'hyperband', "tuning", "train as one program"),
-    ("tuning.tasks.resnet18.batch", 2, "tuning", "train one at a time"),
-    ("tuning.tasks.resnet18.min_epochs", 99, "tuning", "must be at most epochs"),
+    ("tuning.tasks.resnet18", {**PRUNED, "batch": 2}, "tuning", "train one at a time"),
+    ("tuning.tasks.resnet18", {**PRUNED, "min_epochs": 99}, "tuning", "must be at most epochs"),
     ("tuning.space", 'corected', "tuning", "no space"),
     ("tuning.sorce", 'search', "tuning", "did you mean 'source'"),
     (f"{SPACES}.first-order.lr.low", 2.0, "tuning", "must be below high"),

@@ -14,12 +14,20 @@ from adaptive_opt.evidence.schema import read_verdict
 from adaptive_opt.pipeline_registry import register_pipelines
 from adaptive_opt.pipelines.selection import StudyPipeline
 
-from .conftest import kedro
+from .conftest import copy_of_the_project, kedro
 
 
 @pytest.fixture(scope="module")
 def pipelines():
     return register_pipelines()
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory):
+    """A copy for these tests: runs on other data and other parameters are told apart, but a
+    finished run of the default study would not be left."""
+    with copy_of_the_project(tmp_path_factory) as folder:
+        yield folder
 
 
 def chosen(pipelines, *tags, name="__default__"):
@@ -104,25 +112,25 @@ def verdict_of(project, study):
     return verdict
 
 
-def test_a_task_on_text_of_ones_own_ends_with_its_report(project, tmp_path):
+def test_a_task_on_text_of_ones_own_ends_with_its_report(own, tmp_path):
     stream = np.random.default_rng(0)
     words = [f"w{i}" for i in range(150)]
     for name, lines in (("train", 4000), ("valid", 600), ("test", 600)):
         text = "\n".join(" ".join(stream.choice(words, 9)) for _ in range(lines))
         (tmp_path / f"{name}.txt").write_text(text, encoding="utf-8")
     source = f"data.transformer.source=files,data.transformer.path={tmp_path}"
-    before = {p for p in (project / "data").rglob("*") if p.is_file()}
-    done = kedro(project, "run", "--env=smoke", "--tags=transformer", f"--params={source}")
+    before = {p for p in (own / "data").rglob("*") if p.is_file()}
+    done = kedro(own, "run", "--env=smoke", "--tags=transformer", f"--params={source}")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "data/08_reporting/smoke/only_transformer_verdict/report.html" in done.stdout
-    new = {p for p in (project / "data").rglob("*") if p.is_file()} - before
+    new = {p for p in (own / "data").rglob("*") if p.is_file()} - before
     assert not [p for p in new if "resnet18" in str(p) or "rr_cond" in str(p)]
-    verdict = verdict_of(project, "only_transformer_verdict")
+    verdict = verdict_of(own, "only_transformer_verdict")
     assert [t.task for t in verdict.tasks] == ["transformer"]
     assert verdict.provenance["commands"] == ["kedro run --tags=transformer --env=smoke"]
 
 
-def test_two_arms_on_a_folder_of_images_end_with_their_report(project, tmp_path):
+def test_two_arms_on_a_folder_of_images_end_with_their_report(own, tmp_path):
     digits = load_digits()
     for split, chosen_rows in (("train", range(400)), ("test", range(400, 600))):
         for i in chosen_rows:
@@ -131,36 +139,36 @@ def test_two_arms_on_a_folder_of_images_end_with_their_report(project, tmp_path)
             Image.fromarray((digits.images[i] * 15).astype("uint8")).save(folder / f"{i}.png")
     source = f"data.resnet18.source=folder,data.resnet18.path={tmp_path}"
     tags = "--tags=resnet18.adam,resnet18.ssdh"
-    done = kedro(project, "run", "--env=smoke", tags, f"--params={source}")
+    done = kedro(own, "run", "--env=smoke", tags, f"--params={source}")
     assert done.returncode == 0, done.stdout + done.stderr
-    verdict = verdict_of(project, "only_resnet18_adam_resnet18_ssdh_verdict")
+    verdict = verdict_of(own, "only_resnet18_adam_resnet18_ssdh_verdict")
     (task,) = verdict.tasks
     assert {a.arm for a in task.arms} == {"adam", "ssdh"}
     assert task.reference == "adam"
     assert task.missing == []
 
 
-def test_an_arm_alone_is_told_what_is_missing(project):
-    done = kedro(project, "run", "--env=smoke", "--tags=rr_cond29.ssdh")
+def test_an_arm_alone_is_told_what_is_missing(own):
+    done = kedro(own, "run", "--env=smoke", "--tags=rr_cond29.ssdh")
     assert done.returncode == 0, done.stdout + done.stderr
-    verdict = verdict_of(project, "only_rr_cond29_ssdh_verdict")
+    verdict = verdict_of(own, "only_rr_cond29_ssdh_verdict")
     assert "nothing to compare with" in verdict.tasks[0].missing[0]
     assert verdict.answer.startswith("No verdict")
 
 
-def test_an_arm_that_fails_does_not_stop_the_others(project):
+def test_an_arm_that_fails_does_not_stop_the_others(own):
     """Learning rates at which every trial diverges: the arm has no run, the others a verdict."""
     space = "tuning.spaces.corrected.rr_cond29.first-order.lr"
     params = f"{space}.low=1e9,{space}.high=1e10"
     tags = "--tags=rr_cond29.sgdm,rr_cond29.ssdh,rr_cond29.sadh"
-    done = kedro(project, "run", "--env=smoke", tags, f"--params={params}")
+    done = kedro(own, "run", "--env=smoke", tags, f"--params={params}")
     assert done.returncode == 3, done.stdout + done.stderr
     assert "Failed, and left out: 1 of the arms." in done.stderr
     assert (
         "rr_cond29.sgdm: no search found a configuration: no trial came to its end" in done.stderr
     )
     assert "Traceback" not in done.stdout + done.stderr
-    verdict = verdict_of(project, "only_rr_cond29_sadh_rr_cond29_sgdm_rr_cond29_ssdh_verdict")
+    verdict = verdict_of(own, "only_rr_cond29_sadh_rr_cond29_sgdm_rr_cond29_ssdh_verdict")
     arms = {a.arm: a for a in verdict.tasks[0].arms}
     assert "no trial came to its end" in arms["sgdm"].failed
     assert arms["ssdh"].failed == ""

@@ -16,8 +16,8 @@ from adaptive_opt.engine.provenance import identify_run
 from adaptive_opt.io.grid import Files, survey
 from adaptive_opt.io.outcome import OutcomeHooks, where_results_are
 from adaptive_opt.io.status import as_record, as_text
-from adaptive_opt.parameters import TuningParameters, search_space, with_values
-from adaptive_opt.search.identity import study_name, trial_identity
+from adaptive_opt.parameters import TuningParameters, search_space, studies_of
+from adaptive_opt.search.identity import study_name, study_seed, trial_identity
 from adaptive_opt.search.spaces import Space
 from adaptive_opt.settings import CONFIG_LOADER_ARGS
 from adaptive_opt.tasks.digest import data_digest
@@ -26,6 +26,9 @@ from tests.project.test_parameters import put
 
 TASK = "rr_cond29"
 FUNCTION = {"A": np.eye(3), "X": np.ones((1000, 3)), "W1": np.ones((4, 3)), "W2": np.ones((3, 4))}
+
+FIRST_PART_DONE = {"done": [{"share": 1.0, "seeds": [0, 1]}], "state": {"iteration": 80}}
+"""Two seeds at the whole length, of the parts of a run at a quarter of it and at the whole."""
 
 
 class Study:
@@ -45,19 +48,27 @@ class Study:
         space = Space.from_parameters(search_space(TASK, arm, tuning, arms))
         plan = tuning.tasks[TASK]
         made_of = trial_identity(TASK, arm, self.data, self.parameters, plan, space)
-        name = study_name("smoke", TASK, arm, made_of, space, plan, tuning.seed)
+        values = dict.fromkeys(space, 0.1)
+        studies = [
+            {
+                "study": study_name(
+                    "smoke", TASK, arm, made_of, space, plan, study_seed(tuning.seed, number)
+                ),
+                "values": values, "found": True, "failed": "", "widened": 0,
+                "space": space.describe(),
+            }
+            for number in range(tuning.studies)
+        ]  # fmt: skip
         best = {
-            "task": TASK, "arm": arm, "source": "search", "study": name, "made_of": made_of,
-            "values": dict.fromkeys(space, 0.1), "space": space.describe(), "widened": 0,
-            "trials": {"complete": 3, "failed": 1}, "budget": 160.0, "spent": 160.0,
-            "budget_units": plan.budget, "seconds": 4.0,
+            "task": TASK, "arm": arm, "source": "search", "made_of": made_of, "values": values,
+            "studies": studies, "trials": {"complete": 3, "failed": 1}, "budget": 160.0,
+            "spent": 160.0, "budget_units": plan.budget, "seconds": 4.0,
         }  # fmt: skip
         self._write(f"tuning.{TASK}.{arm}.best", {**best, **changed})
 
     def identity(self, arm):
         best = self.files.record(f"tuning.{TASK}.{arm}.best")
-        arms = with_values(self.parameters["arms"], TASK, arm, best["values"])
-        return identify_run(TASK, arm, self.data, {**self.parameters, "arms": arms})
+        return identify_run(TASK, arm, self.data, self.parameters, studies_of(best))
 
     def train(self, arm, **changed):
         """Leave what a finished run leaves."""
@@ -66,7 +77,7 @@ class Study:
             **self.identity(arm).record(),
         }  # fmt: skip
         self._write(f"training.{TASK}.{arm}.summary", {**summary, **changed})
-        for part in ("history", "weights", "snapshots"):
+        for part in ("history", "weights", "snapshots", "lengths"):
             self.files.path(f"training.{TASK}.{arm}.{part}").touch()
 
     def checkpoint(self, arm, state, age):
@@ -107,7 +118,7 @@ def test_where_nothing_was_run_it_says_so(study):
     assert text.endswith("kedro run --env=smoke")
 
 
-@pytest.mark.parametrize("part", ["history", "weights", "snapshots"])
+@pytest.mark.parametrize("part", ["history", "weights", "snapshots", "lengths"])
 def test_a_run_without_one_of_its_files_is_missing(study, part):
     study.search("ssdh")
     study.train("ssdh")
@@ -176,7 +187,7 @@ def test_a_larger_budget_makes_a_part_of_a_search(study):
     ("state", "age", "said"),
     [
         ({"state": {"iteration": 240}, "hessians": torch.zeros(2)}, 5, "running (at iteration 240"),
-        ({"done": [{}], "state": {"iteration": 80}}, 9e3, "80 of 320 of seed 2 of 2"),
+        (FIRST_PART_DONE, 9e3, "at iteration 80 after 1 finished parts"),
     ],
 )
 def test_a_checkpoint_tells_of_a_run_under_way(study, state, age, said):
@@ -185,7 +196,7 @@ def test_a_checkpoint_tells_of_a_run_under_way(study, state, age, said):
     record, text = study.look("ssdh")
     assert states(record) == [("done", "running" if age < 60 else "broken off")]
     assert said in text
-    share = 240 / 320 if age < 60 else (1 + 80 / 320) / 2
+    share = 240 / 320 if age < 60 else 2 * 1.0 / (2 * (1.0 + 0.25))
     assert record["cells"][0]["training"]["share"] == share
     put(study.parameters, "training.log_every", 7)
     assert states(study.look("ssdh")[0]) == [("done", "missing")]  # it is of another run

@@ -74,12 +74,15 @@ def database(project):
 def train_arm(parameters, function, folder, arm="adam"):
     """Train as the pipeline does, and save as the catalog does."""
     given = (parameters[name] for name in ("tasks", "arms", "training"))
-    history, weights, snapshots, summary = train(
-        TASK, arm, function, RunFolder(folder), {"values": {}}, *given
+    found = [{"values": {}, "found": True, "failed": ""}] * 2
+    best = {"values": {}, "failed": "", "studies": found}
+    history, weights, snapshots, lengths, summary = train(
+        TASK, arm, function, RunFolder(folder), best, *given
     )
     ParquetDataset(filepath=str(folder / "history.parquet")).save(history)
     TensorsDataset(filepath=str(folder / "weights.safetensors")).save(weights)
     TensorsDataset(filepath=str(folder / "snapshots.safetensors")).save(snapshots)
+    ParquetDataset(filepath=str(folder / "lengths.parquet")).save(lengths)
     RecordDataset(filepath=str(folder / "summary.json")).save(summary)
     return history, weights
 
@@ -136,7 +139,9 @@ def check_children(recorded, folder, arm="adam"):
         assert recorded.runs[child] == (f"{TASK} {arm} {tags['seed']}", "FINISHED")
         assert (tags["task"], tags["arm"], tags["kind"]) == (TASK, arm, "first-order")
         assert tags["scale"] == "smoke"
-        assert recorded.params[child]["lr"] == str(summary["hyperparameters"]["lr"])
+        assert recorded.params[child]["lr"] == str(
+            summary["hyperparameters"][int(tags["seed"])]["lr"]
+        )
         curve = expected_curve(history, int(tags["seed"]))
         assert len(curve) == POINTS + 1
         assert metrics["train_loss"] == curve

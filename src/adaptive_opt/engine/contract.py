@@ -90,7 +90,7 @@ class Plan:
         snapshot_every: iterations between two points of the trajectory; 0: none.
         evaluate_every: iterations between two looks at validation data; 0: none. Test data
             are looked at once, at the end, if validation data are at all.
-        measure_end: whether :attr:`EnsembleResult.final` is measured.
+        measure_end: whether the result has ``final``.
         curvature_share: below 1, curvature is that of the task's ``curvature_loss``.
         diverged_above: a member whose loss is not finite, or above this multiple of its
             first loss, is frozen where it last was well.

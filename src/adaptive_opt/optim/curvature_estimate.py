@@ -97,7 +97,7 @@ class CurvatureEstimation(EnsembleOptimizer):
     def forward_context(self) -> AbstractContextManager[Any]:
         """Around the forward pass: makes a second derivative possible and fast, where one is due.
 
-        See :func:`.double_backward.twice_differentiable`.
+        See ``double_backward.twice_differentiable``.
         """
         return twice_differentiable() if self.graph_due else nullcontext()
 
