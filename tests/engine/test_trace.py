@@ -112,3 +112,26 @@ def test_measures_are_of_the_last_refresh_up_to_each_iteration():
     smoothed = first[first["stage"] == "smoothed"]["relative_error"]
     assert smoothed.to_numpy() == pytest.approx(1 - 0.1**0.5)
     assert (first[first["stage"] == "clipped"]["relative_error"] == 0).all()
+
+
+def test_each_seed_is_followed_and_measured_with_what_its_search_found():
+    """And a seed whose search found nothing was not trained, so there is none to follow."""
+    given = arguments(seeds=(0, 1, 2))
+    own = [{**given["hyperparameters"], "lr": lr, "beta2": b} for lr, b in ((0.1, 0.9), (0.2, 0.8))]
+    given["hyperparameters"] = own
+    _, weights, _ = run_rahimi_recht(FUNCTION, **given)
+    trace = trace_rahimi_recht(FUNCTION, **given)
+    assert torch.equal(flat(weights), flat(trace))
+    frame = measure_fidelity(
+        FUNCTION,
+        trace,
+        task="rr_cond29",
+        hyperparameters=own,
+        task_parameters=TASK,
+        settings=FidelityParameters(iterations=[0], draws=16, paths=2),
+    )
+    exact = frame[(frame["probe"] == "exact") & (frame["stage"] == "smoothed")]
+    error = exact.groupby("seed")["relative_error"].first()
+    assert error.to_dict() == pytest.approx({0: 1 - 0.1**0.5, 1: 1 - 0.2**0.5, 2: 1 - 0.1**0.5})
+    with pytest.raises(ValueError, match="seed 1 was not trained"):
+        trace_rahimi_recht(FUNCTION, **{**given, "hyperparameters": [own[0], None]})

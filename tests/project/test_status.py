@@ -144,12 +144,13 @@ def test_finished_and_missing_cells_and_the_time_that_is_left(study):
 
 
 def test_a_stale_run_is_told_with_what_has_changed(study):
+    put(study.parameters, f"tuning.tasks.{TASK}.horizon", "run")
     study.search("ssdh")
     study.train("ssdh")
     put(study.parameters, "training.log_every", 7)
     put(study.parameters, f"tasks.{TASK}.epochs", 80)
     record, text = study.look("ssdh")
-    # The search spans the whole run (horizon: run), so its length matters to both.
+    # The schedule of a trial spans the whole run, so its length matters to both.
     assert states(record) == [("stale", "stale")]
     assert "epochs: 40, now 80" in text
     study.search("ssdh")

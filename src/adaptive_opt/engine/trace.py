@@ -17,6 +17,7 @@ from adaptive_opt.parameters import FidelityParameters, TaskParameters, Training
 from adaptive_opt.tasks.rr_functions import RRFunction
 
 from .device import resolve_device
+from .lengths import merge_configurations
 from .rahimi_recht import (
     build_rahimi_recht_task,
     prepare_rahimi_recht,
@@ -70,7 +71,7 @@ def trace_rahimi_recht(
     task: str,
     arm: str,
     optimizer: str,
-    hyperparameters: dict[str, Any],
+    hyperparameters: dict[str, Any] | Sequence[dict[str, Any] | None],
     task_parameters: TaskParameters,
     training: TrainingParameters,
     seeds: Sequence[int],
@@ -94,8 +95,9 @@ def trace_rahimi_recht(
         TypeError: the arm's optimizer has no curvature to refresh.
     """
     device = resolve_device(training.device)
+    own = merge_configurations([_of_seed(hyperparameters, seed) for seed in seeds])
     problem, params, optim, latest = prepare_rahimi_recht(
-        function, task, arm, optimizer, hyperparameters, seeds, task_parameters, training, device
+        function, task, arm, optimizer, own, seeds, task_parameters, training, device
     )
     if not isinstance(optim, SecondOrderOptimizer):
         raise TypeError(f"arm {arm}: {optimizer} has no curvature, so there is none to follow")
@@ -143,7 +145,7 @@ def measure_fidelity(
     trajectory: dict[str, Tensor],
     *,
     task: str,
-    hyperparameters: dict[str, Any],
+    hyperparameters: dict[str, Any] | Sequence[dict[str, Any] | None],
     task_parameters: TaskParameters,
     settings: FidelityParameters,
 ) -> pd.DataFrame:
@@ -152,7 +154,7 @@ def measure_fidelity(
     Args:
         function, task, task_parameters: see :func:`trace_rahimi_recht`.
         trajectory: what it returns.
-        hyperparameters: of the arm; its β2, ρ and ε serve every method.
+        hyperparameters: of the arm, as there; β2, ρ and ε of a seed serve every method.
         settings: see there.
 
     Returns:
@@ -163,28 +165,59 @@ def measure_fidelity(
     problem = build_rahimi_recht_task(function, task, [0], task_parameters, cpu)
     iterations = trajectory["iterations"].numpy()
     after = np.searchsorted(iterations, np.asarray(settings.iterations), side="right")
+    seeds = trajectory["seeds"].tolist()
+    rows: list[dict[str, Any]] = []
     with small_kernels(cpu):
-        found = measure(
-            problem.hessian,
-            trajectory["points"],
-            trajectory["momentum"],
-            [int(i) for i in after - 1],
-            **{name: float(hyperparameters[name]) for name in ("beta2", "rho", "eps")},
-            draws=settings.draws,
-            paths=settings.paths,
-            seed=derive_seed(task, "fidelity"),
-        )
-    rows = [
-        {
-            "task": task,
-            "seed": int(seed),
-            "iteration": int(iterations[one.refresh]),
-            "stage": one.stage,
-            "probe": one.probe,
-            "method": one.method,
-            **dict(zip(METRICS, values, strict=True)),
-        }
-        for one in found
-        for seed, values in zip(trajectory["seeds"], one.metrics.tolist(), strict=True)
-    ]
+        for group, own in _alike(hyperparameters, seeds):
+            members = [seeds.index(seed) for seed in group]
+            found = measure(
+                problem.hessian,
+                trajectory["points"][:, members],
+                trajectory["momentum"][:, members],
+                [int(i) for i in after - 1],
+                **{name: float(own[name]) for name in ("beta2", "rho", "eps")},
+                draws=settings.draws,
+                paths=settings.paths,
+                seed=derive_seed(task, "fidelity"),
+            )
+            rows += [
+                {
+                    "task": task,
+                    "seed": int(seed),
+                    "iteration": int(iterations[one.refresh]),
+                    "stage": one.stage,
+                    "probe": one.probe,
+                    "method": one.method,
+                    **dict(zip(METRICS, values, strict=True)),
+                }
+                for one in found
+                for seed, values in zip(group, one.metrics.tolist(), strict=True)
+            ]
     return pd.DataFrame(rows)
+
+
+def _of_seed(
+    hyperparameters: dict[str, Any] | Sequence[dict[str, Any] | None], seed: int
+) -> dict[str, Any]:
+    """What the run of a seed was trained with."""
+    if isinstance(hyperparameters, dict):
+        return hyperparameters
+    found = hyperparameters[seed % len(hyperparameters)]
+    if found is None:
+        raise ValueError(f"seed {seed} was not trained: its search found no configuration")
+    return found
+
+
+def _alike(
+    hyperparameters: dict[str, Any] | Sequence[dict[str, Any] | None], seeds: Sequence[int]
+) -> list[tuple[list[int], dict[str, Any]]]:
+    """Seeds that were trained with the same hyperparameters, and those."""
+    groups: list[tuple[list[int], dict[str, Any]]] = []
+    for seed in seeds:
+        own = _of_seed(hyperparameters, seed)
+        same = next((group for group, given in groups if given == own), None)
+        if same is None:
+            groups.append(([seed], own))
+        else:
+            same.append(seed)
+    return groups

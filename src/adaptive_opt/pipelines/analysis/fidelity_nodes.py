@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from adaptive_opt.errors import StudyError
 from adaptive_opt.parameters import (
     AnalysisParameters,
     resolve_arm,
+    studies_of,
     task_parameters,
     training_parameters,
     with_values,
@@ -29,15 +31,19 @@ def trace(
 
     settings = training_parameters(arm, training)
     of_task = task_parameters(task, tasks)
-    followed = min(AnalysisParameters(**analysis).fidelity.seeds, of_task.seeds)
+    studies = studies_of(best)
+    trained = [s for s in range(of_task.seeds) if studies[s % len(studies)] is not None]
+    followed = trained[: AnalysisParameters(**analysis).fidelity.seeds]
+    optimizer, hyperparameters = _resolved(task, arm, best, arms, settings)
     return trace_rahimi_recht(
         task_data(task, tensors),
         task=task,
         arm=arm,
-        **resolve_arm(arm, with_values(arms, task, arm, best["values"])[task], settings),
+        optimizer=optimizer,
+        hyperparameters=hyperparameters,
         task_parameters=of_task,
         training=settings,
-        seeds=range(followed),
+        seeds=followed,
     )
 
 
@@ -57,15 +63,31 @@ def measure(
     from adaptive_opt.tasks.load import task_data
 
     settings = training_parameters(arm, training)
-    resolved = resolve_arm(arm, with_values(arms, task, arm, best["values"])[task], settings)
+    _, hyperparameters = _resolved(task, arm, best, arms, settings)
     return measure_fidelity(
         task_data(task, tensors),
         trajectory,
         task=task,
-        hyperparameters=resolved["hyperparameters"],
+        hyperparameters=hyperparameters,
         task_parameters=task_parameters(task, tasks),
         settings=AnalysisParameters(**analysis).fidelity,
     )
+
+
+def _resolved(
+    task: str, arm: str, best: dict[str, Any], arms: dict[str, Any], settings: Any
+) -> tuple[str, list[dict[str, Any] | None]]:
+    """The optimizer, and its hyperparameters as each search found them."""
+    found = [
+        None if v is None else resolve_arm(arm, with_values(arms, task, arm, v)[task], settings)
+        for v in studies_of(best)
+    ]
+    optimizer = next((f["optimizer"] for f in found if f is not None), None)
+    if optimizer is None:
+        raise StudyError(
+            f"{task}, {arm}: no search found a configuration, so there is no run to follow"
+        )
+    return optimizer, [None if f is None else f["hyperparameters"] for f in found]
 
 
 def compare(arm: str, scale: str, *measures: Any) -> tuple[Any, str, Any, Any]:
