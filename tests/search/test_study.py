@@ -68,7 +68,7 @@ def server(tmp_path_factory):
     try:
         yield f"postgresql://tuner:s3cret-word@127.0.0.1:{port}/postgres"
     finally:
-        do(programs / "pg_ctl", "-D", data, "-m", "immediate", "stop")
+        do(programs / "pg_ctl", "-D", data, "-W", "-m", "immediate", "stop")  # nobody waits
 
 
 def _fresh(server, tmp_path):
