@@ -26,7 +26,7 @@ from .derivatives import (
     without_hooks,
 )
 from .double_backward import twice_differentiable
-from .finite_differences import difference, step_unit
+from .finite_differences import difference, step_length
 from .probes import MOMENTUM_PROBES, ProbeGenerator, draw
 from .ranks import Ranks
 from .sources import HESSIAN_SOURCES, Permutation, degrade, exact_diagonal
@@ -236,9 +236,8 @@ class CurvatureEstimation(EnsembleOptimizer):
         return found.loss
 
     def _step_size(self, params: Tensors, probe: Tensors) -> list[Tensor]:
-        """ε = √u (1 + ‖θ‖) / ‖v‖, for each member, shaped to multiply each tensor."""
-        unit = step_unit(params[0].dtype)
-        size = unit * (1 + self._norm(params)) / self._norm(probe).clamp_min(1e-30)
+        """ε of :func:`.finite_differences.step_length`, shaped to multiply each tensor."""
+        size = step_length(self._norm(params), self._norm(probe), params[0].dtype)
         return self._expand(size, params)
 
     @torch.no_grad()

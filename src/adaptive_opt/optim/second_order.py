@@ -84,9 +84,9 @@ class SecondOrderOptimizer(CurvatureEstimation):
             tensors of shape ``[members]``.
         hvp: ``autograd``: the product of Hessian and probe by differentiating twice;
             ``finite_difference``: (g(θ + εv) − g(θ)) / ε, from one more gradient of a closure
-            at the steps where curvature is due, with ε = √u (1 + ‖θ‖) / ‖v‖ and u the machine
-            epsilon (Nocedal & Wright, *Numerical Optimization*, 2006, section 8.1). Same batch,
-            same dropout: the random state is put back.
+            at the steps where curvature is due, with ε = 0.05 √u (1 + ‖θ‖) / ‖v‖ and u the machine
+            epsilon (:func:`.finite_differences.step_length`). Same batch, same dropout: the
+            random state is put back.
         process_group: over which curvature is averaged; ``"auto"``: the default group of
             ``torch.distributed`` where that is initialised; None: it is not averaged.
         rank_probes: each rank draws a probe of its own, so that W ranks average W probes and
