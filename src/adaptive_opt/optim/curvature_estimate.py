@@ -27,6 +27,7 @@ from .derivatives import (
 )
 from .double_backward import twice_differentiable
 from .finite_differences import difference, step_length
+from .gauss_newton import NO_LABELS, SampledLoss, gauss_newton_diagonal
 from .probes import MOMENTUM_PROBES, ProbeGenerator, draw
 from .ranks import Ranks
 from .sources import HESSIAN_SOURCES, Permutation, degrade, exact_diagonal
@@ -114,7 +115,7 @@ class CurvatureEstimation(EnsembleOptimizer):
     def backward(  # type: ignore[override]
         self,
         loss: Tensor | Callable[[], Tensor],
-        curvature_loss: Tensor | None = None,
+        curvature_loss: Tensor | Callable[[], SampledLoss] | None = None,
         curvature_share: float = 1.0,
     ) -> Tensor | None:
         """Gradient of ``loss`` into ``.grad``, and the curvature estimate when it is due.
@@ -126,7 +127,8 @@ class CurvatureEstimation(EnsembleOptimizer):
             loss: a scalar, or ``[members]``; or a closure that evaluates the model on the batch
                 and returns it, without a backward, which finite differences need.
             curvature_loss: the curvature is that of this loss instead, over part of the
-                batch; looked at only where :attr:`graph_due`.
+                batch; looked at only where :attr:`graph_due`. For ``gauss_newton`` a function
+                that returns a :class:`.gauss_newton.SampledLoss`, called only where it is due.
             curvature_share: which part of the batch that is, to count its cost.
 
         Returns:
@@ -137,6 +139,13 @@ class CurvatureEstimation(EnsembleOptimizer):
         """
         if not isinstance(loss, Tensor):
             return self._backward_closure(loss)
+        if self.param_groups[0]["curvature"] == "gauss_newton":
+            self._sampled(curvature_loss, curvature_share)
+            super().backward(loss)
+            self._hold(list(self._pending))
+            return None
+        if callable(curvature_loss):
+            raise TypeError("a function that samples labels needs curvature='gauss_newton'")
         if not self.curvature_due or (curvature_loss is not None and self.graph_due):
             super().backward(loss)
             if curvature_loss is not None and self.graph_due:
@@ -166,6 +175,15 @@ class CurvatureEstimation(EnsembleOptimizer):
         self._hold(due)
         free(loss)
         return None
+
+    def _sampled(self, draw: Tensor | Callable[[], SampledLoss] | None, share: float) -> None:
+        """The Gauss–Newton estimate; before the gradient, which frees the graph they share."""
+        if not self.curvature_due or draw is None:  # step says what is missing
+            return
+        due = [p for g in self.param_groups if is_due(g) for p in g["params"] if p.requires_grad]
+        found = gauss_newton_diagonal(draw, due)
+        self.curvature_cost += share  # one more gradient
+        self._set_pending(list(found), list(found.values()))
 
     def estimate_curvature(self, loss: Tensor, share: float = 1.0) -> None:
         """The curvature estimate of ``loss`` alone, the gradients being in ``.grad`` already.
@@ -243,10 +261,11 @@ class CurvatureEstimation(EnsembleOptimizer):
     @torch.no_grad()
     def _average_over_ranks(self) -> None:
         """The mean of the ranks' estimates, as DistributedDataParallel has that of gradients."""
-        if not self._ranks.active or self.hvp == "finite_difference":
+        differences = self.hessian_due and self.hvp == "finite_difference"
+        if not self._ranks.active or differences:
             return  # a difference of averaged gradients is averaged
         due = [p for g in self.param_groups if is_due(g) for p in g["params"] if p.grad is not None]
-        if self.hessian_due:
+        if self._pending or self.hessian_due:
             estimates = [self._pending.get(p, torch.zeros_like(p)) for p in due]
             self._pending = dict(zip(due, self._ranks.mean(estimates), strict=True))
 
@@ -347,7 +366,8 @@ class CurvatureEstimation(EnsembleOptimizer):
             return [torch.ones_like(g) for g in grads]
         if not self._pending:
             ways = "call optimizer.backward(loss) instead of loss.backward()"
-            if self.hvp != "autograd":
+            ways = NO_LABELS if source == "gauss_newton" else ways
+            if self.hvp != "autograd" and source != "gauss_newton":
                 ways = "hvp='finite_difference' needs a closure: optimizer.step(closure)"
             raise RuntimeError(f"curvature is due at this step, but no estimate was made: {ways}")
         # A parameter that the loss did not reach has no curvature.

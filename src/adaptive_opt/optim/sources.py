@@ -10,6 +10,7 @@ carries less and less. What a rung still knows, a gain over the rung below is ma
 | `permuted`         | the estimate, permuted within a tensor   | magnitude, layer, spread      |
 | `per_tensor`       | its root mean square over each tensor    | magnitude, layer              |
 | `per_model`        | its root mean square over all parameters | magnitude                     |
+| `gauss_newton`     | N ĝ ⊙ ĝ, ĝ with labels from the model    | all, of the Gauss–Newton matrix |
 | `squared_gradient` | g ⊙ g                                    | first-order information       |
 | `constant`         | 1                                        | nothing                       |
 
@@ -40,7 +41,7 @@ __all__ = [
 ]
 
 HESSIAN_SOURCES = ("exact", "estimate", "permuted", "per_tensor", "per_model")
-CURVATURE_SOURCES = (*HESSIAN_SOURCES, "squared_gradient", "constant")
+CURVATURE_SOURCES = (*HESSIAN_SOURCES, "gauss_newton", "squared_gradient", "constant")
 
 HVP = Callable[[Sequence[Tensor]], list[Tensor]]
 
