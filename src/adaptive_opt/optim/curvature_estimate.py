@@ -216,15 +216,25 @@ class CurvatureEstimation(EnsembleOptimizer):
 
     def _differences(self, gradient: Callable[[], Any]) -> Any:
         """Hv = (g(θ + εv) − g(θ)) / ε, see :func:`.finite_differences.difference`."""
+        backwards: list[int] = []
+
+        def evaluate() -> Any:
+            loss = gradient()
+            backwards.append(self._backwards)
+            return loss
+
         found = difference(
-            gradient,
+            evaluate,
             [p for g in self.param_groups for p in g["params"]],
             lambda: [p for g in self.param_groups if is_due(g) for p in g["params"]],
             self._make_probe,
             self._step_size,
             check=not self._checked,
         )
+        if found is None:  # wrappers hand over an empty closure where the user gave none
+            return None
         self._checked = True
+        self._backwards = backwards[0]  # the second evaluation is charged below
         self.hvp_count += 1
         self.curvature_cost += 1  # one more gradient
         product = found.product
@@ -349,7 +359,10 @@ class CurvatureEstimation(EnsembleOptimizer):
         if not self._pending:
             ways = "call optimizer.backward(loss) instead of loss.backward()"
             if self.hvp != "autograd":
-                ways = "hvp='finite_difference' needs a closure: optimizer.step(closure)"
+                ways = (
+                    "hvp='finite_difference' needs a closure: optimizer.step(closure), "
+                    "where closure() calls backward and returns the loss"
+                )
             raise RuntimeError(f"curvature is due at this step, but no estimate was made: {ways}")
         # A parameter that the loss did not reach has no curvature.
         missing = [p for p in params if p not in self._pending]
