@@ -336,6 +336,49 @@ def test_a_closure_without_backward_serves_too():
         assert torch.allclose(p, q, atol=1e-12)
 
 
+def test_a_closure_that_does_nothing_changes_nothing():
+    """Wrappers of other packages hand one over where the user gave none."""
+    first, second = small(torch.float64), small(torch.float64)
+    a = SSDH(first.parameters(), lr=0.02, update_period=3, hvp="finite_difference")
+    b = SSDH(second.parameters(), lr=0.02, update_period=3, hvp="finite_difference")
+    x, y = (t.double() for t in DATA)
+    for _ in range(7):
+        for model, optimizer in ((first, a), (second, b)):
+            optimizer.zero_grad()
+            optimizer.backward(lambda model=model: ((model(x) - y) ** 2).mean())
+        a.step()
+        b.step(lambda: None)
+    assert all(map(torch.equal, first.parameters(), second.parameters()))
+    assert a.gradient_equivalents == b.gradient_equivalents == 7 + 3
+
+
+def test_a_closure_without_a_loss_is_told_to_return_it():
+    model = small()
+    optimizer = SSDH(model.parameters(), lr=0.02, hvp="finite_difference")
+
+    def closure():
+        model(DATA[0]).mean().backward()
+
+    with pytest.raises(RuntimeError, match=r"closure\(\) calls backward and returns the loss"):
+        optimizer.step(closure)
+
+
+def test_the_second_evaluation_is_charged_once():
+    """Also where the closure leaves zero_grad to its caller."""
+    model = small()
+    optimizer = SSDH(model.parameters(), lr=0.02, update_period=3, hvp="finite_difference")
+
+    def closure():
+        loss = model(DATA[0]).square().mean()
+        optimizer.backward(loss)
+        return loss
+
+    for _ in range(7):
+        optimizer.zero_grad()
+        optimizer.step(closure)
+    assert optimizer.gradient_equivalents == 7 + 3
+
+
 def test_gradients_accumulate_over_closures():
     model = small(torch.float64)
     optimizer = SSDH(model.parameters(), lr=0.02, hvp="finite_difference")
