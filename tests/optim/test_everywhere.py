@@ -41,6 +41,17 @@ def test_two_ranks_step_as_one_process_on_the_joined_batch(tmp_path):
         assert (first[f"{name} {accumulate}"] - alone).abs().max() < 1e-6
 
 
+def test_two_ranks_with_finite_differences_step_as_one_process(tmp_path):
+    """With accumulation the first gradient and its difference are each rank's own."""
+    spawn(ranks.differences, tmp_path)
+    first, second = (torch.load(tmp_path / f"{r}.pt", weights_only=True) for r in (0, 1))
+    for accumulate in (1, 2):
+        alone, _ = ranks.train(ranks.network(), "SSDH", slice(None), accumulate)
+        found = first[str(accumulate)]
+        assert torch.equal(found, second[str(accumulate)])
+        assert (found - alone).abs().max() < 1e-4
+
+
 def test_probes_of_each_rank_halve_the_variance(tmp_path):
     spawn(ranks.estimates, tmp_path)
     first, second = (torch.load(tmp_path / f"{r}.pt", weights_only=True) for r in (0, 1))
@@ -283,6 +294,8 @@ def test_options_that_cannot_be_are_refused():
     p = nn.Parameter(torch.ones(2))
     with pytest.raises(ValueError, match="unknown hvp 'forward'"):
         SSDH([p], hvp="forward")
+    with pytest.raises(ValueError, match="rank_probes=True needs hvp='autograd'"):
+        SSDH([p], hvp="finite_difference", rank_probes=True)
     with pytest.raises(ValueError, match="curvature='exact' needs hvp='autograd'"):
         SSDH([p], hvp="finite_difference", curvature="exact")
 

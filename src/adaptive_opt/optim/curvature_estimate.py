@@ -70,6 +70,8 @@ class CurvatureEstimation(EnsembleOptimizer):
     ) -> None:
         if hvp not in HVPS:
             raise ValueError(f"unknown hvp {hvp!r}; choose from {HVPS}")
+        if rank_probes and hvp == "finite_difference":
+            raise ValueError("rank_probes=True needs hvp='autograd'")
         self.hvp = hvp
         self._ranks = Ranks(process_group, own_probes=rank_probes)
         self._checked = False
@@ -197,19 +199,13 @@ class CurvatureEstimation(EnsembleOptimizer):
             self.backward(loss)
             return value
         own = [p for g in self.param_groups for p in g["params"] if p.requires_grad]
-        before = {p: p.grad for p in own if p.grad is not None}
 
         def gradient() -> Tensor:
-            for p in own:
-                p.grad = None
             loss = closure()
-            self._total(loss).backward()
+            self._total(loss).backward()  # adds to what is there, which ranks then average too
             return loss.detach()
 
         found: Tensor = self._differences(gradient)
-        with torch.no_grad():
-            for p, earlier in before.items():
-                p.grad = earlier if p.grad is None else p.grad.add_(earlier)
         self._backwards += 1
         self._hold([p for p in own if p in self._pending])
         return found
@@ -254,9 +250,11 @@ class CurvatureEstimation(EnsembleOptimizer):
     @torch.no_grad()
     def _average_over_ranks(self) -> None:
         """The mean of the ranks' estimates, as DistributedDataParallel has that of gradients."""
-        if not self._ranks.active or self.hvp == "finite_difference":
-            return  # a difference of averaged gradients is averaged
+        if not self._ranks.active:
+            return
         due = [p for g in self.param_groups if is_due(g) for p in g["params"] if p.grad is not None]
+        if self.hvp == "finite_difference" and any(hasattr(p, "device_mesh") for p in due):
+            return  # each rank has its own shard, of a difference of reduced gradients
         if self.hessian_due:
             estimates = [self._pending.get(p, torch.zeros_like(p)) for p in due]
             self._pending = dict(zip(due, self._ranks.mean(estimates), strict=True))
