@@ -49,7 +49,11 @@ def train(
             last = j == len(pieces) - 1
             context = nullcontext() if last or not hasattr(model, "no_sync") else model.no_sync()
             with context:
-                optimizer.backward(((model(a) - b) ** 2).mean() / accumulate)
+
+                def loss(a: Any = a, b: Any = b) -> torch.Tensor:
+                    return ((model(a) - b) ** 2).mean() / accumulate
+
+                optimizer.backward(loss if options.get("hvp") == "finite_difference" else loss())
         assert i < STEPS
         optimizer.step()
     return torch.cat([p.detach().flatten() for p in model.parameters()]), optimizer
@@ -77,6 +81,20 @@ def data_parallel(rank: int, world: int, folder: str) -> None:
         found[f"{name} {accumulate} D"] = torch.cat(
             [s["curvature"].flatten() for s in optimizer.state.values()]
         )
+    torch.save(found, Path(folder) / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+def differences(rank: int, world: int, folder: str) -> None:
+    """Finite differences of the gradient, with and without accumulation inside no_sync."""
+    begin(rank, world, f"{folder}/store")
+    size = 16 // world
+    part = slice(rank * size, (rank + 1) * size)
+    found = {}
+    for accumulate in (1, 2):
+        model = DistributedDataParallel(network())
+        weights, _ = train(model, "SSDH", part, accumulate, hvp="finite_difference")
+        found[str(accumulate)] = weights
     torch.save(found, Path(folder) / f"{rank}.pt")
     dist.destroy_process_group()
 

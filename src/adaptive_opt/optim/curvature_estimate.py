@@ -71,6 +71,8 @@ class CurvatureEstimation(EnsembleOptimizer):
     ) -> None:
         if hvp not in HVPS:
             raise ValueError(f"unknown hvp {hvp!r}; choose from {HVPS}")
+        if rank_probes and hvp == "finite_difference":
+            raise ValueError("rank_probes=True needs hvp='autograd'")
         self.hvp = hvp
         self._ranks = Ranks(process_group, own_probes=rank_probes)
         self._checked = False
@@ -215,34 +217,38 @@ class CurvatureEstimation(EnsembleOptimizer):
             self.backward(loss)
             return value
         own = [p for g in self.param_groups for p in g["params"] if p.requires_grad]
-        before = {p: p.grad for p in own if p.grad is not None}
 
         def gradient() -> Tensor:
-            for p in own:
-                p.grad = None
             loss = closure()
-            self._total(loss).backward()
+            self._total(loss).backward()  # adds to what is there, which ranks then average too
             return loss.detach()
 
         found: Tensor = self._differences(gradient)
-        with torch.no_grad():
-            for p, earlier in before.items():
-                p.grad = earlier if p.grad is None else p.grad.add_(earlier)
         self._backwards += 1
         self._hold([p for p in own if p in self._pending])
         return found
 
     def _differences(self, gradient: Callable[[], Any]) -> Any:
         """Hv = (g(θ + εv) − g(θ)) / ε, see :func:`.finite_differences.difference`."""
+        backwards: list[int] = []
+
+        def evaluate() -> Any:
+            loss = gradient()
+            backwards.append(self._backwards)
+            return loss
+
         found = difference(
-            gradient,
+            evaluate,
             [p for g in self.param_groups for p in g["params"]],
             lambda: [p for g in self.param_groups if is_due(g) for p in g["params"]],
             self._make_probe,
             self._step_size,
             check=not self._checked,
         )
+        if found is None:  # wrappers hand over an empty closure where the user gave none
+            return None
         self._checked = True
+        self._backwards = backwards[0]  # the second evaluation is charged below
         self.hvp_count += 1
         self.curvature_cost += 1  # one more gradient
         product = found.product
@@ -261,10 +267,12 @@ class CurvatureEstimation(EnsembleOptimizer):
     @torch.no_grad()
     def _average_over_ranks(self) -> None:
         """The mean of the ranks' estimates, as DistributedDataParallel has that of gradients."""
-        differences = self.hessian_due and self.hvp == "finite_difference"
-        if not self._ranks.active or differences:
-            return  # a difference of averaged gradients is averaged
+        if not self._ranks.active:
+            return
         due = [p for g in self.param_groups if is_due(g) for p in g["params"] if p.grad is not None]
+        differences = self.hessian_due and self.hvp == "finite_difference"
+        if differences and any(hasattr(p, "device_mesh") for p in due):
+            return  # each rank has its own shard, of a difference of reduced gradients
         if self._pending or self.hessian_due:
             estimates = [self._pending.get(p, torch.zeros_like(p)) for p in due]
             self._pending = dict(zip(due, self._ranks.mean(estimates), strict=True))
@@ -366,9 +374,13 @@ class CurvatureEstimation(EnsembleOptimizer):
             return [torch.ones_like(g) for g in grads]
         if not self._pending:
             ways = "call optimizer.backward(loss) instead of loss.backward()"
-            ways = NO_LABELS if source == "gauss_newton" else ways
-            if self.hvp != "autograd" and source != "gauss_newton":
-                ways = "hvp='finite_difference' needs a closure: optimizer.step(closure)"
+            if source == "gauss_newton":
+                ways = NO_LABELS
+            elif self.hvp != "autograd":
+                ways = (
+                    "hvp='finite_difference' needs a closure: optimizer.step(closure), "
+                    "where closure() calls backward and returns the loss"
+                )
             raise RuntimeError(f"curvature is due at this step, but no estimate was made: {ways}")
         # A parameter that the loss did not reach has no curvature.
         missing = [p for p in params if p not in self._pending]

@@ -70,7 +70,7 @@ def difference(
     step_size: Callable[[list[Tensor], list[Tensor]], list[Tensor]],
     *,
     check: bool,
-) -> Difference:
+) -> Difference | None:
     """Hv = (g(θ + εv) − g(θ)) / ε; leaves θ, g(θ) and the random state as after one gradient.
 
     Args:
@@ -82,11 +82,16 @@ def difference(
         step_size: ε from the parameters and v.
         check: whether both calls evaluate the same batch.
 
+    Returns:
+        None if the closure returns no loss: it evaluates nothing, so it is called once.
+
     Raises:
         RuntimeError: no gradient, or two batches.
     """
     start = Point.of(own)
     loss = gradient()
+    if loss is None:
+        return None
     loss = loss.detach() if isinstance(loss, Tensor) else loss
     end = Point.of(own)
     params = [p for p in due() if p.grad is not None]
