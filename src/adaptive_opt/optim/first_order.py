@@ -67,6 +67,10 @@ class SGDM(EnsembleOptimizer):
         check_range("momentum", group["momentum"], 0, 1)
         check_range("weight_decay", group["weight_decay"], 0)
 
+    def _state_names(self, group: dict[str, Any]) -> tuple[str, ...]:
+        del group
+        return ("momentum",)
+
     def _step_group(
         self, group: dict[str, Any], params: Tensors, grads: Tensors, prepared: Tensors | None
     ) -> None:
@@ -137,6 +141,10 @@ class Adam(EnsembleOptimizer):
         check_betas(group["betas"])
         check_range("eps", group["eps"], 0)
         check_range("weight_decay", group["weight_decay"], 0)
+
+    def _state_names(self, group: dict[str, Any]) -> tuple[str, ...]:
+        del group
+        return ("momentum", "second_moment")
 
     def _step_group(
         self, group: dict[str, Any], params: Tensors, grads: Tensors, prepared: Tensors | None

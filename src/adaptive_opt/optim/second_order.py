@@ -166,6 +166,10 @@ class SecondOrderOptimizer(CurvatureEstimation):
         if group["curvature"] == "per_model" and len(periods) > 1:
             raise ValueError("curvature='per_model' needs one update_period for all groups")
 
+    def _state_names(self, group: dict[str, Any]) -> tuple[str, ...]:
+        sums = ("sign_sum",) if group["probe"] == "momentum_sign_cumulative" else ()
+        return ("momentum", "curvature", *sums)
+
     def _prepare(self, group: dict[str, Any], params: Tensors, grads: Tensors) -> Tensors | None:
         if not is_due(group):
             return None
