@@ -125,26 +125,29 @@ def sharded(rank: int, world: int, folder: str) -> None:
     from torch.distributed.fsdp import fully_shard
 
     begin(rank, world, f"{folder}/store")
-    model = network()
-    fully_shard(model, mesh=init_device_mesh("cpu", (world,)))
     size = 16 // world
-    optimizer = SSDH(
-        model.parameters(), lr=0.05, rho=0.1, update_period=4, seed=3, probe="constant",
+    found = {}
+    for name, probe in SHARDED_CASES:
+        model = network()
+        fully_shard(model, mesh=init_device_mesh("cpu", (world,)))
+        optimizer = sharded_optimizer(name, probe, model)
+        for x, y in batches(STEPS):
+            part = slice(rank * size, (rank + 1) * size)
+            optimizer.step(closure_of(model, optimizer, x[part], y[part]))
+        found[f"{name} {probe}"] = gathered(model)
+    try:
+        SSDH(model.parameters(), hvp="finite_difference", rank_probes=True)
+    except ValueError as error:
+        (Path(folder) / f"{rank}.txt").write_text(str(error))
+    torch.save(found, Path(folder) / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+def sharded_optimizer(name: str, probe: str, model: nn.Module) -> Any:
+    return METHODS[name](
+        model.parameters(), lr=0.05, rho=0.1, update_period=4, seed=3, probe=probe,
         hvp="finite_difference",
     )  # fmt: skip
-    for x, y in batches(STEPS):
-        part = slice(rank * size, (rank + 1) * size)
-
-        def closure(x: Any = x[part], y: Any = y[part]) -> torch.Tensor:
-            optimizer.zero_grad()
-            loss = ((model(x) - y) ** 2).mean()
-            loss.backward()
-            return loss.detach()
-
-        optimizer.step(closure)
-    full = [p.full_tensor().detach().flatten() for p in model.parameters()]
-    torch.save(torch.cat(full), Path(folder) / f"{rank}.pt")
-    dist.destroy_process_group()
 
 
 def closure_of(model: nn.Module, optimizer: Any, x: torch.Tensor, y: torch.Tensor) -> Any:
@@ -200,5 +203,12 @@ def gathered(model: nn.Module) -> torch.Tensor:
     return torch.cat(full)
 
 
-SHARDED = ("constant", "momentum_sign")
+SHARDED = ("rademacher", "gaussian", "constant", "momentum_sign", "momentum_sign_cumulative")
 """Probes of the tests of sharded parameters."""
+
+SHARDED_CASES = [
+    *(("SSDH", probe) for probe in SHARDED),
+    ("Sophia", "gaussian"),
+    ("SADH", "rademacher"),
+]
+"""Methods and probes; the network has layers of 3 rows, which two ranks share unevenly."""

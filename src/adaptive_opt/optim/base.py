@@ -20,6 +20,13 @@ HESSIAN_VECTOR_PRODUCT_COST = 2
 pass through the gradient's graph runs over twice the operations of the gradient's own
 (Pearlmutter, *Fast Exact Multiplication by the Hessian*, 1994)."""
 
+UNSUPPORTED = {
+    "capturable": "steps are counted on the host, where a CUDA graph does not see the count",
+    "differentiable": "parameters and state are updated in place, outside of autograd",
+    "fused": "there is no fused kernel; foreach=True, the default, uses multi-tensor kernels",
+}
+"""Options of torch's optimizers, and why there are none here."""
+
 CACHED_ELEMENTS = 2**18
 """Of a tensor and the few others of its shape that an update reads: some megabytes."""
 
@@ -38,6 +45,11 @@ class EnsembleOptimizer(SavedOptimizer):
         members: size of the ensemble, or None for ordinary training.
         max_grad_norm: clip the gradient to this global norm before the step.
         foreach: use multi-tensor kernels; default yes.
+        maximize: maximize the loss; the same as to minimize its negative.
+        capturable, differentiable, fused: options of torch's optimizers that are not supported.
+
+    Raises:
+        ValueError: a hyperparameter out of range, or an option that is not supported.
     """
 
     hyperparameters: tuple[str, ...] = ()
@@ -51,12 +63,22 @@ class EnsembleOptimizer(SavedOptimizer):
         members: int | None = None,
         max_grad_norm: float | None = None,
         foreach: bool | None = None,
+        maximize: bool = False,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
     ) -> None:
         if max_grad_norm is not None and not max_grad_norm > 0:
             raise ValueError(f"max_grad_norm must be above 0, got {max_grad_norm}")
         self.members = members
         progress = {"step": 0, "gradient_count": 0, "hvp_count": 0, "curvature_cost": 0.0}
-        own = {"max_grad_norm": max_grad_norm, **progress, **dict.fromkeys(self.extras)}
+        options = {
+            "maximize": maximize,
+            "capturable": capturable,
+            "differentiable": differentiable,
+            "fused": fused,
+        }
+        own = {"max_grad_norm": max_grad_norm, **options, **progress, **dict.fromkeys(self.extras)}
         super().__init__(params, {**defaults, **own})
         self.ops: ListOps = Loop() if foreach is False else Foreach()
         self._backwards = 0
@@ -68,6 +90,9 @@ class EnsembleOptimizer(SavedOptimizer):
         group.update({name: first[name] for name in ("step", *COUNTERS)})
         if group["max_grad_norm"] != first["max_grad_norm"]:
             raise ValueError("all parameter groups must share one max_grad_norm")
+        for name, reason in UNSUPPORTED.items():
+            if group[name]:
+                raise ValueError(f"{name}=True is not supported: {reason}")
         self._check_group(group)
         if self.members is not None:
             for p in group["params"]:
@@ -159,6 +184,8 @@ class EnsembleOptimizer(SavedOptimizer):
             params = [p for p in group["params"] if p.grad is not None]
             if params:
                 grads = _gradients(params)
+                if group["maximize"]:
+                    grads = [-g for g in grads]
                 prepared = self._prepare(group, params, grads)
                 for part in _chunks(params):
                     fresh = None if prepared is None else prepared[part]

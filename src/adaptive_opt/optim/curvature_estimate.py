@@ -28,7 +28,7 @@ from .derivatives import (
 )
 from .double_backward import twice_differentiable
 from .finite_differences import difference, step_unit
-from .probes import MOMENTUM_PROBES, draw
+from .probes import MOMENTUM_PROBES, draw, is_sharded
 from .ranks import Ranks
 from .sources import HESSIAN_SOURCES, degrade, exact_diagonal
 
@@ -78,6 +78,15 @@ class CurvatureEstimation(CurvatureState):
         super().__init__(*args, seed=seed, members=members, **rest)
         if hvp != "autograd" and self.param_groups[0]["curvature"] == "exact":
             raise ValueError("curvature='exact' needs hvp='autograd'")
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group; its shapes and hyperparameters are checked here."""
+        super().add_param_group(param_group)
+        if self._ranks.own_probes and any(map(is_sharded, self.param_groups[-1]["params"])):
+            raise ValueError(
+                "rank_probes=True needs whole parameters on each rank: with sharded parameters "
+                "(FSDP2) all ranks together make one product with one probe"
+            )
 
     @property
     def curvature_due(self) -> bool:  # type: ignore[override]
@@ -271,8 +280,9 @@ class CurvatureEstimation(CurvatureState):
         self._set_pending(params, product)
 
     def _set_pending(self, params: Tensors, estimate: Tensors) -> None:
+        flipped = {p for g in self.param_groups if g["maximize"] for p in g["params"]}
         for p, c in zip(params, estimate, strict=True):
-            c = c.detach()
+            c = -c.detach() if p in flipped else c.detach()
             self._pending[p] = self._pending[p] + c if p in self._pending else c
 
     @torch.no_grad()
@@ -292,6 +302,7 @@ class CurvatureEstimation(CurvatureState):
         state = self.state[p]
         m = torch.zeros_like(p) if "momentum" not in state else state["momentum"].clone()
         grad = p.grad if p.grad is not None else torch.zeros_like(p)
+        grad = -grad if group["maximize"] else grad
         if isinstance(clip, Tensor):
             grad = grad * self._expand(clip, [p])[0]
         self.ops.lerp_([m], [grad], self._factor(1 - group["betas"][0], [p]))

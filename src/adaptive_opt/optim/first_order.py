@@ -29,7 +29,8 @@ class SGDM(EnsembleOptimizer):
         lr: η, a number or ``[members]``.
         momentum: μ.
         weight_decay: λ, added to the gradient as in ``torch.optim.SGD``.
-        members, max_grad_norm, foreach: see :class:`EnsembleOptimizer`.
+        members, max_grad_norm, foreach, maximize, capturable, differentiable, fused: see
+            :class:`EnsembleOptimizer`.
 
     Source: Polyak, *Some methods of speeding up the convergence of iteration methods* (1964);
     Sutskever et al., *On the importance of initialization and momentum in deep learning* (2013).
@@ -56,10 +57,22 @@ class SGDM(EnsembleOptimizer):
         members: int | None = None,
         max_grad_norm: float | None = None,
         foreach: bool | None = None,
+        maximize: bool = False,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
     ) -> None:
         defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
         super().__init__(
-            params, defaults, members=members, max_grad_norm=max_grad_norm, foreach=foreach
+            params,
+            defaults,
+            members=members,
+            max_grad_norm=max_grad_norm,
+            foreach=foreach,
+            maximize=maximize,
+            capturable=capturable,
+            differentiable=differentiable,
+            fused=fused,
         )
 
     def _check_group(self, group: dict[str, Any]) -> None:
@@ -98,7 +111,8 @@ class Adam(EnsembleOptimizer):
         betas: (β1, β2), each a number or ``[members]``.
         eps: ε.
         weight_decay: coupled, as in ``torch.optim.Adam``.
-        members, max_grad_norm, foreach: see :class:`EnsembleOptimizer`.
+        members, max_grad_norm, foreach, maximize, capturable, differentiable, fused: see
+            :class:`EnsembleOptimizer`.
 
     Source: Kingma & Ba, *Adam: A Method for Stochastic Optimization* (2015).
 
@@ -125,6 +139,10 @@ class Adam(EnsembleOptimizer):
         members: int | None = None,
         max_grad_norm: float | None = None,
         foreach: bool | None = None,
+        maximize: bool = False,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
     ) -> None:
         defaults = {
             "lr": lr,
@@ -133,7 +151,15 @@ class Adam(EnsembleOptimizer):
             "weight_decay": weight_decay,
         }
         super().__init__(
-            params, defaults, members=members, max_grad_norm=max_grad_norm, foreach=foreach
+            params,
+            defaults,
+            members=members,
+            max_grad_norm=max_grad_norm,
+            foreach=foreach,
+            maximize=maximize,
+            capturable=capturable,
+            differentiable=differentiable,
+            fused=fused,
         )
 
     def _check_group(self, group: dict[str, Any]) -> None:

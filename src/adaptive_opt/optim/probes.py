@@ -21,7 +21,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-__all__ = ["MOMENTUM_PROBES", "PROBES", "ProbeGenerator", "draw"]
+__all__ = ["MOMENTUM_PROBES", "PROBES", "ProbeGenerator", "draw", "is_sharded"]
 
 RANDOM_PROBES = ("rademacher", "gaussian")
 MOMENTUM_PROBES = ("momentum_sign", "momentum_sign_cumulative")
@@ -124,7 +124,8 @@ def draw(name: str, generator: ProbeGenerator, params: Sequence[Tensor]) -> list
 
     Returns:
         One tensor for each parameter, drawn in one go so that the stream's use depends on
-        the number of parameters alone.
+        the number of parameters alone. For sharded parameters every rank draws the whole
+        probe, which one process would draw, and keeps its part.
     """
     if name == "constant":
         return [torch.full_like(p, -1.0) for p in params]
@@ -143,9 +144,20 @@ def draw(name: str, generator: ProbeGenerator, params: Sequence[Tensor]) -> list
     return [_shaped_like(p, part) for part, p in zip(parts, params, strict=True)]
 
 
+def is_sharded(tensor: Tensor) -> bool:
+    """Whether it is a ``DTensor``, whose shape is that of the parts of all ranks together."""
+    return hasattr(tensor, "device_mesh")
+
+
 def _shaped_like(p: Tensor, part: Tensor) -> Tensor:
-    """In the memory order of ``p`` too, which everything else of it has."""
+    """In the memory order of ``p`` too, which everything else of it has; sharded as it is."""
     shaped = part.reshape(p.shape).to(device=p.device, dtype=p.dtype)
+    if is_sharded(p):
+        from torch.distributed.tensor import DTensor, distribute_tensor
+
+        # Every rank drew the same numbers: each keeps its part, and nothing is sent.
+        of = cast(DTensor, p)
+        return distribute_tensor(shaped, of.device_mesh, of.placements, src_data_rank=None)
     if p.is_contiguous():
         return shaped
     return torch.empty_like(p, memory_format=torch.preserve_format).copy_(shaped)
