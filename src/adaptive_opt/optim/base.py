@@ -120,11 +120,13 @@ class EnsembleOptimizer(SavedOptimizer):
         """A hyperparameter where the parameters are: not at every step, which would wait."""
         if not isinstance(value, Tensor):
             return value
+        if self.members is None and value.numel() == 1:
+            value = value.reshape(())
         if value.ndim and value.shape != (self.members,):
-            raise ValueError(
-                f"{name} has shape {list(value.shape)}; "
-                f"an ensemble of {self.members} needs a number or [{self.members}]"
-            )
+            allowed = "it must have one element"
+            if self.members is not None:
+                allowed = f"an ensemble of {self.members} needs a number or [{self.members}]"
+            raise ValueError(f"{name} has shape {list(value.shape)}; {allowed}")
         return value.to(device=like.device, dtype=like.dtype)
 
     def _check_group(self, group: dict[str, Any]) -> None:
