@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
+from torch import nn
 from torch.testing._internal.common_optimizers import (
     ErrorOptimizerInput,
     OptimizerInfo,
     OptimizerInput,
+    _get_optim_inputs_including_global_cliquey_kwargs,
     get_error_inputs_for_all_optims,
 )
 
 from adaptive_opt.optim import SADH, SGDM, SSDH, SSVP, Adam, Sophia
+
+CPU = torch.device("cpu")
 
 
 def described(**options):
@@ -117,3 +123,66 @@ DB = [
     info(Adam, adam_inputs, errors_with_betas),
     *(info(cls, second_order_inputs, errors_with_betas) for cls in (Sophia, SADH, SSDH, SSVP)),
 ]
+
+
+def inputs(info):
+    """All configurations, with ``foreach`` on and off; torch's own function has it off on CPUs."""
+    given = _get_optim_inputs_including_global_cliquey_kwargs(CPU, torch.float32, info)
+    return [
+        OptimizerInput(None, {**copy.deepcopy(i.kwargs), "foreach": foreach}, i.desc)
+        for i in given
+        for foreach in (False, True)
+    ]
+
+
+class Problem:
+    """A weight and a bias under a squared error, as in torch's tests."""
+
+    def __init__(self, *, contiguous=True, dtype=torch.float32):
+        torch.manual_seed(0)
+        if contiguous:
+            self.weight = nn.Parameter(torch.randn(10, 5, dtype=dtype))
+            self.bias = nn.Parameter(torch.randn(10, dtype=dtype))
+        else:
+            self.weight = nn.Parameter(torch.randn(10, 5, 2, dtype=dtype)[..., 0])
+            self.bias = nn.Parameter(torch.randn(10, 2, dtype=dtype)[..., 0])
+        self.input = torch.randn(5, dtype=dtype)
+        self.params = [self.weight, self.bias]
+
+    def loss(self):
+        return (self.weight.mv(self.input) + self.bias).pow(2).sum()
+
+    def closure(self, optimizer):
+        def evaluate():
+            optimizer.zero_grad()
+            loss = self.loss()
+            optimizer.backward(loss)
+            return loss.detach()
+
+        return evaluate
+
+    def train(self, optimizer, steps, *schedulers):
+        for _ in range(steps):
+            loss = optimizer.step(self.closure(optimizer))
+            for scheduler in schedulers:
+                plateau = isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau)
+                scheduler.step(loss) if plateau else scheduler.step()
+
+    def check_direction(self, before, kwargs):
+        after = float(self.loss().detach())
+        assert after > before if kwargs.get("maximize", False) else after < before, kwargs
+
+
+def check_equal(a, b):
+    assert type(a) is type(b)
+    if isinstance(a, dict):
+        assert a.keys() == b.keys()
+        for key in a:
+            check_equal(a[key], b[key])
+    elif isinstance(a, list | tuple):
+        for x, y in zip(a, b, strict=True):
+            check_equal(x, y)
+    elif isinstance(a, torch.Tensor):
+        torch.testing.assert_close(a, b, rtol=0, atol=0)
+    else:
+        assert a == b
