@@ -72,16 +72,19 @@ def test_a_rank_without_a_gradient_is_a_sentence(tmp_path):
 
 
 def test_sharded_parameters_step_as_one_process(tmp_path):
+    """50 steps and 13 refreshes with every probe."""
     spawn(ranks.sharded, tmp_path)
     first, second = (torch.load(tmp_path / f"{r}.pt", weights_only=True) for r in (0, 1))
-    assert torch.equal(first, second)
-    model = ranks.network()
-    options = {"probe": "constant", "hvp": "finite_difference"}
-    optimizer = SSDH(model.parameters(), lr=0.05, rho=0.1, update_period=4, seed=3, **options)
-    for x, y in ranks.batches(ranks.STEPS):
-        optimizer.step(closure_of(model, optimizer, x, y))
-    alone = torch.cat([p.detach().flatten() for p in model.parameters()])
-    assert (first - alone).abs().max() < 1e-6
+    for name, probe in ranks.SHARDED_CASES:
+        found = first[f"{name} {probe}"]
+        assert torch.equal(found, second[f"{name} {probe}"])
+        model = ranks.network()
+        optimizer = ranks.sharded_optimizer(name, probe, model)
+        for x, y in ranks.batches(ranks.STEPS):
+            optimizer.step(closure_of(model, optimizer, x, y))
+        alone = torch.cat([p.detach().flatten() for p in model.parameters()])
+        assert (found - alone).abs().max() < 1e-6, (name, probe)
+    assert "rank_probes=True needs whole parameters" in (tmp_path / "0.txt").read_text()
 
 
 # Scalers.

@@ -165,6 +165,32 @@ def test_clipping_scales_it_as_the_gradient_is_scaled(inputs):
         torch.testing.assert_close(c, b)
 
 
+def test_to_maximize_a_likelihood_is_to_minimize_its_negative(inputs):
+    def trained(sign, **options):
+        model = network()
+        optimizer = Sophia(
+            model.parameters(),
+            lr=0.05,
+            rho=1.0,
+            update_period=2,
+            curvature="gauss_newton",
+            **options,
+        )
+        stream = torch.Generator().manual_seed(0)
+        for _ in range(5):
+            optimizer.zero_grad()
+            logits = model(inputs)
+            loss = sign * cross_entropy(logits, torch.arange(12) % 4)
+            optimizer.backward(
+                loss, lambda logits=logits: sampled_cross_entropy(logits, generator=stream)
+            )
+            optimizer.step()
+        return list(model.parameters())
+
+    for p, q in zip(trained(1), trained(-1, maximize=True), strict=True):
+        torch.testing.assert_close(p, q)
+
+
 def test_fused_attention_needs_no_context():
     """There is no second derivative to take."""
     torch.manual_seed(0)

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from ._lists import Tensors
-from .base import EnsembleOptimizer, _gradients
+from .base import _gradients
+from .curvature_state import CurvatureState
 from .derivatives import (
     NOT_REACHED,
     explained,
@@ -28,9 +29,9 @@ from .derivatives import (
 from .double_backward import twice_differentiable
 from .finite_differences import difference, step_length
 from .gauss_newton import NO_LABELS, SampledLoss, gauss_newton_diagonal
-from .probes import MOMENTUM_PROBES, ProbeGenerator, draw
+from .probes import MOMENTUM_PROBES, draw, is_sharded
 from .ranks import Ranks
-from .sources import HESSIAN_SOURCES, Permutation, degrade, exact_diagonal
+from .sources import HESSIAN_SOURCES, degrade, exact_diagonal
 
 __all__ = ["CurvatureEstimation", "DiagonalFn", "is_due"]
 
@@ -40,7 +41,7 @@ HVPS = ("autograd", "finite_difference")
 """How products of the Hessian with a vector are made."""
 
 
-class CurvatureEstimation(EnsembleOptimizer):
+class CurvatureEstimation(CurvatureState):
     """An optimizer that estimates curvature at every ``update_period``-th step.
 
     Args:
@@ -76,21 +77,19 @@ class CurvatureEstimation(EnsembleOptimizer):
         self.hvp = hvp
         self._ranks = Ranks(process_group, own_probes=rank_probes)
         self._checked = False
-        self._generator = ProbeGenerator(seed)
-        seeds = self._generator.seeds
-        if members is not None and self._generator.members is None:
-            raise ValueError(f"an ensemble of {members} needs {members} seeds, got one")
-        if self._generator.members != members:
-            raise ValueError(f"{len(seeds)} seeds for an ensemble of {members}")
-        self._permutation = Permutation(seeds)
         self.diagonal_fn = diagonal_fn
-        self._pending: dict[Tensor, Tensor] = {}
-        self._probe: dict[Tensor, Tensor] = {}
-        self._held: dict[Tensor, Tensor] = {}
-        self._last_estimate: dict[str, Tensor] = {}
-        super().__init__(*args, members=members, **rest)
+        super().__init__(*args, seed=seed, members=members, **rest)
         if hvp != "autograd" and self.param_groups[0]["curvature"] == "exact":
             raise ValueError("curvature='exact' needs hvp='autograd'")
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group; its shapes and hyperparameters are checked here."""
+        super().add_param_group(param_group)
+        if self._ranks.own_probes and any(map(is_sharded, self.param_groups[-1]["params"])):
+            raise ValueError(
+                "rank_probes=True needs whole parameters on each rank: with sharded parameters "
+                "(FSDP2) all ranks together make one product with one probe"
+            )
 
     @property
     def curvature_due(self) -> bool:  # type: ignore[override]
@@ -185,7 +184,8 @@ class CurvatureEstimation(EnsembleOptimizer):
         due = [p for g in self.param_groups if is_due(g) for p in g["params"] if p.requires_grad]
         found = gauss_newton_diagonal(draw, due)
         self.curvature_cost += share  # one more gradient
-        self._set_pending(list(found), list(found.values()))
+        # Never negative: with maximize it is that of the negative loss already.
+        self._set_pending(list(found), list(found.values()), signed=False)
 
     def estimate_curvature(self, loss: Tensor, share: float = 1.0) -> None:
         """The curvature estimate of ``loss`` alone, the gradients being in ``.grad`` already.
@@ -306,9 +306,11 @@ class CurvatureEstimation(EnsembleOptimizer):
             product = [v * h for v, h in zip(probe, product, strict=True)]
         self._set_pending(params, product)
 
-    def _set_pending(self, params: Tensors, estimate: Tensors) -> None:
+    def _set_pending(self, params: Tensors, estimate: Tensors, *, signed: bool = True) -> None:
+        groups = [g for g in self.param_groups if g["maximize"] and signed]
+        flipped = {p for g in groups for p in g["params"]}
         for p, c in zip(params, estimate, strict=True):
-            c = c.detach()
+            c = -c.detach() if p in flipped else c.detach()
             self._pending[p] = self._pending[p] + c if p in self._pending else c
 
     @torch.no_grad()
@@ -328,6 +330,7 @@ class CurvatureEstimation(EnsembleOptimizer):
         state = self.state[p]
         m = torch.zeros_like(p) if "momentum" not in state else state["momentum"].clone()
         grad = p.grad if p.grad is not None else torch.zeros_like(p)
+        grad = -grad if group["maximize"] else grad
         if isinstance(clip, Tensor):
             grad = grad * self._expand(clip, [p])[0]
         self.ops.lerp_([m], [grad], self._factor(1 - group["betas"][0], [p]))
@@ -361,12 +364,6 @@ class CurvatureEstimation(EnsembleOptimizer):
             for p, c in self._pending.items():
                 self._pending[p] = c * self._expand(factor, [c])[0]
 
-    def _forget(self) -> None:
-        super()._forget()
-        self._pending.clear()
-        self._probe.clear()
-        self._held.clear()
-
     def _curvature(self, source: str, params: Tensors, grads: Tensors) -> Tensors:
         if source == "squared_gradient":
             return [g * g for g in grads]
@@ -395,34 +392,6 @@ class CurvatureEstimation(EnsembleOptimizer):
         )
         by_param = dict(zip(estimate, rung, strict=True))
         return [by_param[p] for p in params]
-
-    def state_dict(self) -> dict[str, Any]:
-        """Everything the next step depends on, the probes' random streams included."""
-        own = {"probe_generator": self._generator.state_dict()}
-        return {**super().state_dict(), **own, "last_estimate": self._last_estimate}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Inverse of :meth:`state_dict`."""
-        super().load_state_dict(state_dict)
-        self._generator.load_state_dict(state_dict["probe_generator"])
-        device = self.param_groups[0]["params"][0].device
-        last = state_dict["last_estimate"]
-        self._last_estimate = {name: value.to(device) for name, value in last.items()}
-        self._permutation = Permutation(self._generator.seeds)
-
-    def __getstate__(self) -> dict[str, Any]:
-        names = ("_permutation", "diagonal_fn", "hvp", "_ranks", "_checked")
-        extra = {name: getattr(self, name) for name in names}
-        return {**super().__getstate__(), **extra, "_generator": self._generator.state_dict()}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        saved = state.pop("_generator", None)
-        super().__setstate__(state)
-        if saved is not None:
-            seeds = saved["seeds"]
-            self._generator = ProbeGenerator(seeds[0] if saved["members"] is None else seeds)
-            self._generator.load_state_dict(saved)
-            self._pending, self._probe, self._last_estimate, self._held = {}, {}, {}, {}
 
 
 def is_due(group: dict[str, Any]) -> bool:

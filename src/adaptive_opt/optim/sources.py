@@ -34,6 +34,7 @@ from torch import Tensor
 __all__ = [
     "CURVATURE_SOURCES",
     "HESSIAN_SOURCES",
+    "STATISTICS",
     "Permutation",
     "degrade",
     "estimate_statistics",
@@ -42,6 +43,9 @@ __all__ = [
 
 HESSIAN_SOURCES = ("exact", "estimate", "permuted", "per_tensor", "per_model")
 CURVATURE_SOURCES = (*HESSIAN_SOURCES, "gauss_newton", "squared_gradient", "constant")
+
+STATISTICS = ("estimate_norm", "positive_estimate_share")
+"""What :func:`estimate_statistics` computes."""
 
 HVP = Callable[[Sequence[Tensor]], list[Tensor]]
 
@@ -168,9 +172,15 @@ def estimate_statistics(estimate: Sequence[Tensor], members: int | None) -> dict
     positive = torch.stack([(c > 0).sum(dim) for c in each]).sum(0)
     size = sum(c.numel() for c in each) // (members or 1)
     return {
-        "estimate_norm": torch.linalg.vector_norm(norms, dim=0),
-        "positive_estimate_share": (positive / size).to(norms.dtype),
+        "estimate_norm": whole(torch.linalg.vector_norm(norms, dim=0)),
+        "positive_estimate_share": whole(positive / size).to(norms.dtype),
     }
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """The tensor itself, or the full one of one that is spread over ranks."""
+    full: Tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+    return full
 
 
 def check_source(name: str, exact: Any) -> None:
