@@ -145,9 +145,12 @@ def sharded(rank: int, world: int, folder: str) -> None:
     begin(rank, world, f"{folder}/store")
     size = 16 // world
     found = {}
+    # The last case is replicated over one dimension and sharded over another.
+    hybrid = init_device_mesh("cpu", (1, world), mesh_dim_names=("replicate", "shard"))
+    plain = init_device_mesh("cpu", (world,))
     for name, probe in SHARDED_CASES:
         model = network()
-        fully_shard(model, mesh=init_device_mesh("cpu", (world,)))
+        fully_shard(model, mesh=hybrid if (name, probe) == SHARDED_CASES[-1] else plain)
         optimizer = sharded_optimizer(name, probe, model)
         for x, y in batches(STEPS):
             part = slice(rank * size, (rank + 1) * size)
