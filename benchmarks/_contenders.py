@@ -14,7 +14,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from adaptive_opt.optim import SADH, SSDH, SSVP, SecondOrderOptimizer, Sophia
+from adaptive_opt.optim import (
+    SADH,
+    SSDH,
+    SSVP,
+    SecondOrderOptimizer,
+    Sophia,
+    sampled_cross_entropy,
+)
 from adaptive_opt.tasks.models import ResNet, TransformerLanguageModel
 
 try:
@@ -77,10 +84,14 @@ class Problem:
 
     def loss(self, model: nn.Module, share: float = 1.0) -> Tensor:
         """Mean cross-entropy over the first part of the batch."""
+        return self.logits_and_loss(model, share)[1]
+
+    def logits_and_loss(self, model: nn.Module, share: float = 1.0) -> tuple[Tensor, Tensor]:
+        """The logits, ``[terms, classes]``, too."""
         rows = max(1, round(share * len(self.inputs)))
         logits = model(self.inputs[:rows])
         flat = logits.reshape(-1, logits.shape[-1])
-        return nn.functional.cross_entropy(flat, self.targets[:rows].reshape(-1))
+        return flat, nn.functional.cross_entropy(flat, self.targets[:rows].reshape(-1))
 
     def synchronise(self) -> None:
         """Wait for the device."""
@@ -160,6 +171,17 @@ def part_of_batch(run: Run) -> None:
     optimizer.backward(loss, curvature_loss=part, curvature_share=SHARE)
 
 
+def finite_difference(run: Run) -> None:
+    """This package's way without second derivatives."""
+    run.second_order.backward(run.loss)
+
+
+def sampled_labels(run: Run) -> None:
+    """Sophia-G: one more gradient with labels drawn from the model."""
+    logits, loss = run.problem.logits_and_loss(run.model)
+    run.second_order.backward(loss, lambda: sampled_cross_entropy(logits))
+
+
 def graph_always(run: Run) -> None:
     """The graph of the gradient at every step."""
     # The fused attention kernels have no second derivative.
@@ -205,6 +227,11 @@ class Contender:
         """Whether its curvature is that of a part of the batch."""
         return self.gradients is part_of_batch
 
+    @property
+    def once_differentiated(self) -> bool:
+        """Whether its curvature needs no second derivatives."""
+        return self.gradients in (finite_difference, sampled_labels)
+
 
 def contenders(device: torch.device) -> list[Contender]:
     """All there are, the reference first."""
@@ -219,6 +246,13 @@ def contenders(device: torch.device) -> list[Contender]:
             Contender(f"{cls.__name__}-k1", at_1, whole_batch, 1, own=True),
             Contender(f"{name}-quarter", at_10, part_of_batch, PERIOD, own=True),
         ]
+    options = {"update_period": PERIOD}
+    by_difference = _builder(SSDH, **options, hvp="finite_difference")
+    by_labels = _builder(Sophia, **options, curvature="gauss_newton")
+    made += [
+        Contender(f"SSDH-difference-k{PERIOD}", by_difference, finite_difference, PERIOD, own=True),
+        Contender(f"Sophia-G-k{PERIOD}", by_labels, sampled_labels, PERIOD, own=True),
+    ]
     if pytorch_optimizer is not None:
         for name, k in (("SophiaH", PERIOD), ("AdaHessian", 1), ("AdaHessian", PERIOD)):
             build = _builder(getattr(pytorch_optimizer, name), update_period=k)

@@ -5,6 +5,10 @@ is what a careful person writes first: a DataLoader, an ``nn.Module``, one run a
 other, the exact Hessian by one backward pass a row. They take turns within one process, so
 that a slow moment of the machine meets both; the figures are medians over the rounds.
 
+A third side is SSDH in JAX (``_jax_peer.py``), where that is installed (``pip install
+'.[peers]'``): one compiled program of all members, in a process of its own on one core, in turns
+with the ensemble.
+
 The time of the whole published study (2 functions × 6 arms × 16 seeds × 24,000 iterations,
 a Hessian with its statistics every 100) is measured for the ensemble with ``--study`` and
 extrapolated from the measured slice for the plain side.
@@ -12,11 +16,20 @@ extrapolated from the measured slice for the plain side.
 
 from __future__ import annotations
 
+import importlib.util
+import json
+import os
+import shutil
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from _common import parser, write
 from torch.utils.data import DataLoader, TensorDataset
@@ -28,7 +41,7 @@ from adaptive_opt.engine.rahimi_recht import run_rahimi_recht
 from adaptive_opt.engine.train import train_ensemble
 from adaptive_opt.optim import SecondOrderOptimizer
 from adaptive_opt.parameters import TaskParameters, TrainingParameters, resolve_arm
-from adaptive_opt.study import TASKS, published_arms
+from adaptive_opt.study import published_arms, tasks_of
 from adaptive_opt.tasks.rahimi_recht import RahimiRecht
 from adaptive_opt.tasks.rr_functions import RRFunction, synthesise
 
@@ -169,6 +182,39 @@ def measure_hessians(function: RRFunction, rounds: int) -> dict[str, float]:
     return {side: 1e3 * statistics.median(t) for side, t in times.items()}
 
 
+def jax_seconds(function: RRFunction, members: int, epochs: int) -> dict[str, Any]:
+    """Of one round of the peer, which compiles before it, on one core."""
+    flags = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+    env = {**os.environ, "XLA_FLAGS": flags, "OMP_NUM_THREADS": "1", "JAX_PLATFORMS": "cpu"}
+    program = str(Path(__file__).with_name("_jax_peer.py"))
+    first = [f"W{i}" for i in range(1, 1 + len(function.weights))]
+    tensors = {"A": function.target, "X": function.inputs}
+    tensors |= dict(zip(first, function.weights, strict=True))
+    pinned = ["taskset", "-c", str(min(os.sched_getaffinity(0)))] if shutil.which("taskset") else []
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "function.npz")
+        np.savez(path, **{name: t.numpy() for name, t in tensors.items()})
+        command = [*pinned, sys.executable, program, str(path), str(members), str(epochs), "1"]
+        done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)  # noqa: S603
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def measure_peer(function: RRFunction, members: int, rounds: int, epochs: int) -> dict[str, float]:
+    """Microseconds a run-iteration of SSDH, the ensemble and JAX taking turns."""
+    ensemble = EnsembleRun(function, "ssdh", members)
+    ensemble.train(1)
+    iterations = epochs * ensemble.problem.batches_per_epoch
+    times: dict[str, list[float]] = {"jax": [], "ensemble": []}
+    for _ in range(rounds):
+        found = jax_seconds(function, members, epochs)["seconds"][0]
+        times["jax"].append(found / iterations / members)
+        times["ensemble"].append(seconds(lambda: ensemble.train(epochs)) / iterations / members)
+    both = {side: 1e6 * statistics.median(t) for side, t in times.items()}
+    ratios = [a / b for a, b in zip(times["jax"], times["ensemble"], strict=True)]
+    return {**both, "ratio": statistics.median(ratios)}
+
+
 def matrix_product_peak() -> float:
     """GFLOP/s of a large float32 matrix product on one core."""
     a = torch.randn(1536, 1536)
@@ -220,7 +266,7 @@ def main() -> None:
     conditions = {"rr_cond29": 29.32, "rr_cond15099": 15099.0}
     functions = {
         t.name: synthesise("singular_values", condition=conditions[t.name], seed=0, **sizes)
-        for t in TASKS
+        for t in tasks_of("rahimi_recht")
     }
     function = functions["rr_cond29"]
 
@@ -238,6 +284,13 @@ def main() -> None:
         figures["members"][members]["gflops"] = speed
         print(f"  {'mean':28s}{mean['plain']:12.1f}{mean['ensemble']:10.2f}"
               f"{mean['plain'] / mean['ensemble']:7.0f}")  # fmt: skip
+        if importlib.util.find_spec("jax"):
+            peer = measure_peer(function, members, chosen.rounds, 10 * chosen.epochs)
+            figures["members"][members]["jax"] = peer
+            print(f"  SSDH, JAX {peer['jax']:.1f}, ensemble {peer['ensemble']:.2f}, "
+                  f"ratio {peer['ratio']:.2f}")  # fmt: skip
+        else:
+            print("  JAX is not installed: pip install '.[peers]'")
         print(f"  {speed:.2f} GFLOP/s of the gradient, of {figures['peak_gflops']:.0f} in a large "
               "matrix product on one core")  # fmt: skip
 

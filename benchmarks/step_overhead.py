@@ -68,7 +68,7 @@ from adaptive_opt.errors import StudyError
 
 PARTS = ("steps", "memory", "update")
 UPDATE_REFERENCE = "AdamW-foreach"
-LIMITS = {"k10": 1.25, "quarter": 1.12, "memory": 1.05, "update": 1.2}
+LIMITS = {"k10": 1.25, "quarter": 1.12, "first": 1.15, "memory": 1.05, "update": 1.2}
 MIB = 2**20
 
 
@@ -160,7 +160,9 @@ def judge(chosen: list[Contender], figures: dict[str, Any]) -> list[dict[str, An
         if c.name in steps:
             value = steps[c.name]["ratio"]
             if c.period == PERIOD:
-                limit = LIMITS["quarter" if c.quarter else "k10"]
+                limit = LIMITS[
+                    "quarter" if c.quarter else "first" if c.once_differentiated else "k10"
+                ]
                 goal("steps", c, f"≤ {limit}", value, value <= limit)
             others = [steps[r.name]["ratio"] for r in rivals if r.period == c.period]
             if others:

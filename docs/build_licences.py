@@ -15,7 +15,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 DOCS = Path(__file__).parent
-EXTRAS = ("", "postgresql", "ray", "s3", "zoo")
+EXTRAS = ("", "frameworks", "postgresql", "ray", "s3", "zoo")
 """What runs: development tools and notebooks are not part of it."""
 
 
@@ -83,7 +83,7 @@ def page() -> str:
     return f"""# Licences
 
 This project is under the MIT licence, see `LICENSE`. It contains no code of others; installing it brings these
-{len(found)} packages with it, on Linux with Python 3.11 and the extras `postgresql`, `ray`, `s3` and `zoo`, each under the licence that it names
+{len(found)} packages with it, on Linux with Python 3.11 and the extras `frameworks`, `postgresql`, `ray`, `s3` and `zoo`, each under the licence that it names
 itself. `python docs/build_licences.py` lists them anew.
 
 | package | licence |

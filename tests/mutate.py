@@ -33,7 +33,7 @@ MUTATIONS = [
     ("graph kept", ESTIMATE, "loss.detach_()", "_ = loss", "optim"),
     ("graph at every step", "optim/base.py", "self._total(loss).backward()", "self._total(loss).backward(create_graph=True)", "optim"),
     ("probe drawn anew when accumulating", ESTIMATE, "if all(p in self._probe for p in params):", "if False:", "optim"),
-    ("random stream not saved", ESTIMATE, 'self._generator.load_state_dict(state_dict["probe_generator"])', "_ = 0", "optim"),
+    ("random stream not saved", "optim/curvature_state.py", "if probes is not None:", "if False:", "optim"),
     ("missing estimate ignored", ESTIMATE, "if not self._pending:", "if False:", "optim"),
     ("hvps not counted", "optim/base.py", "        self.hvp_count += number", "        _ = number", "optim"),
     ("normalisation without its own curvature", "optim/double_backward.py", "(m_qx + scale * s)", "m_qx", "optim/test_double_backward.py"),

@@ -49,7 +49,11 @@ def train(
             last = j == len(pieces) - 1
             context = nullcontext() if last or not hasattr(model, "no_sync") else model.no_sync()
             with context:
-                optimizer.backward(((model(a) - b) ** 2).mean() / accumulate)
+
+                def loss(a: Any = a, b: Any = b) -> torch.Tensor:
+                    return ((model(a) - b) ** 2).mean() / accumulate
+
+                optimizer.backward(loss if options.get("hvp") == "finite_difference" else loss())
         assert i < STEPS
         optimizer.step()
     return torch.cat([p.detach().flatten() for p in model.parameters()]), optimizer
@@ -77,6 +81,20 @@ def data_parallel(rank: int, world: int, folder: str) -> None:
         found[f"{name} {accumulate} D"] = torch.cat(
             [s["curvature"].flatten() for s in optimizer.state.values()]
         )
+    torch.save(found, Path(folder) / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+def differences(rank: int, world: int, folder: str) -> None:
+    """Finite differences of the gradient, with and without accumulation inside no_sync."""
+    begin(rank, world, f"{folder}/store")
+    size = 16 // world
+    part = slice(rank * size, (rank + 1) * size)
+    found = {}
+    for accumulate in (1, 2):
+        model = DistributedDataParallel(network())
+        weights, _ = train(model, "SSDH", part, accumulate, hvp="finite_difference")
+        found[str(accumulate)] = weights
     torch.save(found, Path(folder) / f"{rank}.pt")
     dist.destroy_process_group()
 
@@ -125,23 +143,93 @@ def sharded(rank: int, world: int, folder: str) -> None:
     from torch.distributed.fsdp import fully_shard
 
     begin(rank, world, f"{folder}/store")
-    model = network()
-    fully_shard(model, mesh=init_device_mesh("cpu", (world,)))
     size = 16 // world
-    optimizer = SSDH(
-        model.parameters(), lr=0.05, rho=0.1, update_period=4, seed=3, probe="constant",
+    found = {}
+    # The last case is replicated over one dimension and sharded over another.
+    hybrid = init_device_mesh("cpu", (1, world), mesh_dim_names=("replicate", "shard"))
+    plain = init_device_mesh("cpu", (world,))
+    for name, probe in SHARDED_CASES:
+        model = network()
+        fully_shard(model, mesh=hybrid if (name, probe) == SHARDED_CASES[-1] else plain)
+        optimizer = sharded_optimizer(name, probe, model)
+        for x, y in batches(STEPS):
+            part = slice(rank * size, (rank + 1) * size)
+            optimizer.step(closure_of(model, optimizer, x[part], y[part]))
+        found[f"{name} {probe}"] = gathered(model)
+    try:
+        SSDH(model.parameters(), hvp="finite_difference", rank_probes=True)
+    except ValueError as error:
+        (Path(folder) / f"{rank}.txt").write_text(str(error))
+    torch.save(found, Path(folder) / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+def sharded_optimizer(name: str, probe: str, model: nn.Module) -> Any:
+    return METHODS[name](
+        model.parameters(), lr=0.05, rho=0.1, update_period=4, seed=3, probe=probe,
         hvp="finite_difference",
     )  # fmt: skip
-    for x, y in batches(STEPS):
-        part = slice(rank * size, (rank + 1) * size)
 
-        def closure(x: Any = x[part], y: Any = y[part]) -> torch.Tensor:
-            optimizer.zero_grad()
-            loss = ((model(x) - y) ** 2).mean()
-            loss.backward()
-            return loss.detach()
 
-        optimizer.step(closure)
-    full = [p.full_tensor().detach().flatten() for p in model.parameters()]
-    torch.save(torch.cat(full), Path(folder) / f"{rank}.pt")
+def closure_of(model: nn.Module, optimizer: Any, x: torch.Tensor, y: torch.Tensor) -> Any:
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = ((model(x) - y) ** 2).mean()
+        loss.backward()
+        return loss.detach()
+
+    return closure
+
+
+def sharded_checkpoint(rank: int, world: int, folder: str) -> None:
+    """Training under FSDP2 in one go, and by way of a checkpoint of torch.distributed."""
+    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    begin(rank, world, f"{folder}/store")
+    mesh = init_device_mesh("cpu", (world,))
+    found = {}
+    for name in SHARDED:
+        options: dict[str, Any] = {"probe": name, "hvp": "finite_difference", "update_period": 4}
+
+        def make(options: dict[str, Any] = options) -> tuple[nn.Module, Any]:
+            model = network()
+            fully_shard(model, mesh=mesh)
+            return model, SSDH(model.parameters(), lr=0.05, rho=0.1, seed=3, **options)
+
+        def train(model: nn.Module, optimizer: Any, part: slice) -> None:
+            mine = slice(rank * 16 // world, (rank + 1) * 16 // world)
+            for x, y in batches(14)[part]:
+                optimizer.step(closure_of(model, optimizer, x[mine], y[mine]))
+
+        model, optimizer = make()
+        train(model, optimizer, slice(0, 6))
+        weight, state = get_state_dict(model, optimizer)
+        dcp.save({"model": weight, "optimizer": state}, checkpoint_id=f"{folder}/{name}")
+        train(model, optimizer, slice(6, 14))
+        again, other = make()
+        weight, state = get_state_dict(again, other)
+        dcp.load({"model": weight, "optimizer": state}, checkpoint_id=f"{folder}/{name}")
+        set_state_dict(again, other, model_state_dict=weight, optim_state_dict=state)
+        train(again, other, slice(6, 14))
+        found[name] = [gathered(model), gathered(again)]
+    torch.save(found, Path(folder) / f"{rank}.pt")
     dist.destroy_process_group()
+
+
+def gathered(model: nn.Module) -> torch.Tensor:
+    full = [p.full_tensor().detach().flatten() for p in model.parameters()]  # type: ignore[operator]
+    return torch.cat(full)
+
+
+SHARDED = ("rademacher", "gaussian", "constant", "momentum_sign", "momentum_sign_cumulative")
+"""Probes of the tests of sharded parameters."""
+
+SHARDED_CASES = [
+    *(("SSDH", probe) for probe in SHARDED),
+    ("Sophia", "gaussian"),
+    ("SADH", "rademacher"),
+]
+"""Methods and probes; the network has layers of 3 rows, which two ranks share unevenly."""

@@ -41,6 +41,17 @@ def test_two_ranks_step_as_one_process_on_the_joined_batch(tmp_path):
         assert (first[f"{name} {accumulate}"] - alone).abs().max() < 1e-6
 
 
+def test_two_ranks_with_finite_differences_step_as_one_process(tmp_path):
+    """With accumulation the first gradient and its difference are each rank's own."""
+    spawn(ranks.differences, tmp_path)
+    first, second = (torch.load(tmp_path / f"{r}.pt", weights_only=True) for r in (0, 1))
+    for accumulate in (1, 2):
+        alone, _ = ranks.train(ranks.network(), "SSDH", slice(None), accumulate)
+        found = first[str(accumulate)]
+        assert torch.equal(found, second[str(accumulate)])
+        assert (found - alone).abs().max() < 1e-4
+
+
 def test_probes_of_each_rank_halve_the_variance(tmp_path):
     spawn(ranks.estimates, tmp_path)
     first, second = (torch.load(tmp_path / f"{r}.pt", weights_only=True) for r in (0, 1))
@@ -61,16 +72,19 @@ def test_a_rank_without_a_gradient_is_a_sentence(tmp_path):
 
 
 def test_sharded_parameters_step_as_one_process(tmp_path):
+    """50 steps and 13 refreshes with every probe."""
     spawn(ranks.sharded, tmp_path)
     first, second = (torch.load(tmp_path / f"{r}.pt", weights_only=True) for r in (0, 1))
-    assert torch.equal(first, second)
-    model = ranks.network()
-    options = {"probe": "constant", "hvp": "finite_difference"}
-    optimizer = SSDH(model.parameters(), lr=0.05, rho=0.1, update_period=4, seed=3, **options)
-    for x, y in ranks.batches(ranks.STEPS):
-        optimizer.step(closure_of(model, optimizer, x, y))
-    alone = torch.cat([p.detach().flatten() for p in model.parameters()])
-    assert (first - alone).abs().max() < 1e-6
+    for name, probe in ranks.SHARDED_CASES:
+        found = first[f"{name} {probe}"]
+        assert torch.equal(found, second[f"{name} {probe}"])
+        model = ranks.network()
+        optimizer = ranks.sharded_optimizer(name, probe, model)
+        for x, y in ranks.batches(ranks.STEPS):
+            optimizer.step(closure_of(model, optimizer, x, y))
+        alone = torch.cat([p.detach().flatten() for p in model.parameters()])
+        assert (found - alone).abs().max() < 1e-6, (name, probe)
+    assert "rank_probes=True needs whole parameters" in (tmp_path / "0.txt").read_text()
 
 
 # Scalers.
@@ -283,6 +297,8 @@ def test_options_that_cannot_be_are_refused():
     p = nn.Parameter(torch.ones(2))
     with pytest.raises(ValueError, match="unknown hvp 'forward'"):
         SSDH([p], hvp="forward")
+    with pytest.raises(ValueError, match="rank_probes=True needs hvp='autograd'"):
+        SSDH([p], hvp="finite_difference", rank_probes=True)
     with pytest.raises(ValueError, match="curvature='exact' needs hvp='autograd'"):
         SSDH([p], hvp="finite_difference", curvature="exact")
 
@@ -334,6 +350,49 @@ def test_a_closure_without_backward_serves_too():
         assert not loss.requires_grad
     for p, q in zip(first.parameters(), second.parameters(), strict=True):
         assert torch.allclose(p, q, atol=1e-12)
+
+
+def test_a_closure_that_does_nothing_changes_nothing():
+    """Wrappers of other packages hand one over where the user gave none."""
+    first, second = small(torch.float64), small(torch.float64)
+    a = SSDH(first.parameters(), lr=0.02, update_period=3, hvp="finite_difference")
+    b = SSDH(second.parameters(), lr=0.02, update_period=3, hvp="finite_difference")
+    x, y = (t.double() for t in DATA)
+    for _ in range(7):
+        for model, optimizer in ((first, a), (second, b)):
+            optimizer.zero_grad()
+            optimizer.backward(lambda model=model: ((model(x) - y) ** 2).mean())
+        a.step()
+        b.step(lambda: None)
+    assert all(map(torch.equal, first.parameters(), second.parameters()))
+    assert a.gradient_equivalents == b.gradient_equivalents == 7 + 3
+
+
+def test_a_closure_without_a_loss_is_told_to_return_it():
+    model = small()
+    optimizer = SSDH(model.parameters(), lr=0.02, hvp="finite_difference")
+
+    def closure():
+        model(DATA[0]).mean().backward()
+
+    with pytest.raises(RuntimeError, match=r"closure\(\) calls backward and returns the loss"):
+        optimizer.step(closure)
+
+
+def test_the_second_evaluation_is_charged_once():
+    """Also where the closure leaves zero_grad to its caller."""
+    model = small()
+    optimizer = SSDH(model.parameters(), lr=0.02, update_period=3, hvp="finite_difference")
+
+    def closure():
+        loss = model(DATA[0]).square().mean()
+        optimizer.backward(loss)
+        return loss
+
+    for _ in range(7):
+        optimizer.zero_grad()
+        optimizer.step(closure)
+    assert optimizer.gradient_equivalents == 7 + 3
 
 
 def test_gradients_accumulate_over_closures():

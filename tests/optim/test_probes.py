@@ -101,3 +101,20 @@ def test_a_members_stream_does_not_depend_on_its_company():
 def test_different_seeds_give_different_probes(name):
     a, b = (draw(name, ProbeGenerator(s), [torch.zeros(50)])[0] for s in (0, 1))
     assert not torch.equal(a, b)
+
+
+def test_a_rank_goes_on_from_the_state_of_another():
+    """Probes of a rank of its own depend on seed, rank and number alone."""
+    like = [torch.zeros(6)]
+    first, second = ProbeGenerator(5), ProbeGenerator(5)
+    first.separate(0)
+    second.separate(1)
+    for generator in (first, second):
+        for _ in range(3):
+            draw("gaussian", generator, like)
+    resumed = ProbeGenerator(9)
+    resumed.load_state_dict(first.state_dict())
+    resumed.separate(1)
+    expected, found = draw("gaussian", second, like)[0], draw("gaussian", resumed, like)[0]
+    assert torch.equal(expected, found)
+    assert not torch.equal(draw("gaussian", first, like)[0], found)

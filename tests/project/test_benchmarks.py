@@ -45,7 +45,7 @@ def check_ratios(figures, key="ratio"):
 def test_step_overhead_times_every_contender(tmp_path, task):
     figures, printed = overhead(tmp_path / "f.json", "--task", task, "--parts", "steps", "update")
     expected = {f"{name}-{k}" for name in OWN for k in ("k10", "k1", "k10-quarter")}
-    expected |= {"AdamW", "plain-k10"}
+    expected |= {"AdamW", "plain-k10", "SSDH-difference-k10", "Sophia-G-k10"}
     if importlib.util.find_spec("pytorch_optimizer"):
         assert not figures["left_out"]
         expected |= FOREIGN
@@ -155,3 +155,25 @@ def test_a_simulated_grid_goes_through_everything(tmp_path):
     assert grid["data_mib"] > 0
     check_ratios({"start": figures["start"], "grid": grid}, "cpu_seconds")
     assert "\n    40 runs: " in f"\n{printed}"
+
+
+def test_finite_differences_are_compared_with_second_derivatives(tmp_path):
+    picture = tmp_path / "figure.png"
+    toy = ("--task=transformer", "--iterations=4", "--every=2", f"--figure={picture}")
+    figures, printed = benchmark("finite_differences", tmp_path / "f.json", *toy)
+    rows = figures["tasks"]["transformer"]["rows"]
+    assert [row["iteration"] for row in rows] == [0, 2]
+    assert all(-1 <= row["0.05"] <= 1 for row in rows)
+    assert max(row["0.05"] for row in rows) > 0.99
+    assert "transformer, 2 products" in printed
+    assert picture.stat().st_size > 10_000
+
+
+def test_the_docs_have_the_cosines_that_were_measured():
+    made = PROJECT / "benchmarks" / "results" / "finite_differences_cpu.json"
+    page = (PROJECT / "docs" / "optimizers.md").read_text(encoding="utf-8")
+    for task, label in (("resnet18", "ResNet-18"), ("transformer", "Transformer")):
+        found = json.loads(made.read_text(encoding="utf-8"))["tasks"][task]
+        one = found["summary"]["0.05"]
+        row = f"| {label} | {len(found['rows'])} | {one['median']:.4f} | {one['above_0.999']:.0%} |"
+        assert row.replace("%", " %") in page

@@ -8,6 +8,7 @@ Needs torch and nothing else of this package.
 from .base import EnsembleOptimizer
 from .double_backward import FastDoubleBackward
 from .first_order import SGDM, Adam
+from .gauss_newton import SampledLoss, sampled_cross_entropy, sampled_squared_error
 from .memberwise import Memberwise
 from .methods import SADH, SSDH, SSVP, Sophia
 from .probes import PROBES
@@ -25,6 +26,9 @@ __all__ = [
     "EnsembleOptimizer",
     "FastDoubleBackward",
     "Memberwise",
+    "SampledLoss",
     "SecondOrderOptimizer",
     "Sophia",
+    "sampled_cross_entropy",
+    "sampled_squared_error",
 ]

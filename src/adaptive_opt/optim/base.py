@@ -9,9 +9,9 @@ from typing import Any, overload
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 
 from ._lists import Factor, Foreach, ListOps, Loop, Tensors
+from .state import COUNTERS, SavedOptimizer
 
 __all__ = ["EnsembleOptimizer"]
 
@@ -20,13 +20,18 @@ HESSIAN_VECTOR_PRODUCT_COST = 2
 pass through the gradient's graph runs over twice the operations of the gradient's own
 (Pearlmutter, *Fast Exact Multiplication by the Hessian*, 1994)."""
 
+UNSUPPORTED = {
+    "capturable": "steps are counted on the host, where a CUDA graph does not see the count",
+    "differentiable": "parameters and state are updated in place, outside of autograd",
+    "fused": "there is no fused kernel; foreach=True, the default, uses multi-tensor kernels",
+}
+"""Options of torch's optimizers, and why there are none here."""
+
 CACHED_ELEMENTS = 2**18
 """Of a tensor and the few others of its shape that an update reads: some megabytes."""
 
-COUNTERS = ("gradient_count", "hvp_count", "curvature_cost")
 
-
-class EnsembleOptimizer(Optimizer):
+class EnsembleOptimizer(SavedOptimizer):
     """A torch optimizer whose parameters may carry a leading member dimension.
 
     With ``members`` given, every parameter has shape ``[members, ...]``, the loss handed to
@@ -40,6 +45,11 @@ class EnsembleOptimizer(Optimizer):
         members: size of the ensemble, or None for ordinary training.
         max_grad_norm: clip the gradient to this global norm before the step.
         foreach: use multi-tensor kernels; default yes.
+        maximize: maximize the loss; the same as to minimize its negative.
+        capturable, differentiable, fused: options of torch's optimizers that are not supported.
+
+    Raises:
+        ValueError: a hyperparameter out of range, or an option that is not supported.
     """
 
     hyperparameters: tuple[str, ...] = ()
@@ -53,25 +63,36 @@ class EnsembleOptimizer(Optimizer):
         members: int | None = None,
         max_grad_norm: float | None = None,
         foreach: bool | None = None,
+        maximize: bool = False,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
     ) -> None:
         if max_grad_norm is not None and not max_grad_norm > 0:
             raise ValueError(f"max_grad_norm must be above 0, got {max_grad_norm}")
         self.members = members
-        defaults = {**defaults, "max_grad_norm": max_grad_norm, "step": 0}
-        super().__init__(params, defaults)
+        progress = {"step": 0, "gradient_count": 0, "hvp_count": 0, "curvature_cost": 0.0}
+        options = {
+            "maximize": maximize,
+            "capturable": capturable,
+            "differentiable": differentiable,
+            "fused": fused,
+        }
+        own = {"max_grad_norm": max_grad_norm, **options, **progress, **dict.fromkeys(self.extras)}
+        super().__init__(params, {**defaults, **own})
         self.ops: ListOps = Loop() if foreach is False else Foreach()
-        self.gradient_count = 0
-        self.hvp_count = 0
-        self.curvature_cost = 0.0
         self._backwards = 0
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group; its shapes and hyperparameters are checked here."""
         super().add_param_group(param_group)
         group, first = self.param_groups[-1], self.param_groups[0]
-        group["step"] = first["step"]
+        group.update({name: first[name] for name in ("step", *COUNTERS)})
         if group["max_grad_norm"] != first["max_grad_norm"]:
             raise ValueError("all parameter groups must share one max_grad_norm")
+        for name, reason in UNSUPPORTED.items():
+            if group[name]:
+                raise ValueError(f"{name}=True is not supported: {reason}")
         self._check_group(group)
         if self.members is not None:
             for p in group["params"]:
@@ -83,6 +104,10 @@ class EnsembleOptimizer(Optimizer):
         for p in group["params"]:
             if p.is_complex():
                 raise TypeError("complex parameters are not supported; give their real view")
+        self._place(group)
+
+    def _place(self, group: dict[str, Any]) -> None:
+        """Put the hyperparameters of a group that are tensors where its parameters are."""
         like = group["params"][0]
         for name in self.hyperparameters:
             value = group[name]
@@ -95,11 +120,13 @@ class EnsembleOptimizer(Optimizer):
         """A hyperparameter where the parameters are: not at every step, which would wait."""
         if not isinstance(value, Tensor):
             return value
+        if self.members is None and value.numel() == 1:
+            value = value.reshape(())
         if value.ndim and value.shape != (self.members,):
-            raise ValueError(
-                f"{name} has shape {list(value.shape)}; "
-                f"an ensemble of {self.members} needs a number or [{self.members}]"
-            )
+            allowed = "it must have one element"
+            if self.members is not None:
+                allowed = f"an ensemble of {self.members} needs a number or [{self.members}]"
+            raise ValueError(f"{name} has shape {list(value.shape)}; {allowed}")
         return value.to(device=like.device, dtype=like.dtype)
 
     def _check_group(self, group: dict[str, Any]) -> None:
@@ -151,11 +178,16 @@ class EnsembleOptimizer(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = self._evaluate(closure)
+        elif not self.state and not self._backwards and self._initializes():
+            self._initialize()
+            return None
         self._before_step()
         for group in self.param_groups:
             params = [p for p in group["params"] if p.grad is not None]
             if params:
                 grads = _gradients(params)
+                if group["maximize"]:
+                    grads = [-g for g in grads]
                 prepared = self._prepare(group, params, grads)
                 for part in _chunks(params):
                     fresh = None if prepared is None else prepared[part]
@@ -168,6 +200,11 @@ class EnsembleOptimizer(Optimizer):
     def _evaluate(self, closure: Callable[[], float]) -> float:
         """Call the closure of a step."""
         return closure()
+
+    def _gradient_norm(self) -> Tensor | None:
+        """Norm of all gradients; None if there is none."""
+        params = [p for g in self.param_groups for p in g["params"] if p.grad is not None]
+        return self._norm(_gradients(params)) if params else None
 
     def _before_step(self) -> None:
         """Clip, over all groups together as torch.nn.utils.clip_grad_norm_ does."""
@@ -245,39 +282,19 @@ class EnsembleOptimizer(Optimizer):
     def _clip_factor(self, grads: Sequence[Tensor], limit: float) -> Tensor:
         return (limit / (self._norm(grads) + 1e-6)).clamp_max(1.0)
 
-    def _states(self, params: Sequence[Tensor], *names: str) -> list[Tensors]:
-        """State tensors by name, zeros where a parameter has none yet."""
-        for p in params:
-            state = self.state[p]
-            for name in names:
-                if name not in state:
-                    state[name] = torch.zeros_like(p, memory_format=torch.preserve_format)
-        return [[self.state[p][name] for p in params] for name in names]
-
     def __getstate__(self) -> dict[str, Any]:
-        names = ("members", "ops", *COUNTERS, "_backwards")
-        extra = {name: getattr(self, name) for name in names}
+        extra = {name: getattr(self, name) for name in ("members", "ops", "_backwards")}
         return {**super().__getstate__(), **extra}
 
-    def state_dict(self) -> dict[str, Any]:
-        """Everything the next step depends on; loads with ``weights_only=True``."""
-        return {**super().state_dict(), **{name: getattr(self, name) for name in COUNTERS}}
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        for group in self.param_groups:
+            self._place(group)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Inverse of :meth:`state_dict`; states of versions without ``betas`` are read too."""
-        groups = [_with_betas(group) for group in state_dict["param_groups"]]
-        super().load_state_dict({**state_dict, "param_groups": groups})
-        for name in COUNTERS:
-            setattr(self, name, state_dict[name])
+        """Inverse of :meth:`state_dict`; also reads the states of earlier versions."""
+        super().load_state_dict(state_dict)
         self._forget()
-
-
-def _with_betas(group: dict[str, Any]) -> dict[str, Any]:
-    """A saved group whose β1 and β2 stood by themselves, as groups are now."""
-    if "betas" in group or "beta1" not in group:
-        return group
-    rest = {name: value for name, value in group.items() if name not in ("beta1", "beta2")}
-    return {**rest, "betas": (group["beta1"], group["beta2"])}
 
 
 def _chunks(params: Tensors) -> Iterator[slice]:

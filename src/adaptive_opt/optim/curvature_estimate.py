@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from ._lists import Tensors
-from .base import EnsembleOptimizer, _gradients
+from .base import _gradients
+from .curvature_state import CurvatureState
 from .derivatives import (
     NOT_REACHED,
     explained,
@@ -26,10 +27,11 @@ from .derivatives import (
     without_hooks,
 )
 from .double_backward import twice_differentiable
-from .finite_differences import difference, step_unit
-from .probes import MOMENTUM_PROBES, ProbeGenerator, draw
+from .finite_differences import difference, step_length
+from .gauss_newton import NO_LABELS, SampledLoss, gauss_newton_diagonal
+from .probes import MOMENTUM_PROBES, draw, is_sharded
 from .ranks import Ranks
-from .sources import HESSIAN_SOURCES, Permutation, degrade, exact_diagonal
+from .sources import HESSIAN_SOURCES, degrade, exact_diagonal
 
 __all__ = ["CurvatureEstimation", "DiagonalFn", "is_due"]
 
@@ -39,7 +41,7 @@ HVPS = ("autograd", "finite_difference")
 """How products of the Hessian with a vector are made."""
 
 
-class CurvatureEstimation(EnsembleOptimizer):
+class CurvatureEstimation(CurvatureState):
     """An optimizer that estimates curvature at every ``update_period``-th step.
 
     Args:
@@ -70,24 +72,24 @@ class CurvatureEstimation(EnsembleOptimizer):
     ) -> None:
         if hvp not in HVPS:
             raise ValueError(f"unknown hvp {hvp!r}; choose from {HVPS}")
+        if rank_probes and hvp == "finite_difference":
+            raise ValueError("rank_probes=True needs hvp='autograd'")
         self.hvp = hvp
         self._ranks = Ranks(process_group, own_probes=rank_probes)
         self._checked = False
-        self._generator = ProbeGenerator(seed)
-        seeds = self._generator.seeds
-        if members is not None and self._generator.members is None:
-            raise ValueError(f"an ensemble of {members} needs {members} seeds, got one")
-        if self._generator.members != members:
-            raise ValueError(f"{len(seeds)} seeds for an ensemble of {members}")
-        self._permutation = Permutation(seeds)
         self.diagonal_fn = diagonal_fn
-        self._pending: dict[Tensor, Tensor] = {}
-        self._probe: dict[Tensor, Tensor] = {}
-        self._held: dict[Tensor, Tensor] = {}
-        self._last_estimate: dict[str, Tensor] = {}
-        super().__init__(*args, members=members, **rest)
+        super().__init__(*args, seed=seed, members=members, **rest)
         if hvp != "autograd" and self.param_groups[0]["curvature"] == "exact":
             raise ValueError("curvature='exact' needs hvp='autograd'")
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group; its shapes and hyperparameters are checked here."""
+        super().add_param_group(param_group)
+        if self._ranks.own_probes and any(map(is_sharded, self.param_groups[-1]["params"])):
+            raise ValueError(
+                "rank_probes=True needs whole parameters on each rank: with sharded parameters "
+                "(FSDP2) all ranks together make one product with one probe"
+            )
 
     @property
     def curvature_due(self) -> bool:  # type: ignore[override]
@@ -114,7 +116,7 @@ class CurvatureEstimation(EnsembleOptimizer):
     def backward(  # type: ignore[override]
         self,
         loss: Tensor | Callable[[], Tensor],
-        curvature_loss: Tensor | None = None,
+        curvature_loss: Tensor | Callable[[], SampledLoss] | None = None,
         curvature_share: float = 1.0,
     ) -> Tensor | None:
         """Gradient of ``loss`` into ``.grad``, and the curvature estimate when it is due.
@@ -126,7 +128,8 @@ class CurvatureEstimation(EnsembleOptimizer):
             loss: a scalar, or ``[members]``; or a closure that evaluates the model on the batch
                 and returns it, without a backward, which finite differences need.
             curvature_loss: the curvature is that of this loss instead, over part of the
-                batch; looked at only where :attr:`graph_due`.
+                batch; looked at only where :attr:`graph_due`. For ``gauss_newton`` a function
+                that returns a :class:`.gauss_newton.SampledLoss`, called only where it is due.
             curvature_share: which part of the batch that is, to count its cost.
 
         Returns:
@@ -137,6 +140,13 @@ class CurvatureEstimation(EnsembleOptimizer):
         """
         if not isinstance(loss, Tensor):
             return self._backward_closure(loss)
+        if self.param_groups[0]["curvature"] == "gauss_newton":
+            self._sampled(curvature_loss, curvature_share)
+            super().backward(loss)
+            self._hold(list(self._pending))
+            return None
+        if callable(curvature_loss):
+            raise TypeError("a function that samples labels needs curvature='gauss_newton'")
         if not self.curvature_due or (curvature_loss is not None and self.graph_due):
             super().backward(loss)
             if curvature_loss is not None and self.graph_due:
@@ -166,6 +176,16 @@ class CurvatureEstimation(EnsembleOptimizer):
         self._hold(due)
         free(loss)
         return None
+
+    def _sampled(self, draw: Tensor | Callable[[], SampledLoss] | None, share: float) -> None:
+        """The Gauss–Newton estimate; before the gradient, which frees the graph they share."""
+        if not self.curvature_due or draw is None:  # step says what is missing
+            return
+        due = [p for g in self.param_groups if is_due(g) for p in g["params"] if p.requires_grad]
+        found = gauss_newton_diagonal(draw, due)
+        self.curvature_cost += share  # one more gradient
+        # Never negative: with maximize it is that of the negative loss already.
+        self._set_pending(list(found), list(found.values()), signed=False)
 
     def estimate_curvature(self, loss: Tensor, share: float = 1.0) -> None:
         """The curvature estimate of ``loss`` alone, the gradients being in ``.grad`` already.
@@ -197,34 +217,38 @@ class CurvatureEstimation(EnsembleOptimizer):
             self.backward(loss)
             return value
         own = [p for g in self.param_groups for p in g["params"] if p.requires_grad]
-        before = {p: p.grad for p in own if p.grad is not None}
 
         def gradient() -> Tensor:
-            for p in own:
-                p.grad = None
             loss = closure()
-            self._total(loss).backward()
+            self._total(loss).backward()  # adds to what is there, which ranks then average too
             return loss.detach()
 
         found: Tensor = self._differences(gradient)
-        with torch.no_grad():
-            for p, earlier in before.items():
-                p.grad = earlier if p.grad is None else p.grad.add_(earlier)
         self._backwards += 1
         self._hold([p for p in own if p in self._pending])
         return found
 
     def _differences(self, gradient: Callable[[], Any]) -> Any:
         """Hv = (g(θ + εv) − g(θ)) / ε, see :func:`.finite_differences.difference`."""
+        backwards: list[int] = []
+
+        def evaluate() -> Any:
+            loss = gradient()
+            backwards.append(self._backwards)
+            return loss
+
         found = difference(
-            gradient,
+            evaluate,
             [p for g in self.param_groups for p in g["params"]],
             lambda: [p for g in self.param_groups if is_due(g) for p in g["params"]],
             self._make_probe,
             self._step_size,
             check=not self._checked,
         )
+        if found is None:  # wrappers hand over an empty closure where the user gave none
+            return None
         self._checked = True
+        self._backwards = backwards[0]  # the second evaluation is charged below
         self.hvp_count += 1
         self.curvature_cost += 1  # one more gradient
         product = found.product
@@ -236,18 +260,20 @@ class CurvatureEstimation(EnsembleOptimizer):
         return found.loss
 
     def _step_size(self, params: Tensors, probe: Tensors) -> list[Tensor]:
-        """ε = √u (1 + ‖θ‖) / ‖v‖, for each member, shaped to multiply each tensor."""
-        unit = step_unit(params[0].dtype)
-        size = unit * (1 + self._norm(params)) / self._norm(probe).clamp_min(1e-30)
+        """ε of :func:`.finite_differences.step_length`, shaped to multiply each tensor."""
+        size = step_length(self._norm(params), self._norm(probe), params[0].dtype)
         return self._expand(size, params)
 
     @torch.no_grad()
     def _average_over_ranks(self) -> None:
         """The mean of the ranks' estimates, as DistributedDataParallel has that of gradients."""
-        if not self._ranks.active or self.hvp == "finite_difference":
-            return  # a difference of averaged gradients is averaged
+        if not self._ranks.active:
+            return
         due = [p for g in self.param_groups if is_due(g) for p in g["params"] if p.grad is not None]
-        if self.hessian_due:
+        differences = self.hessian_due and self.hvp == "finite_difference"
+        if differences and any(hasattr(p, "device_mesh") for p in due):
+            return  # each rank has its own shard, of a difference of reduced gradients
+        if self._pending or self.hessian_due:
             estimates = [self._pending.get(p, torch.zeros_like(p)) for p in due]
             self._pending = dict(zip(due, self._ranks.mean(estimates), strict=True))
 
@@ -280,9 +306,11 @@ class CurvatureEstimation(EnsembleOptimizer):
             product = [v * h for v, h in zip(probe, product, strict=True)]
         self._set_pending(params, product)
 
-    def _set_pending(self, params: Tensors, estimate: Tensors) -> None:
+    def _set_pending(self, params: Tensors, estimate: Tensors, *, signed: bool = True) -> None:
+        groups = [g for g in self.param_groups if g["maximize"] and signed]
+        flipped = {p for g in groups for p in g["params"]}
         for p, c in zip(params, estimate, strict=True):
-            c = c.detach()
+            c = -c.detach() if p in flipped else c.detach()
             self._pending[p] = self._pending[p] + c if p in self._pending else c
 
     @torch.no_grad()
@@ -302,6 +330,7 @@ class CurvatureEstimation(EnsembleOptimizer):
         state = self.state[p]
         m = torch.zeros_like(p) if "momentum" not in state else state["momentum"].clone()
         grad = p.grad if p.grad is not None else torch.zeros_like(p)
+        grad = -grad if group["maximize"] else grad
         if isinstance(clip, Tensor):
             grad = grad * self._expand(clip, [p])[0]
         self.ops.lerp_([m], [grad], self._factor(1 - group["betas"][0], [p]))
@@ -335,12 +364,6 @@ class CurvatureEstimation(EnsembleOptimizer):
             for p, c in self._pending.items():
                 self._pending[p] = c * self._expand(factor, [c])[0]
 
-    def _forget(self) -> None:
-        super()._forget()
-        self._pending.clear()
-        self._probe.clear()
-        self._held.clear()
-
     def _curvature(self, source: str, params: Tensors, grads: Tensors) -> Tensors:
         if source == "squared_gradient":
             return [g * g for g in grads]
@@ -348,8 +371,13 @@ class CurvatureEstimation(EnsembleOptimizer):
             return [torch.ones_like(g) for g in grads]
         if not self._pending:
             ways = "call optimizer.backward(loss) instead of loss.backward()"
-            if self.hvp != "autograd":
-                ways = "hvp='finite_difference' needs a closure: optimizer.step(closure)"
+            if source == "gauss_newton":
+                ways = NO_LABELS
+            elif self.hvp != "autograd":
+                ways = (
+                    "hvp='finite_difference' needs a closure: optimizer.step(closure), "
+                    "where closure() calls backward and returns the loss"
+                )
             raise RuntimeError(f"curvature is due at this step, but no estimate was made: {ways}")
         # A parameter that the loss did not reach has no curvature.
         missing = [p for p in params if p not in self._pending]
@@ -364,34 +392,6 @@ class CurvatureEstimation(EnsembleOptimizer):
         )
         by_param = dict(zip(estimate, rung, strict=True))
         return [by_param[p] for p in params]
-
-    def state_dict(self) -> dict[str, Any]:
-        """Everything the next step depends on, the probes' random streams included."""
-        own = {"probe_generator": self._generator.state_dict()}
-        return {**super().state_dict(), **own, "last_estimate": self._last_estimate}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Inverse of :meth:`state_dict`."""
-        super().load_state_dict(state_dict)
-        self._generator.load_state_dict(state_dict["probe_generator"])
-        device = self.param_groups[0]["params"][0].device
-        last = state_dict["last_estimate"]
-        self._last_estimate = {name: value.to(device) for name, value in last.items()}
-        self._permutation = Permutation(self._generator.seeds)
-
-    def __getstate__(self) -> dict[str, Any]:
-        names = ("_permutation", "diagonal_fn", "hvp", "_ranks", "_checked")
-        extra = {name: getattr(self, name) for name in names}
-        return {**super().__getstate__(), **extra, "_generator": self._generator.state_dict()}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        saved = state.pop("_generator", None)
-        super().__setstate__(state)
-        if saved is not None:
-            seeds = saved["seeds"]
-            self._generator = ProbeGenerator(seeds[0] if saved["members"] is None else seeds)
-            self._generator.load_state_dict(saved)
-            self._pending, self._probe, self._last_estimate, self._held = {}, {}, {}, {}
 
 
 def is_due(group: dict[str, Any]) -> bool:

@@ -29,7 +29,8 @@ class SGDM(EnsembleOptimizer):
         lr: η, a number or ``[members]``.
         momentum: μ.
         weight_decay: λ, added to the gradient as in ``torch.optim.SGD``.
-        members, max_grad_norm, foreach: see :class:`EnsembleOptimizer`.
+        members, max_grad_norm, foreach, maximize, capturable, differentiable, fused: see
+            :class:`EnsembleOptimizer`.
 
     Source: Polyak, *Some methods of speeding up the convergence of iteration methods* (1964);
     Sutskever et al., *On the importance of initialization and momentum in deep learning* (2013).
@@ -56,16 +57,32 @@ class SGDM(EnsembleOptimizer):
         members: int | None = None,
         max_grad_norm: float | None = None,
         foreach: bool | None = None,
+        maximize: bool = False,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
     ) -> None:
         defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
         super().__init__(
-            params, defaults, members=members, max_grad_norm=max_grad_norm, foreach=foreach
+            params,
+            defaults,
+            members=members,
+            max_grad_norm=max_grad_norm,
+            foreach=foreach,
+            maximize=maximize,
+            capturable=capturable,
+            differentiable=differentiable,
+            fused=fused,
         )
 
     def _check_group(self, group: dict[str, Any]) -> None:
         check_range("lr", group["lr"], 0)
         check_range("momentum", group["momentum"], 0, 1)
         check_range("weight_decay", group["weight_decay"], 0)
+
+    def _state_names(self, group: dict[str, Any]) -> tuple[str, ...]:
+        del group
+        return ("momentum",)
 
     def _step_group(
         self, group: dict[str, Any], params: Tensors, grads: Tensors, prepared: Tensors | None
@@ -94,7 +111,8 @@ class Adam(EnsembleOptimizer):
         betas: (β1, β2), each a number or ``[members]``.
         eps: ε.
         weight_decay: coupled, as in ``torch.optim.Adam``.
-        members, max_grad_norm, foreach: see :class:`EnsembleOptimizer`.
+        members, max_grad_norm, foreach, maximize, capturable, differentiable, fused: see
+            :class:`EnsembleOptimizer`.
 
     Source: Kingma & Ba, *Adam: A Method for Stochastic Optimization* (2015).
 
@@ -121,6 +139,10 @@ class Adam(EnsembleOptimizer):
         members: int | None = None,
         max_grad_norm: float | None = None,
         foreach: bool | None = None,
+        maximize: bool = False,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
     ) -> None:
         defaults = {
             "lr": lr,
@@ -129,7 +151,15 @@ class Adam(EnsembleOptimizer):
             "weight_decay": weight_decay,
         }
         super().__init__(
-            params, defaults, members=members, max_grad_norm=max_grad_norm, foreach=foreach
+            params,
+            defaults,
+            members=members,
+            max_grad_norm=max_grad_norm,
+            foreach=foreach,
+            maximize=maximize,
+            capturable=capturable,
+            differentiable=differentiable,
+            fused=fused,
         )
 
     def _check_group(self, group: dict[str, Any]) -> None:
@@ -137,6 +167,10 @@ class Adam(EnsembleOptimizer):
         check_betas(group["betas"])
         check_range("eps", group["eps"], 0)
         check_range("weight_decay", group["weight_decay"], 0)
+
+    def _state_names(self, group: dict[str, Any]) -> tuple[str, ...]:
+        del group
+        return ("momentum", "second_moment")
 
     def _step_group(
         self, group: dict[str, Any], params: Tensors, grads: Tensors, prepared: Tensors | None

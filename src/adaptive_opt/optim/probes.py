@@ -21,7 +21,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-__all__ = ["MOMENTUM_PROBES", "PROBES", "ProbeGenerator", "draw"]
+__all__ = ["MOMENTUM_PROBES", "PROBES", "ProbeGenerator", "draw", "is_sharded"]
 
 RANDOM_PROBES = ("rademacher", "gaussian")
 MOMENTUM_PROBES = ("momentum_sign", "momentum_sign_cumulative")
@@ -49,8 +49,9 @@ class ProbeGenerator:
         self.members = None if single else len(cast(Sequence[int], seed))
         self._seeds = [int(s) for s in cast(Sequence[int], [seed] if single else seed)]
         self._generators: list[torch.Generator] = []
-        self._saved: list[Tensor] | None = None
-        self._separated = False
+        self._saved: list[str | Tensor] | None = None
+        self._rank: int | None = None
+        self._draws = 0
 
     @property
     def seeds(self) -> list[int]:
@@ -58,23 +59,31 @@ class ProbeGenerator:
         return list(self._seeds)
 
     def on(self, device: torch.device) -> list[torch.Generator]:
-        """The generators, made at first use because only then the device is known."""
+        """The generators for the next probe, made at first use: only then the device is known."""
         if not self._generators:
             self._generators = [torch.Generator(device).manual_seed(s) for s in self._seeds]
             if self._saved is not None:
                 self._restore(self._saved)
+        if self._rank is not None:
+            offset = 0x9E3779B9 * self._rank + 0x85EBCA6B * self._draws
+            for generator, seed in zip(self._generators, self._seeds, strict=True):
+                generator.manual_seed((seed + offset) % 2**63)
+        self._draws += 1
         return self._generators
 
     def separate(self, rank: int) -> None:
-        """Give this rank streams of its own, once, before anything was drawn."""
-        if not self._generators and self._saved is None and not self._separated:
-            self._seeds = [(s + 0x9E3779B9 * rank) % 2**63 for s in self._seeds]
-        self._separated = True
+        """Give this rank probes of its own.
 
-    def _restore(self, states: list[Tensor]) -> None:
-        for generator, state in zip(self._generators, states, strict=True):
+        Each of them is a function of seed, rank and number of the probe, so that any rank can
+        go on from a state that another rank saved.
+        """
+        self._rank = rank
+
+    def _restore(self, states: list[str | Tensor]) -> None:
+        for generator, saved in zip(self._generators, states, strict=True):
+            state = saved if isinstance(saved, Tensor) else torch.tensor(list(bytes.fromhex(saved)))
             try:
-                generator.set_state(state.cpu())
+                generator.set_state(state.to("cpu", torch.uint8))
             except RuntimeError as error:
                 raise ValueError(
                     "the probe's random state was saved on another kind of device than "
@@ -82,9 +91,14 @@ class ProbeGenerator:
                 ) from error
 
     def state_dict(self) -> dict[str, Any]:
-        """Seeds and stream positions, in types that ``weights_only`` loading accepts."""
-        states = [g.get_state() for g in self._generators] or self._saved
-        return {"members": self.members, "seeds": list(self._seeds), "states": states}
+        """Seeds and stream positions, in types that JSON has."""
+        states = [bytes(g.get_state().tolist()).hex() for g in self._generators] or self._saved
+        return {
+            "members": self.members,
+            "seeds": list(self._seeds),
+            "states": None if self._rank is not None else states,
+            "draws": self._draws,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Inverse of :meth:`state_dict`; a state of another ensemble size is refused."""
@@ -95,6 +109,7 @@ class ProbeGenerator:
             )
         self._seeds = list(state["seeds"])
         self._saved = state["states"]
+        self._draws = state.get("draws", 0)  # which earlier versions did not save
         self._generators = []
 
 
@@ -109,7 +124,8 @@ def draw(name: str, generator: ProbeGenerator, params: Sequence[Tensor]) -> list
 
     Returns:
         One tensor for each parameter, drawn in one go so that the stream's use depends on
-        the number of parameters alone.
+        the number of parameters alone. For sharded parameters every rank draws the whole
+        probe, which one process would draw, and keeps its part.
     """
     if name == "constant":
         return [torch.full_like(p, -1.0) for p in params]
@@ -128,9 +144,20 @@ def draw(name: str, generator: ProbeGenerator, params: Sequence[Tensor]) -> list
     return [_shaped_like(p, part) for part, p in zip(parts, params, strict=True)]
 
 
+def is_sharded(tensor: Tensor) -> bool:
+    """Whether it is a ``DTensor``, whose shape is that of the parts of all ranks together."""
+    return hasattr(tensor, "device_mesh")
+
+
 def _shaped_like(p: Tensor, part: Tensor) -> Tensor:
-    """In the memory order of ``p`` too, which everything else of it has."""
+    """In the memory order of ``p`` too, which everything else of it has; sharded as it is."""
     shaped = part.reshape(p.shape).to(device=p.device, dtype=p.dtype)
+    if is_sharded(p):
+        from torch.distributed.tensor import DTensor, distribute_tensor
+
+        # Every rank drew the same numbers: each keeps its part, and nothing is sent.
+        of = cast(DTensor, p)
+        return distribute_tensor(shaped, of.device_mesh, of.placements, src_data_rank=None)
     if p.is_contiguous():
         return shaped
     return torch.empty_like(p, memory_format=torch.preserve_format).copy_(shaped)

@@ -84,14 +84,16 @@ class SecondOrderOptimizer(CurvatureEstimation):
             tensors of shape ``[members]``.
         hvp: ``autograd``: the product of Hessian and probe by differentiating twice;
             ``finite_difference``: (g(θ + εv) − g(θ)) / ε, from one more gradient of a closure
-            at the steps where curvature is due, with ε = √u (1 + ‖θ‖) / ‖v‖ and u the machine
-            epsilon (Nocedal & Wright, *Numerical Optimization*, 2006, section 8.1). Same batch,
-            same dropout: the random state is put back.
+            at the steps where curvature is due, with ε = 0.05 √u (1 + ‖θ‖) / ‖v‖ and u the machine
+            epsilon (:func:`.finite_differences.step_length`). Same batch, same dropout: the
+            random state is put back.
         process_group: over which curvature is averaged; ``"auto"``: the default group of
             ``torch.distributed`` where that is initialised; None: it is not averaged.
         rank_probes: each rank draws a probe of its own, so that W ranks average W probes and
             the variance of the estimate falls by W at no cost. False: all draw the same, and W
-            ranks step as one process on the joined batch does.
+            ranks step as one process on the joined batch does. Not with sharded parameters.
+        maximize: maximize the loss: gradient and curvature are those of its negative.
+        capturable, differentiable, fused: not supported, see :class:`.base.EnsembleOptimizer`.
 
     Raises:
         ValueError: a hyperparameter out of range, an unknown probe or source.
@@ -123,6 +125,10 @@ class SecondOrderOptimizer(CurvatureEstimation):
         hvp: str = "autograd",
         process_group: Any = "auto",
         rank_probes: bool = False,
+        maximize: bool = False,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
     ) -> None:
         check_source(curvature, diagonal_fn)
         defaults = {
@@ -147,6 +153,10 @@ class SecondOrderOptimizer(CurvatureEstimation):
             rank_probes=rank_probes,
             max_grad_norm=max_grad_norm,
             foreach=foreach,
+            maximize=maximize,
+            capturable=capturable,
+            differentiable=differentiable,
+            fused=fused,
         )
 
     def _check_group(self, group: dict[str, Any]) -> None:
@@ -165,6 +175,10 @@ class SecondOrderOptimizer(CurvatureEstimation):
         periods = {g["update_period"] for g in self.param_groups}
         if group["curvature"] == "per_model" and len(periods) > 1:
             raise ValueError("curvature='per_model' needs one update_period for all groups")
+
+    def _state_names(self, group: dict[str, Any]) -> tuple[str, ...]:
+        sums = ("sign_sum",) if group["probe"] == "momentum_sign_cumulative" else ()
+        return ("momentum", "curvature", *sums)
 
     def _prepare(self, group: dict[str, Any], params: Tensors, grads: Tensors) -> Tensors | None:
         if not is_due(group):

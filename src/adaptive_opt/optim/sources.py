@@ -10,6 +10,7 @@ carries less and less. What a rung still knows, a gain over the rung below is ma
 | `permuted`         | the estimate, permuted within a tensor   | magnitude, layer, spread      |
 | `per_tensor`       | its root mean square over each tensor    | magnitude, layer              |
 | `per_model`        | its root mean square over all parameters | magnitude                     |
+| `gauss_newton`     | N ĝ ⊙ ĝ, ĝ with labels from the model    | all, of the Gauss–Newton matrix |
 | `squared_gradient` | g ⊙ g                                    | first-order information       |
 | `constant`         | 1                                        | nothing                       |
 
@@ -33,6 +34,7 @@ from torch import Tensor
 __all__ = [
     "CURVATURE_SOURCES",
     "HESSIAN_SOURCES",
+    "STATISTICS",
     "Permutation",
     "degrade",
     "estimate_statistics",
@@ -40,7 +42,10 @@ __all__ = [
 ]
 
 HESSIAN_SOURCES = ("exact", "estimate", "permuted", "per_tensor", "per_model")
-CURVATURE_SOURCES = (*HESSIAN_SOURCES, "squared_gradient", "constant")
+CURVATURE_SOURCES = (*HESSIAN_SOURCES, "gauss_newton", "squared_gradient", "constant")
+
+STATISTICS = ("estimate_norm", "positive_estimate_share")
+"""What :func:`estimate_statistics` computes."""
 
 HVP = Callable[[Sequence[Tensor]], list[Tensor]]
 
@@ -167,9 +172,15 @@ def estimate_statistics(estimate: Sequence[Tensor], members: int | None) -> dict
     positive = torch.stack([(c > 0).sum(dim) for c in each]).sum(0)
     size = sum(c.numel() for c in each) // (members or 1)
     return {
-        "estimate_norm": torch.linalg.vector_norm(norms, dim=0),
-        "positive_estimate_share": (positive / size).to(norms.dtype),
+        "estimate_norm": whole(torch.linalg.vector_norm(norms, dim=0)),
+        "positive_estimate_share": whole(positive / size).to(norms.dtype),
     }
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """The tensor itself, or the full one of one that is spread over ranks."""
+    full: Tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+    return full
 
 
 def check_source(name: str, exact: Any) -> None:

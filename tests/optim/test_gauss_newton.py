@@ -1,0 +1,242 @@
+"""The Gauss–Newton–Bartlett estimate against Hessians of models linear in their weights."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy, mse_loss
+
+from adaptive_opt.optim import (
+    SADH,
+    SSDH,
+    SSVP,
+    SampledLoss,
+    Sophia,
+    sampled_cross_entropy,
+    sampled_squared_error,
+)
+
+DRAWS = 2000
+
+
+@pytest.fixture
+def inputs():
+    return torch.randn(12, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
+def weights():
+    stream = torch.Generator().manual_seed(2)
+    return torch.randn(4, 3, generator=stream, dtype=torch.float64, requires_grad=True)
+
+
+def mean_estimate(make):
+    """Mean of N ĝ² over many draws."""
+    total = torch.zeros(4, 3, dtype=torch.float64)
+    for _ in range(DRAWS):
+        w = weights()
+        sampled = make(w)
+        (g,) = torch.autograd.grad(sampled.loss, w)
+        total += sampled.terms * g.square()
+    return total / DRAWS
+
+
+def hessian_diagonal(loss):
+    w = weights().detach()
+    return torch.autograd.functional.hessian(loss, w).reshape(12, 12).diagonal().reshape(4, 3)
+
+
+def test_the_mean_for_cross_entropy_is_the_diagonal_of_the_hessian(inputs):
+    """Of a linear model the Gauss–Newton matrix is the Hessian, whatever the labels."""
+    stream = torch.Generator().manual_seed(0)
+    found = mean_estimate(lambda w: sampled_cross_entropy(inputs @ w.T, generator=stream))
+    labels = torch.arange(12) % 4
+    exact = hessian_diagonal(lambda w: cross_entropy(inputs @ w.T, labels))
+    assert (found / exact - 1).abs().max() < 0.15
+    assert (found / exact - 1).mean().abs() < 0.03
+
+
+def test_the_mean_for_squared_error_is_the_diagonal_of_the_hessian(inputs):
+    stream = torch.Generator().manual_seed(0)
+    found = mean_estimate(lambda w: sampled_squared_error(inputs @ w.T, generator=stream))
+    exact = hessian_diagonal(lambda w: mse_loss(inputs @ w.T, torch.ones(12, 4).double()))
+    assert (found / exact - 1).abs().max() < 0.15
+    assert (found / exact - 1).mean().abs() < 0.03
+
+
+def test_classes_may_be_in_any_dimension(inputs):
+    logits = (inputs @ weights().T).detach().reshape(3, 4, 4)  # 3 texts of 4 tokens, 4 classes
+    a = sampled_cross_entropy(logits, generator=torch.Generator().manual_seed(0))
+    b = sampled_cross_entropy(
+        logits.movedim(-1, 1), dim=1, generator=torch.Generator().manual_seed(0)
+    )
+    assert a.terms == b.terms == 12
+    assert torch.equal(a.loss, b.loss)
+
+
+@pytest.mark.parametrize("sampled", [sampled_cross_entropy, sampled_squared_error])
+def test_a_scaled_loss_has_a_curvature_scaled_alike(inputs, sampled):
+    def estimate(scale):
+        w = weights()
+        made = sampled(inputs @ w.T, scale=scale, generator=torch.Generator().manual_seed(0))
+        (g,) = torch.autograd.grad(made.loss, w)
+        return made.terms * g.square()
+
+    torch.testing.assert_close(estimate(1024.0), 1024 * estimate(1.0))
+
+
+@pytest.mark.parametrize("sampled", [sampled_cross_entropy, sampled_squared_error])
+def test_members_have_losses_of_their_own(inputs, sampled):
+    both = torch.stack([inputs @ weights().detach().T, 3 * (inputs @ weights().detach().T)])
+    made = sampled(both, members=2, generator=torch.Generator().manual_seed(0))
+    assert made.loss.shape == (2,)
+    alone = sampled(both[0], generator=torch.Generator().manual_seed(0))
+    assert made.terms == alone.terms
+    torch.testing.assert_close(made.loss[0], alone.loss)
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 4)).double()
+
+
+@pytest.mark.parametrize("cls", [Sophia, SADH, SSDH, SSVP])
+def test_the_estimate_is_what_the_step_rule_gets(inputs, cls):
+    labels = torch.arange(12) % 4
+    model, same = network(), network()
+    optimizer = cls(
+        model.parameters(), lr=0.1, betas=(0.9, 0.75), rho=1e3, curvature="gauss_newton"
+    )
+    logits = model(inputs)
+    stream = torch.Generator().manual_seed(0)
+    loss = cross_entropy(logits, labels)
+    optimizer.backward(loss, lambda: sampled_cross_entropy(logits, generator=stream))
+    optimizer.step()
+    sampled = sampled_cross_entropy(same(inputs), generator=torch.Generator().manual_seed(0))
+    drawn = torch.autograd.grad(sampled.loss, list(same.parameters()))
+    g = torch.autograd.grad(cross_entropy(same(inputs), labels), list(same.parameters()))
+    for p, q, c, gradient in zip(model.parameters(), same.parameters(), drawn, g, strict=True):
+        c = 12 * c.square()
+        smoothed = 0.25 * (c if cls in (Sophia, SADH) else c.square())
+        denominator = smoothed if cls in (Sophia, SADH) else smoothed.sqrt()
+        update = (0.1 * gradient / (denominator + 1e-12)).clamp(-1e3, 1e3)
+        torch.testing.assert_close(p, q - 0.1 * update)
+    assert optimizer.gradient_equivalents == 2
+
+
+def test_labels_are_drawn_only_where_curvature_is_due(inputs):
+    model, calls = network(), []
+    optimizer = SSDH(model.parameters(), lr=0.01, update_period=3, curvature="gauss_newton")
+    for _ in range(7):
+        optimizer.zero_grad()
+        logits = model(inputs)
+
+        def draw(logits=logits):
+            calls.append(1)
+            return sampled_cross_entropy(logits)
+
+        optimizer.backward(cross_entropy(logits, torch.arange(12) % 4), draw)
+        optimizer.step()
+    assert len(calls) == 3
+    assert optimizer.gradient_equivalents == 7 + 3
+
+
+def test_clipping_scales_it_as_the_gradient_is_scaled(inputs):
+    def state(limit, **options):
+        model = network()
+        optimizer = SADH(model.parameters(), lr=0.0, curvature="gauss_newton", **options)
+        logits = model(inputs)
+        stream = torch.Generator().manual_seed(0)
+        optimizer.backward(
+            10 * cross_entropy(logits, torch.arange(12) % 4),
+            lambda: sampled_cross_entropy(logits, scale=10.0, generator=stream),
+        )
+        norm = None
+        if limit is not None:
+            norm = nn.utils.clip_grad_norm_(model.parameters(), limit)
+        optimizer.step()
+        return [optimizer.state[p]["curvature"] for p in model.parameters()], norm
+
+    free, _ = state(None)
+    clipped, norm = state(0.5)
+    inside, _ = state(None, max_grad_norm=0.5)
+    for a, b, c in zip(free, clipped, inside, strict=True):
+        torch.testing.assert_close(b, a * 0.5 / norm)
+        torch.testing.assert_close(c, b)
+
+
+def test_to_maximize_a_likelihood_is_to_minimize_its_negative(inputs):
+    def trained(sign, **options):
+        model = network()
+        optimizer = Sophia(
+            model.parameters(),
+            lr=0.05,
+            rho=1.0,
+            update_period=2,
+            curvature="gauss_newton",
+            **options,
+        )
+        stream = torch.Generator().manual_seed(0)
+        for _ in range(5):
+            optimizer.zero_grad()
+            logits = model(inputs)
+            loss = sign * cross_entropy(logits, torch.arange(12) % 4)
+            optimizer.backward(
+                loss, lambda logits=logits: sampled_cross_entropy(logits, generator=stream)
+            )
+            optimizer.step()
+        return list(model.parameters())
+
+    for p, q in zip(trained(1), trained(-1, maximize=True), strict=True):
+        torch.testing.assert_close(p, q)
+
+
+def test_fused_attention_needs_no_context():
+    """There is no second derivative to take."""
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(8, 2, 8, dropout=0.0, batch_first=True)
+    optimizer = Sophia(layer.parameters(), lr=0.01, update_period=1, curvature="gauss_newton")
+    x = torch.randn(2, 4, 8)
+    for _ in range(3):
+        optimizer.zero_grad()
+        out = layer(x)
+        optimizer.backward(
+            mse_loss(out, torch.zeros_like(out)), lambda out=out: sampled_squared_error(out)
+        )
+        optimizer.step()
+    assert all(p.isfinite().all() for p in layer.parameters())
+
+
+def test_a_compiled_model_trains(inputs):
+    model = network()
+    compiled = torch.compile(model, backend="aot_eager")
+    optimizer = Sophia(model.parameters(), lr=0.01, update_period=1, curvature="gauss_newton")
+    losses = []
+    for _ in range(20):
+        optimizer.zero_grad()
+        logits = compiled(inputs)
+        loss = cross_entropy(logits, torch.arange(12) % 4)
+        losses.append(loss.item())
+        optimizer.backward(loss, lambda logits=logits: sampled_cross_entropy(logits))
+        optimizer.step()
+    assert losses[-1] < losses[0]
+
+
+def test_bad_use_is_told_in_a_sentence(inputs):
+    model = network()
+    optimizer = SSDH(model.parameters(), curvature="gauss_newton")
+    labels = torch.arange(12) % 4
+    optimizer.backward(cross_entropy(model(inputs), labels))
+    with pytest.raises(RuntimeError, match=r"needs labels from the model: .*sampled_cross_entropy"):
+        optimizer.step()
+    optimizer.zero_grad()
+    with pytest.raises(TypeError, match="needs labels from the model"):
+        optimizer.backward(cross_entropy(model(inputs), labels), lambda: torch.zeros(()))
+    other = torch.zeros(3, requires_grad=True)
+    with pytest.raises(RuntimeError, match="reaches no parameter"):
+        optimizer.backward(
+            cross_entropy(model(inputs), labels), lambda: SampledLoss(other.sum(), 1.0)
+        )
+    hessian = SSDH(network().parameters())
+    with pytest.raises(TypeError, match="needs curvature='gauss_newton'"):
+        hessian.backward(cross_entropy(model(inputs), labels), lambda: SampledLoss(other.sum(), 1))
