@@ -292,7 +292,7 @@ class EnsembleOptimizer(SavedOptimizer):
             self._place(group)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Inverse of :meth:`state_dict`; also reads the states of earlier versions."""
+        """Inverse of ``state_dict``; also reads the states of earlier versions."""
         super().load_state_dict(state_dict)
         self._forget()
 

@@ -123,7 +123,7 @@ class SavedOptimizer(Optimizer):
             group.update(dict.fromkeys(self.extras))
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Inverse of :meth:`state_dict`; also reads the states of earlier versions."""
+        """Inverse of ``state_dict``; also reads the states of earlier versions."""
         beside = {new: state_dict[old] for old, new in FORMER_NAMES.items() if old in state_dict}
         groups = [{**_with_betas(group), **beside} for group in state_dict["param_groups"]]
         super().load_state_dict({**state_dict, "param_groups": groups})
