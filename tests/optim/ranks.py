@@ -157,7 +157,7 @@ def sharded(rank: int, world: int, folder: str) -> None:
             optimizer.step(closure_of(model, optimizer, x[part], y[part]))
         found[f"{name} {probe}"] = gathered(model)
     try:
-        SSDH(model.parameters(), hvp="finite_difference", rank_probes=True)
+        SSDH(model.parameters(), rank_probes=True)
     except ValueError as error:
         (Path(folder) / f"{rank}.txt").write_text(str(error))
     torch.save(found, Path(folder) / f"{rank}.pt")
