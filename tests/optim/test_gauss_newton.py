@@ -214,12 +214,32 @@ def test_a_compiled_model_trains(inputs):
     losses = []
     for _ in range(20):
         optimizer.zero_grad()
-        logits = compiled(inputs)
-        loss = cross_entropy(logits, torch.arange(12) % 4)
+        loss = cross_entropy(compiled(inputs), torch.arange(12) % 4)
         losses.append(loss.item())
-        optimizer.backward(loss, lambda logits=logits: sampled_cross_entropy(logits))
+        optimizer.backward(loss, lambda: sampled_cross_entropy(compiled(inputs)))
         optimizer.step()
     assert losses[-1] < losses[0]
+
+
+def test_a_graph_that_can_be_used_once_only_is_told(inputs):
+    """As torch.compile makes them, depending on what it can save memory on."""
+
+    class Once(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            del ctx
+            return x * 1
+
+        @staticmethod
+        def backward(ctx, g):
+            del ctx, g
+            raise RuntimeError("compiled with non-empty donated buffers, a donated buffer")
+
+    model = network()
+    optimizer = Sophia(model.parameters(), lr=0.01, curvature="gauss_newton")
+    logits = Once.apply(model(inputs))
+    with pytest.raises(RuntimeError, match="call the model anew"):
+        optimizer.backward(logits.sum(), lambda: sampled_cross_entropy(logits))
 
 
 def test_bad_use_is_told_in_a_sentence(inputs):

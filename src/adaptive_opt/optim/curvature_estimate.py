@@ -141,7 +141,7 @@ class CurvatureEstimation(CurvatureState):
         if not isinstance(loss, Tensor):
             return self._backward_closure(loss)
         if self.param_groups[0]["curvature"] == "gauss_newton":
-            self._sampled(curvature_loss, curvature_share)
+            self._sampled(loss, curvature_loss, curvature_share)
             super().backward(loss)
             self._hold(list(self._pending))
             return None
@@ -177,12 +177,12 @@ class CurvatureEstimation(CurvatureState):
         free(loss)
         return None
 
-    def _sampled(self, draw: Tensor | Callable[[], SampledLoss] | None, share: float) -> None:
+    def _sampled(self, loss: Tensor, draw: Any, share: float) -> None:
         """The Gauss–Newton estimate; before the gradient, which frees the graph they share."""
         if not self.curvature_due or draw is None:  # step says what is missing
             return
         due = [p for g in self.param_groups if is_due(g) for p in g["params"] if p.requires_grad]
-        found = gauss_newton_diagonal(draw, due)
+        found = gauss_newton_diagonal(draw, due, loss)
         self.curvature_cost += share  # one more gradient
         # Never negative: with maximize it is that of the negative loss already.
         self._set_pending(list(found), list(found.values()), signed=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ __all__ = [
     "hand_over",
     "hessian_vector_product",
     "other_leaves",
+    "share_a_graph",
 ]
 
 NOT_REACHED = (
@@ -87,18 +89,37 @@ def other_leaves(total: Tensor, own: Sequence[Tensor]) -> list[Tensor]:
         True
     """
     leaves, known = [], set(own)
-    stack, visited = [total.grad_fn], {total.grad_fn}
-    while stack:
-        node = stack.pop()
+    for node in _nodes(total):
         leaf = getattr(node, "variable", None)
         if leaf is not None and leaf not in known:
             known.add(leaf)
             leaves.append(leaf)
+    return leaves
+
+
+def share_a_graph(a: Tensor, b: Tensor) -> bool:
+    """Whether two losses come from the same forward pass, or from a part of it.
+
+    Example:
+        >>> p = torch.ones(2, requires_grad=True)
+        >>> q = p * 2
+        >>> share_a_graph(q.sum(), q.square().sum()), share_a_graph(q.sum(), (p * 2).sum())
+        (True, False)
+    """
+    inner = [{n for n in _nodes(t) if not hasattr(n, "variable")} for t in (a, b)]
+    return not inner[0].isdisjoint(inner[1])
+
+
+def _nodes(total: Tensor) -> Iterator[Any]:
+    """Of a tensor's graph, those of the leaves too."""
+    stack, visited = [total.grad_fn], {total.grad_fn}
+    while stack:
+        node = stack.pop()
+        yield node
         for following, _ in getattr(node, "next_functions", ()):
             if following is not None and following not in visited:
                 visited.add(following)
                 stack.append(following)
-    return leaves
 
 
 @contextmanager

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from .derivatives import NOT_REACHED
+from .derivatives import NOT_REACHED, share_a_graph
 
 __all__ = ["SampledLoss", "sampled_cross_entropy", "sampled_squared_error"]
 
@@ -110,23 +110,34 @@ def _scaled(losses: Tensor, members: int | None, scale: float) -> SampledLoss:
 
 
 def gauss_newton_diagonal(
-    draw: Tensor | Callable[[], SampledLoss], params: Sequence[Tensor]
+    draw: Tensor | Callable[[], SampledLoss], params: Sequence[Tensor], loss: Tensor
 ) -> dict[Tensor, Tensor]:
-    """N ĝ ⊙ ĝ of the parameters that the loss reaches; its graph can be used once more.
+    """N ĝ ⊙ ĝ of the parameters that the sampled loss reaches.
 
     Args:
-        draw: makes the loss.
+        draw: makes the sampled loss.
         params: to differentiate by.
+        loss: that will be differentiated next; its graph is left alone.
 
     Raises:
         TypeError: ``draw`` makes no :class:`SampledLoss`.
-        RuntimeError: the loss reaches none of the parameters.
+        RuntimeError: the loss reaches none of the parameters, or a compiled model's graph would
+            be used twice.
     """
     sampled = draw() if callable(draw) and not isinstance(draw, Tensor) else None
     if not isinstance(sampled, SampledLoss):
         raise TypeError(NO_LABELS)
     total = sampled.loss.sum()
-    found = torch.autograd.grad(total, list(params), retain_graph=True, allow_unused=True)
+    shared = share_a_graph(total, loss)
+    try:
+        found = torch.autograd.grad(total, list(params), retain_graph=shared, allow_unused=True)
+    except RuntimeError as error:
+        if "donated buffer" not in str(error):
+            raise
+        raise RuntimeError(
+            "the graph of a compiled model can be used once only; call the model anew in the "
+            "function: optimizer.backward(loss, lambda: sampled_cross_entropy(model(x)))"
+        ) from error
     pairs = zip(params, found, strict=True)
     reached = {p: sampled.terms * g.square() for p, g in pairs if g is not None}
     if not reached:
