@@ -94,7 +94,7 @@ MUTATIONS = [
     ("no correction for many arms", "evidence/statistics.py", "* np.arange(len(p), 0, -1)", "* 1", "evidence/test_statistics.py"),
     ("different before equivalent", "evidence/statistics.py", "if p_equivalent <= alpha:", "if p_equivalent <= alpha < p_different:", "evidence"),
     ("prices upside down", "evidence/prices.py", "wide[arm] - wide[reference]", "wide[reference] - wide[arm]", "evidence/test_verdict.py"),
-    ("labels of the truth", "optim/gauss_newton.py", "labels = torch.multinomial(chances, 1, generator=generator)[:, 0]", "labels = chances.argmax(-1)", "optim/test_gauss_newton.py"),
+    ("labels of the truth", "optim/gauss_newton.py", "labels = torch.searchsorted(sums, drawn * sums[:, -1:])[:, 0].clamp_max(sums.shape[1] - 1)", "labels = flat.argmax(-1)", "optim/test_gauss_newton.py"),
     ("half the noise", "optim/gauss_newton.py", "* 0.5**0.5", "* 0.5", "optim/test_gauss_newton.py"),
     ("long differences", "optim/finite_differences.py", "FRACTION = 0.05", "FRACTION = 5.0", "optim/test_everywhere.py"),
     ("never is zero", "evidence/passage.py", "np.inf)", "0.0)", "evidence"),

@@ -71,8 +71,10 @@ def sampled_cross_entropy(
     rows = logits.movedim(dim, -1).reshape(members or 1, -1, logits.shape[dim])
     flat = rows.flatten(0, 1)
     with torch.no_grad():
-        chances = torch.softmax(flat.float(), dim=-1)
-        labels = torch.multinomial(chances, 1, generator=generator)[:, 0]
+        # One random number a row: torch.multinomial draws one for each class.
+        sums = torch.softmax(flat.float(), dim=-1).cumsum(-1)
+        drawn = torch.rand(len(sums), 1, generator=generator, device=sums.device)
+        labels = torch.searchsorted(sums, drawn * sums[:, -1:])[:, 0].clamp_max(sums.shape[1] - 1)
     losses = cross_entropy(flat, labels, reduction="none").view(rows.shape[:2])
     return _scaled(losses, members, scale)
 
