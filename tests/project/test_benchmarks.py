@@ -177,3 +177,18 @@ def test_the_docs_have_the_cosines_that_were_measured():
         one = found["summary"]["0.05"]
         row = f"| {label} | {len(found['rows'])} | {one['median']:.4f} | {one['above_0.999']:.0%} |"
         assert row.replace("%", " %") in page
+
+
+def test_the_docs_have_the_step_costs_that_were_measured():
+    page = (PROJECT / "docs" / "optimizers.md").read_text(encoding="utf-8")
+    ratios = {}
+    for task in ("resnet18", "transformer"):
+        made = PROJECT / "benchmarks" / "results" / f"first_derivatives_{task}_cpu.json"
+        steps = json.loads(made.read_text(encoding="utf-8"))["tasks"][task]["steps"]
+        for name in ("SSDH-difference-k10", "Sophia-G-k10"):
+            ratios.setdefault(name, []).append(f"{steps[name]['ratio']:.3f}")
+    for label, name in (
+        ("SSDH, finite differences", "SSDH-difference-k10"),
+        ("Sophia-G", "Sophia-G-k10"),
+    ):
+        assert f"| {label} | {' | '.join(ratios[name])} |" in page
