@@ -192,3 +192,15 @@ def test_the_docs_have_the_step_costs_that_were_measured():
         ("Sophia-G", "Sophia-G-k10"),
     ):
         assert f"| {label} | {' | '.join(ratios[name])} |" in page
+
+
+def test_the_headline_benchmark_compares_ensembles_with_plain_runs(tmp_path):
+    toy = ("--rounds=1", "--epochs=1", "--members", "2")
+    figures, printed = benchmark("rr_study", tmp_path / "f.json", *toy)
+    found = figures["members"]["2"]
+    assert set(found["ratios"]) == {"sgdm", "adam", "sophia", "sadh", "ssdh", "ssvp"}
+    assert all(ratio > 0 for ratio in found["ratios"].values())
+    if importlib.util.find_spec("jax"):
+        check_ratios({"jax": found["jax"]})
+    else:
+        assert "JAX is not installed: pip install '.[peers]'" in printed
