@@ -30,7 +30,7 @@ from adaptive_opt.optim import Adam
 from adaptive_opt.parameters import TaskParameters, TrainingParameters
 from adaptive_opt.tasks.rr_functions import synthesise
 
-from .simulated import SETTINGS, Outcome, Truth, draw, power, simulate
+from .simulated import LENGTHS, SETTINGS, Outcome, Truth, draw, power, simulate
 
 WRONG = 0.05
 
@@ -330,3 +330,17 @@ def test_infinite_ends_of_an_interval_are_null() -> None:
     assert (found.low, found.high, found.verdict) == (None, None, "undecided")
     assert math.isfinite(found.ratio)
     assert factor(found) == "mixed"
+
+
+def test_two_arms_beyond_the_lengths_are_not_told_apart_by_their_bounds():
+    """All but a run of each search of one are beyond; how far, nobody knows of either arm."""
+    still = Truth(search_sd=0.0, seed_sd=0.0, shared_sd=0.0, noise=0.0)
+    data = draw({"ssdh": 40.0, "ssdh_permuted": 40.0}, still, np.random.default_rng(0))
+    reference, table = data.lengths["adam"], data.lengths["ssdh_permuted"]
+    level = reference[reference["share"] == 1.0]["train_loss"].iloc[0]
+    inside = (table["seed"] < 3) & (table["share"] == LENGTHS[0])
+    table.loc[inside, "train_loss"] = 1.001 * level  # and as good at the other lengths
+    verdict = judge_task(data, SETTINGS)
+    (step,) = [s for s in verdict.ladder if s.lower == "ssdh_permuted"]
+    assert step.result.verdict == "undecided"
+    assert verdict.arm("ssdh").speedup().verdict == "faster"

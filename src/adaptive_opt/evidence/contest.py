@@ -105,7 +105,7 @@ class Contest:
             compared.append(found)
             known.append(self._relative(arm, other))
         tested = [
-            self._by_both(*pair, shift, c) if any(own.bounded) else (c.p_different, c.estimate)
+            self._by_both(*pair, shift, c, own) if any(own.bounded) else (c.p_different, c.estimate)
             for pair, shift, own, c in zip(pairs, shifts, known, compared, strict=True)
         ]
         different = statistics.holm([p for p, _ in tested])
@@ -154,14 +154,18 @@ class Contest:
         }
 
     def _by_both(
-        self, arm: str, other: str, shift: Shift, found: statistics.Comparison
+        self, arm: str, other: str, shift: Shift, found: statistics.Comparison, own: Speeds
     ) -> tuple[float, float]:
         """The stronger of two tests, corrected for their number.
 
-        With bounds for speeds a difference looks smaller than it is, which is safe; by losses
-        it is whole, but only at the trained lengths.
+        With bounds for speeds a difference looks smaller than it is, which is safe, but only where
+        no run may be on the other side of its bound; by losses it is whole, but only at the trained
+        lengths.
         """
-        tests = [(found.p_different, found.estimate), self._direction(arm, other, shift)]
+        below, above = own.bounded
+        safe = not (below if found.estimate > 0 else above)
+        by_speed = found.p_different if safe else 1.0
+        tests = [(by_speed, found.estimate), self._direction(arm, other, shift)]
         p, sign = min(tests)
         return min(1.0, 2 * p), sign
 
