@@ -76,10 +76,15 @@ def cosines(task: str, every: int, iterations: int | None) -> list[dict[str, flo
     problem = build_network_task(data, task, [0], settings, training)
     params = problem.initial_parameters()
     given = resolve_arm("ssdh", parameters("arms")[task], training)["hyperparameters"]
-    known = {n: given[n] for n in ("lr", "betas", "rho") if n in given}
-    if "betas" not in known:
-        known["betas"] = (given["beta1"], given["beta2"])
-    optimizer = SSDH(params, **known, max_grad_norm=settings.max_grad_norm, members=1, seed=[0])
+    optimizer = SSDH(
+        params,
+        lr=given["lr"],
+        betas=(given["beta1"], given["beta2"]),
+        rho=given["rho"],
+        max_grad_norm=settings.max_grad_norm,
+        members=1,
+        seed=[0],
+    )
     total = settings.epochs * problem.batches_per_epoch
     total = total if iterations is None else min(total, iterations)
     rows: list[dict[str, float]] = []

@@ -544,3 +544,18 @@ def test_an_optimizer_with_finite_differences_is_copied_and_pickled():
     optimizer = SSDH(model.parameters(), lr=0.01, hvp="finite_difference")
     again = copy.deepcopy(optimizer)
     assert again.hvp == "finite_difference"
+
+
+def test_finite_differences_stay_below_a_near_kink():
+    """At a ten-thousandth of the parameter; the classical step would cross it."""
+    p = torch.ones(1, requires_grad=True)
+    optimizer = SADH([p], lr=0.0, betas=(0.9, 0.0), hvp="finite_difference")
+
+    def closure():
+        optimizer.zero_grad()
+        loss = (p**2 / 2 + 100 * torch.relu((p - 1).abs() - 1e-4)).sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    assert optimizer.state[p]["curvature"].item() == pytest.approx(1.0, abs=0.01)

@@ -271,7 +271,7 @@ class CurvatureEstimation(CurvatureState):
             return
         due = [p for g in self.param_groups if is_due(g) for p in g["params"] if p.grad is not None]
         differences = self.hessian_due and self.hvp == "finite_difference"
-        if differences and any(hasattr(p, "device_mesh") for p in due):
+        if differences and any(map(is_sharded, due)):
             return  # each rank has its own shard, of a difference of reduced gradients
         if self._pending or self.hessian_due:
             estimates = [self._pending.get(p, torch.zeros_like(p)) for p in due]
