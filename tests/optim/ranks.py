@@ -134,6 +134,7 @@ def uneven(rank: int, world: int, folder: str) -> None:
     except RuntimeError as error:
         said = str(error)
     (Path(folder) / f"{rank}.txt").write_text(said)
+    dist.barrier()  # who leaves first would break off the other's last reduction
     dist.destroy_process_group()
 
 
