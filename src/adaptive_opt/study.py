@@ -154,6 +154,15 @@ ARMS = (
     Arm("ssdh", "SSDH", "second-order", _own("SSDH"), published=True),
     Arm("ssvp", "SSVP", "second-order", _own("SSVP"), published=True),
     Arm(
+        "sophia_g",
+        "Sophia-G",
+        "second-order",
+        _own("Sophia"),
+        {"curvature": "gauss_newton"},
+        tuned_as="sophia",
+        default=True,
+    ),
+    Arm(
         "ssvp_cumulative",
         "SSVP cumulative",
         "second-order",

@@ -21,6 +21,8 @@ from tests.engine.networks import train
 CASES = {
     "rr": {"task": "rr_cond29", "arm": "ssdh"},
     "rr_foreign": {"task": "rr_cond29", "arm": "nadam"},
+    "rr_sampled": {"task": "rr_cond29", "arm": "sophia_g"},
+    "resnet_sampled": {"task": "resnet18", "arm": "sophia_g", "ensemble": "together"},
     "resnet": {"task": "resnet18", "arm": "ssvp_cumulative"},
     "resnet_ensemble": {"task": "resnet18", "arm": "sophia", "ensemble": "together"},
     "transformer": {"task": "transformer", "arm": "ssdh_permuted"},

@@ -273,6 +273,32 @@ def test_curvature_of_a_part_leaves_buffers_and_metrics_alone(make):
     torch.testing.assert_close(found.detach(), task.loss(weights, part).detach())
 
 
+@pytest.mark.parametrize("share", [1.0, 0.5])
+@pytest.mark.parametrize("make", TASKS)
+def test_sampled_loss_is_that_of_the_model_s_own_labels(make, share):
+    """The loss is the ordinary one; the labels of a member are those it draws when alone."""
+    execution = Execution(CPU, curvature_share=share)
+    together, alone = make([1, 2], execution=execution), make([2], execution=execution)
+    batch = next(together.epoch(0))
+    single = tuple(t[1:] for t in batch) if alone.own_batches else batch
+    before = torch.get_rng_state()
+    found = {}
+    for task, data, seeds in ((together, batch, (5, 6)), (alone, single, (6,))):
+        weights = task.initial_parameters()
+        streams = [torch.Generator().manual_seed(s) for s in seeds]
+        loss, sampled = task.loss_and_sampled_loss(weights, data, streams)
+        plain, _ = make([1, 2] if task is together else [2]).loss_and_gradient(weights, data)
+        torch.testing.assert_close(loss.detach(), plain)
+        targets = data[1] if share == 1 else task.part(data, share)[1]
+        assert sampled.terms == (targets[0] if task.own_batches else targets).numel()
+        grads = torch.autograd.grad(sampled.loss.sum(), weights, retain_graph=True)
+        found[task] = [sampled.loss[-1], *(g[-1] for g in grads)]
+        assert len(torch.autograd.grad(loss.sum(), weights)) == len(weights)
+    for a, b in zip(found[together], found[alone], strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+    assert torch.equal(before, torch.get_rng_state())
+
+
 def test_bf16_is_first_order_only():
     plain, low = image_task(), image_task(execution=Execution(CPU, precision="bf16"))
     weights, batch = plain.initial_parameters(), next(plain.epoch(0))

@@ -57,6 +57,52 @@ def test_batches_are_those_of_a_shuffling_loader(kind):
                 torch.testing.assert_close(losses[i], single)
 
 
+@pytest.mark.parametrize("kind", ["rmse", "mse"])
+def test_sampled_loss_estimates_the_gauss_newton_matrix(kind):
+    """Its gradients have that matrix as covariance, and its diagonal is the Hessian's."""
+    members = 4000
+    problem = task(seeds=range(members), kind=kind, shared=True, batch_size=100)
+    weights = problem.initial_parameters()
+    gram = next(iter(problem.epoch()))
+    streams = [torch.Generator().manual_seed(s) for s in range(members)]
+    loss, sampled = problem.loss_and_sampled_loss(weights, gram, streams)
+    torch.testing.assert_close(loss, problem.loss(weights, gram))
+    grads = torch.autograd.grad(sampled.loss.sum(), weights)
+    flat = torch.cat([g.flatten(1) for g in grads], dim=1)
+    found = sampled.terms * flat.T @ flat / members
+
+    def outputs(*single):
+        x = problem.function.inputs.double()
+        return x @ single[0].T @ single[1].T
+
+    single = [w[0].detach() for w in weights]
+    y = problem.function.inputs.double() @ problem.function.target.double().T
+    blocks = torch.autograd.functional.jacobian(outputs, tuple(single))
+    jacobian = torch.cat([b.reshape(y.numel(), -1) for b in blocks], dim=1)
+
+    def of_outputs(f):
+        q = (f - y).square().mean()
+        return q.sqrt() if kind == "rmse" else q
+
+    curved = torch.autograd.functional.hessian(of_outputs, outputs(*single))
+    expected = jacobian.T @ curved.reshape(y.numel(), y.numel()) @ jacobian
+    scale = expected.diagonal().sqrt()
+    error = (found - expected) / torch.outer(scale, scale)
+    assert error.abs().max() < 6 / members**0.5
+    diagonal = problem.hessian_diagonal(weights, gram)
+    exact = torch.cat([d[0].flatten() for d in diagonal])
+    torch.testing.assert_close(expected.diagonal(), exact)
+
+
+def test_sampled_loss_of_a_batch_smaller_than_the_input():
+    problem = task(batch_size=2)
+    weights = problem.initial_parameters()
+    streams = [torch.Generator().manual_seed(s) for s in (0, 1)]
+    for gram in problem.epoch():
+        _, sampled = problem.loss_and_sampled_loss(weights, gram, streams)
+        assert torch.isfinite(sampled.loss).all()
+
+
 def test_an_epoch_sees_every_sample_once():
     problem = task()
     sizes = torch.tensor([32.0, 32.0, 32.0, 4.0], dtype=torch.float64)

@@ -14,7 +14,8 @@ With P_i = W_L ⋯ W_{i+1} and Q_i = W_{i−1} ⋯ W_1 (empty products are ident
                        = (2/d_y) (P_iᵀP_j)[a,c] (Q_i S Q_jᵀ)[b,d]
                        + (2/d_y) (P_jᵀ E S Q_iᵀ)[c,b] (W_{j−1} ⋯ W_{i+1})[d,a]    if i < j.
 
-The first line is the Gauss–Newton part. Losses: ``mse`` is q, ``rmse`` is √q with
+The first line is the Gauss–Newton part. For i = j there is no second line, so H and the
+Gauss–Newton matrix have the same diagonal. Losses: ``mse`` is q, ``rmse`` is √q with
 
     ∇√q = ∇q / (2√q),    ∇²√q = ∇²q / (2√q) − ∇q ∇qᵀ / (4 q^{3/2}).
 
@@ -31,7 +32,15 @@ from functools import reduce
 import torch
 from torch import Tensor
 
-__all__ = ["LOSSES", "gradient", "hessian", "hessian_diagonal", "loss", "loss_and_gradient"]
+__all__ = [
+    "LOSSES",
+    "gauss_newton_factor",
+    "gradient",
+    "hessian",
+    "hessian_diagonal",
+    "loss",
+    "loss_and_gradient",
+]
 
 LOSSES = ("rmse", "mse")
 
@@ -160,3 +169,38 @@ def hessian_diagonal(
     root, grads = loss_and_gradient(weights, target, gram, "rmse")
     root = root[..., None, None]
     return [d / (2 * root) - g * g / root for d, g in zip(diagonal, grads, strict=True)]
+
+
+@torch.no_grad()
+def gauss_newton_factor(
+    weights: Sequence[Tensor], target: Tensor, gram: Tensor, kind: str, noise: Tensor
+) -> Tensor:
+    r"""A random matrix C whose pull-back to the weights has the Gauss–Newton matrix as covariance.
+
+    With J the Jacobian of the weight product W_L ⋯ W_1, E[(JᵀC)(JᵀC)ᵀ] = G, the Gauss–Newton
+    matrix of the loss. From Gaussian noise N and S = L Lᵀ:
+
+        mse:   C = √(2/d_y) N Lᵀ
+        rmse:  C = (N Lᵀ − E S ⟨E, N Lᵀ⟩ / (d_y q)) / √(d_y √q)
+
+    The second line leaves out the direction of the residual, along which √q is not curved.
+
+    Args:
+        weights, target, gram, kind: see :func:`loss`.
+        noise: N, ``[..., d_y, d_x]`` of independent standard Gaussian numbers.
+
+    Returns:
+        C, ``[..., d_y, d_x]``.
+    """
+    # A batch smaller than d_x has a singular S.
+    jitter = 32 * torch.finfo(gram.dtype).eps * gram.diagonal(dim1=-2, dim2=-1).sum(-1)
+    eye = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
+    lower = torch.linalg.cholesky_ex(gram + jitter[..., None, None] * eye).L
+    c: Tensor = noise @ lower.mT
+    if kind == "mse":
+        return c.mul_((2 / target.shape[0]) ** 0.5)
+    e = _residual(weights, target)
+    r = e @ gram
+    q = _floor((e * r).sum((-2, -1), keepdim=True) / target.shape[0])
+    c -= r * ((e * c).sum((-2, -1), keepdim=True) / (target.shape[0] * q))
+    return c.div_((target.shape[0] * q.sqrt()).sqrt_())

@@ -12,6 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from adaptive_opt.optim import SampledLoss
+
 __all__ = ["EnsembleResult", "HistoryBlock", "Observer", "Plan", "Rows", "Task", "ignore"]
 
 Rows = Mapping[int, Mapping[str, NDArray[np.float32]]]
@@ -49,6 +51,14 @@ class Task(Protocol):
         self, weights: Sequence[Tensor], batch: Any
     ) -> tuple[Tensor, list[Tensor]]:
         """The same loss and its gradient, by the fastest way the task knows."""
+
+    def loss_and_sampled_loss(
+        self, weights: Sequence[Tensor], batch: Any, generators: Sequence[torch.Generator]
+    ) -> tuple[Tensor, SampledLoss]:
+        """The same loss, differentiable, and one for the Gauss–Newton estimate.
+
+        A task's ``generators`` are one for each member.
+        """
 
     measures_train_loss: bool
     """Whether ``train_loss`` is quick; else the history has the mean over the batches since
@@ -91,7 +101,7 @@ class Plan:
         evaluate_every: iterations between two looks at validation data; 0: none. Test data
             are looked at once, at the end, if validation data are at all.
         measure_end: whether the result has ``final``.
-        curvature_share: below 1, curvature is that of the task's ``curvature_loss``.
+        curvature_share: below 1, curvature is that of part of the batch.
         diverged_above: a member whose loss is not finite, or above this multiple of its
             first loss, is frozen where it last was well.
     """

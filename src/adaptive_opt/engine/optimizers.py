@@ -110,9 +110,10 @@ def cost_of_run(
 ) -> float:
     """Gradient-equivalents of one member over a run, known before it is made.
 
-    A gradient an iteration, and at every k-th a Hessian-vector product where curvature comes
-    from the Hessian. The exact diagonal is an oracle that nobody pays for, and is charged as
-    the estimate that it stands for. What a closure evaluates beside is not known before.
+    A gradient an iteration. At every k-th a Hessian-vector product where curvature comes from
+    the Hessian, or a gradient for the Gauss–Newton estimate. The exact diagonal is an oracle that
+    nobody pays for, and is charged as the estimate that it stands for. What a closure evaluates
+    beside is not known before.
 
     Args:
         path: dotted import path of the class.
@@ -121,15 +122,18 @@ def cost_of_run(
         share: part of the batch that curvature is computed on.
     """
     cls = load_optimizer_class(path)
-    from_hessian = (
-        hyperparameters.get("curvature", "estimate") in HESSIAN_SOURCES
+    source = (
+        hyperparameters.get("curvature", "estimate")
         if issubclass(cls, SecondOrderOptimizer)
-        else bool(hyperparameters.get("create_graph"))
+        else "estimate"
+        if hyperparameters.get("create_graph")
+        else None
     )
-    if not from_hessian:
+    if source == "gauss_newton":
+        refresh = share
+    elif source in HESSIAN_SOURCES:
+        whole = HESSIAN_VECTOR_PRODUCT_COST
+        refresh = whole if share == 1 else share * (1 + whole)
+    else:
         return float(iterations)
-    refreshes = -(-iterations // int(hyperparameters.get("update_period", 1)))
-    product = (
-        HESSIAN_VECTOR_PRODUCT_COST if share == 1 else share * (1 + HESSIAN_VECTOR_PRODUCT_COST)
-    )
-    return iterations + product * refreshes
+    return iterations + refresh * -(-iterations // int(hyperparameters.get("update_period", 1)))

@@ -145,6 +145,11 @@ def _differentiate(
         loss = task.loss(params, batch)
         optimizer.backward(loss)
         return loss.detach()
+    if second is not None and second.sampling_due:
+        optimizer.zero_grad()
+        loss, sampled = task.loss_and_sampled_loss(params, batch, second.label_generators())
+        second.backward(loss, lambda: sampled, share)
+        return loss.detach()
     loss, grads = task.loss_and_gradient(params, batch)
     for p, g in zip(params, grads, strict=True):
         p.grad = g

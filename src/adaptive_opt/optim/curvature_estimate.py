@@ -113,6 +113,15 @@ class CurvatureEstimation(CurvatureState):
         """Whether the coming ``backward`` differentiates twice."""
         return self.hessian_due and self.diagonal_fn is None and self.hvp == "autograd"
 
+    @property
+    def sampling_due(self) -> bool:
+        """Whether the coming step needs labels drawn from the model."""
+        return self.curvature_due and self.param_groups[0]["curvature"] == "gauss_newton"
+
+    def label_generators(self) -> list[torch.Generator]:
+        """Random streams for labels, one for each member; saved with the optimizer's state."""
+        return self._ranks.generator(self._generator).on(self.param_groups[0]["params"][0].device)
+
     def backward(  # type: ignore[override]
         self,
         loss: Tensor | Callable[[], Tensor],

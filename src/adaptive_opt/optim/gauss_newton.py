@@ -50,7 +50,7 @@ def sampled_cross_entropy(
     dim: int = -1,
     members: int | None = None,
     scale: float = 1.0,
-    generator: torch.Generator | None = None,
+    generator: torch.Generator | Sequence[torch.Generator] | None = None,
 ) -> SampledLoss:
     r"""Cross-entropy with labels ŷ drawn from softmax(logits), for ``mean`` reduction.
 
@@ -60,7 +60,7 @@ def sampled_cross_entropy(
         members: size of the ensemble.
         scale: what the training loss is multiplied with before ``backward``: that of a
             ``GradScaler``, or one over the number of accumulated batches.
-        generator: of the draws.
+        generator: of the draws; with ``members`` also one for each member.
 
     Example:
         >>> logits = torch.zeros(8, 10, requires_grad=True)
@@ -73,7 +73,7 @@ def sampled_cross_entropy(
     with torch.no_grad():
         # One random number a row: torch.multinomial draws one for each class.
         sums = torch.softmax(flat.float(), dim=-1).cumsum(-1)
-        drawn = torch.rand(len(sums), 1, generator=generator, device=sums.device)
+        drawn = _uniform(rows.shape[:2], generator, sums.device).view(-1, 1)
         labels = torch.searchsorted(sums, drawn * sums[:, -1:])[:, 0].clamp_max(sums.shape[1] - 1)
     losses = cross_entropy(flat, labels, reduction="none").view(rows.shape[:2])
     return _scaled(losses, members, scale)
@@ -104,6 +104,16 @@ def sampled_squared_error(
         targets = output + noise.to(output) * 0.5**0.5
     losses = (output - targets).square().reshape(members or 1, -1)
     return _scaled(losses, members, scale)
+
+
+def _uniform(
+    shape: Sequence[int],
+    generator: torch.Generator | Sequence[torch.Generator] | None,
+    device: torch.device,
+) -> Tensor:
+    if generator is None or isinstance(generator, torch.Generator):
+        return torch.rand(*shape, generator=generator, device=device)
+    return torch.stack([torch.rand(*shape[1:], generator=g, device=device) for g in generator])
 
 
 def _scaled(losses: Tensor, members: int | None, scale: float) -> SampledLoss:

@@ -13,7 +13,7 @@ from torch.func import functional_call, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from adaptive_opt.curvature.arithmetic import matrix_units, written_out_encoder
-from adaptive_opt.optim import FastDoubleBackward
+from adaptive_opt.optim import FastDoubleBackward, SampledLoss, sampled_cross_entropy
 
 __all__ = ["Execution", "NetworkTask", "fixed_sample", "frequency_loss"]
 
@@ -165,12 +165,17 @@ class NetworkTask:
 
         Likewise torch's random stream, so that dropout stays the same for every arm.
         """
+        with self._aside(batch) as (buffers, part), self._twice_differentiable():
+            return self._losses(weights, buffers, part, self.own_batches)[0]
+
+    @contextmanager
+    def _aside(self, batch: Batch) -> Iterator[tuple[dict[str, Tensor], Batch]]:
+        """A copy of the buffers and the part of a batch for curvature; forks the random stream."""
         buffers = {name: b.clone() for name, b in self.buffers.items()}
         devices = [self.device] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices), self._twice_differentiable():
+        with torch.random.fork_rng(devices=devices):
             torch.manual_seed(int(torch.randint(2**62, ())))
-            part = self.part(batch, self.execution.curvature_share)
-            return self._losses(weights, buffers, part, self.own_batches)[0]
+            yield buffers, self.part(batch, self.execution.curvature_share)
 
     def loss_and_gradient(
         self, weights: Sequence[Tensor], batch: Batch
@@ -182,6 +187,28 @@ class NetworkTask:
         self.batch_metrics = {k: v.detach() for k, v in metrics.items()}
         return losses.detach(), list(grads)
 
+    def loss_and_sampled_loss(
+        self, weights: Sequence[Tensor], batch: Batch, generators: Sequence[torch.Generator]
+    ) -> tuple[Tensor, SampledLoss]:
+        """Loss of each member, and its cross-entropy with labels drawn from the model.
+
+        Both come from one forward pass in the precision of first-order work. Below a
+        ``curvature_share`` of 1 the second has a pass of its own, over part of the batch.
+
+        Args:
+            weights: ``[members, ...]`` each.
+            batch: one for each member.
+            generators: of the labels, one for each member.
+        """
+        with self._first_order():
+            losses, metrics, logits = self._outputs(weights, self.buffers, batch, self.own_batches)
+        if self.execution.curvature_share < 1:
+            with self._aside(batch) as (buffers, part), self._first_order():
+                logits = self._outputs(weights, buffers, part, self.own_batches)[2]
+        sampled = sampled_cross_entropy(logits, members=self.members, generator=generators)
+        self.batch_metrics = {k: v.detach() for k, v in metrics.items()}
+        return losses, sampled
+
     def _losses(
         self,
         weights: Sequence[Tensor],
@@ -189,25 +216,35 @@ class NetworkTask:
         batch: Batch,
         own_batches: bool,
     ) -> tuple[Tensor, dict[str, Tensor]]:
+        return self._outputs(weights, buffers, batch, own_batches)[:2]
+
+    def _outputs(
+        self,
+        weights: Sequence[Tensor],
+        buffers: dict[str, Tensor],
+        batch: Batch,
+        own_batches: bool,
+    ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+        """Losses and metrics ``[members]``, and logits ``[members, predictions, classes]``."""
         named = dict(zip(self.names, weights, strict=True))
         if self.members == 1:
             one = {k: v.squeeze(0) for k, v in named.items()}
             kept = {k: v.squeeze(0) for k, v in buffers.items()}
             inputs, targets = (t.squeeze(0) for t in batch) if own_batches else batch
-            loss, metrics = self._one(one, kept, inputs, targets)
-            return loss[None], {k: v[None] for k, v in metrics.items()}
+            loss, metrics, logits = self._one(one, kept, inputs, targets)
+            return loss[None], {k: v[None] for k, v in metrics.items()}, logits[None]
         dims = 0 if own_batches else None
         each = vmap(self._one, in_dims=(0, 0, dims, dims), randomness="different")
-        result: tuple[Tensor, dict[str, Tensor]] = each(named, buffers, *batch)
+        result: tuple[Tensor, dict[str, Tensor], Tensor] = each(named, buffers, *batch)
         return result
 
     def _one(
         self, weights: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor, y: Tensor
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
         logits = functional_call(self._module, (weights, buffers), (x,))
         classes = logits.shape[-1]
         flat, targets = logits.reshape(-1, classes).float(), y.reshape(-1)
-        return nn.functional.cross_entropy(flat, targets), self.metrics(flat, targets)
+        return nn.functional.cross_entropy(flat, targets), self.metrics(flat, targets), flat
 
     @contextmanager
     def _first_order(self) -> Iterator[None]:

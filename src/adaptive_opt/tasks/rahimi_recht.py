@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import reduce
 
 import torch
 from torch import Tensor
 
 from adaptive_opt.curvature import deep_linear
+from adaptive_opt.optim import SampledLoss
 
 from .rr_functions import RRFunction, draw_weights
 
@@ -112,6 +114,24 @@ class RahimiRecht:
     ) -> tuple[Tensor, list[Tensor]]:
         """The same loss with its gradient, in closed form."""
         return deep_linear.loss_and_gradient(weights, self._target, gram, self.kind)
+
+    def loss_and_sampled_loss(
+        self, weights: Sequence[Tensor], gram: Tensor, generators: Sequence[torch.Generator]
+    ) -> tuple[Tensor, SampledLoss]:
+        """Loss of every member, and one whose squared gradient estimates the Gauss–Newton diagonal.
+
+        Args:
+            weights: ``[members, d_out, d_in]`` each.
+            gram: the batch.
+            generators: of the noise, one for each member.
+        """
+        noise = torch.empty(self.members, *self._target.shape, device=self.device, dtype=self.dtype)
+        for row, generator in zip(noise, generators, strict=True):
+            row.normal_(generator=generator)
+        factor = deep_linear.gauss_newton_factor(weights, self._target, gram, self.kind, noise)
+        # The gradient of this is the factor's pull-back; its own value means nothing.
+        product = reduce(lambda done, w: torch.bmm(w, done), weights)
+        return self.loss(weights, gram), SampledLoss((product * factor).sum((-2, -1)), 1.0)
 
     def curvature_loss(self, weights: Sequence[Tensor], gram: Tensor) -> Tensor:
         """As :meth:`loss`: a Gram matrix has no parts."""
