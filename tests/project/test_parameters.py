@@ -132,6 +132,7 @@ FAULTS = [
     ("tuning.tasks.rr_cond29.pruner", 'hyperband', "tuning", "train as one program"),
     ("tuning.tasks.resnet18", {**PRUNED, "batch": 2}, "tuning", "train one at a time"),
     ("tuning.tasks.resnet18", {**PRUNED, "min_epochs": 99}, "tuning", "must be at most epochs"),
+    ("tuning.tasks.resnet18", {**PRUNED, "min_epochs": 3}, "tuning", "must be a multiple of"),
     ("tuning.space", 'corected', "tuning", "no space"),
     ("tuning.sorce", 'search', "tuning", "did you mean 'source'"),
     (f"{SPACES}.first-order.lr.low", 2.0, "tuning", "must be below high"),

@@ -100,6 +100,19 @@ def test_what_a_trial_does_not_depend_on_does_not_start_a_new_study(tmp_path):
         assert run(tmp_path, "rr_cond29", "adam", other)[1]["study"] != best["study"]
 
 
+def test_hyperband_looks_within_an_epoch(tmp_path):
+    """Trials end at a multiple of min_epochs, and cost what they were trained."""
+    within = {"epochs": 1, "min_epochs": 0.25, "budget": 4}
+    trials, best = run(tmp_path, "transformer", "sgdm", parameters(**within))
+    iterations = (7 * trials["epochs"]).round()  # an epoch has seven batches
+    assert set(iterations) <= {2, 4, 5, 7}
+    assert (trials["outcome"] == "pruned").any()
+    assert (trials.loc[trials["outcome"] == "pruned", "epochs"] < 1).all()
+    assert (trials.loc[trials["outcome"] == "complete", "epochs"] == 1).all()
+    np.testing.assert_array_equal(trials["gradient_equivalents"], 2 * iterations)  # two seeds
+    assert best["found"]
+
+
 def test_published_configurations_are_taken_as_they_are(tmp_path):
     given = parameters()
     given["tuning"]["source"] = "published"

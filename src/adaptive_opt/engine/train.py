@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ FLUSH_EVERY = 50
 
 AnyOptimizer = EnsembleOptimizer | Memberwise
 
-OnEpoch = Callable[[int, Recorder, Callable[[str], dict[str, Tensor]]], bool]
+OnReport = Callable[[int, Recorder, Callable[[str], dict[str, Tensor]]], bool]
 
 OnRows = Callable[[Rows, Sequence[int | None]], None]
 
@@ -42,7 +42,8 @@ def train_ensemble(
     start: dict[str, Any] | None = None,
     checkpoint: Checkpoint | None = None,
     enclose: Callable[[dict[str, Any]], dict[str, Any]] = lambda state: state,
-    on_epoch: OnEpoch | None = None,
+    on_report: OnReport | None = None,
+    report_at: Mapping[int, int] | None = None,
     on_rows: OnRows = lambda *_: None,
     keep: Callable[[int], None] = lambda _: None,
 ) -> EnsembleResult:
@@ -63,8 +64,9 @@ def train_ensemble(
         start: a state to go on from, as ``checkpoint`` was given it.
         checkpoint: where states go, whenever it is due and training can be resumed.
         enclose: makes what is saved of a state, to add to it.
-        on_epoch: told, after each epoch, its number from 1, the history so far and a way to
-            look at held-out data; training ends when it says so.
+        on_report: called at some iterations with the number of the report, the history so far
+            and a function that evaluates held-out data; training ends when it returns True.
+        report_at: numbers of reports by iteration.
         on_rows: told the rows of the history, a block at a time, and for each member where it
             diverged; the clock stands meanwhile.
         keep: told how many epochs are done, after each and at the start, when parameters and
@@ -84,7 +86,7 @@ def train_ensemble(
             with loop.clock.paused() as seconds:
                 checkpoint.save(enclose(loop.state_dict(t, seconds)))
 
-    end = plan.iterations(length)
+    end, stopped = plan.iterations(length), False
     while t < end and None in loop.diverged_at:
         loop.clock.start()
         for batch in task.epoch(t // length, t % length):
@@ -92,17 +94,19 @@ def train_ensemble(
             loop.iterate(t, batch)
             t += 1
             progress(1)
-            if t == end:
+            if on_report is not None and (number := (report_at or {}).get(t)) is not None:
+                loop.clock.stop()
+                stopped = loop.ends_after_report(number, on_report)
+                loop.clock.start()
+            if t == end or stopped:
                 break
             if task.resumes_within_epoch and t % length:
                 save_if_due()
         loop.clock.stop()
-        if t % length:  # a run that ends within an epoch
+        if t % length or stopped:  # a run that ends within an epoch
             break
         keep(t // length)
         save_if_due()
-        if on_epoch is not None and loop.ends_after_epoch(t // length, on_epoch):
-            break
     # Also where every member diverged before: all histories of an arm have the same end.
     loop.finish(end)
     return loop.result()
@@ -299,15 +303,15 @@ class _Loop:
             for member in members:
                 p[member] = kept[member]
 
-    def ends_after_epoch(self, number: int, on_epoch: OnEpoch) -> bool:
-        """Whether ``on_epoch`` says that training is to end here."""
+    def ends_after_report(self, number: int, on_report: OnReport) -> bool:
+        """Whether ``on_report`` says that training is to end here."""
         self._flush()
 
         def evaluate(split: str) -> dict[str, Tensor]:
             with self.optimizer.evaluation():
                 return self.task.evaluate(self.params, split)
 
-        return on_epoch(number, self.recorder, evaluate)
+        return on_report(number, self.recorder, evaluate)
 
     def finish(self, t: int) -> None:
         """The last row, at the end of training."""

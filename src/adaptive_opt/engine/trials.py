@@ -49,16 +49,32 @@ class TrialPlan:
     """How trials are trained.
 
     Attributes:
-        epochs: length; need not be whole where nothing is done between epochs.
+        epochs: length.
         seeds: runs a trial.
         horizon: epochs that the learning rate's schedule spans.
         study: number of the search, which has runs of its own.
+        report_epochs: between two reports.
     """
 
     epochs: float
     seeds: int
     horizon: float
     study: int = 0
+    report_epochs: float = 1
+
+    def reports(self, batches_per_epoch: int) -> dict[int, int]:
+        """Numbers of the reports, from 1, by iteration.
+
+        Example:
+            >>> TrialPlan(1.5, seeds=1, horizon=1.5, report_epochs=0.5).reports(5)
+            {2: 1, 5: 2, 8: 3}
+        """
+        end = round(self.epochs * batches_per_epoch)
+        times = {
+            max(1, round(i * self.report_epochs * batches_per_epoch)): i
+            for i in range(1, int(self.epochs / self.report_epochs + 1e-9) + 1)
+        }
+        return {t: i for t, i in times.items() if t <= end}
 
     @property
     def seed_numbers(self) -> list[int]:
@@ -67,7 +83,12 @@ class TrialPlan:
         return [first + s for s in range(self.seeds)]
 
     def for_loop(
-        self, training: TrainingParameters, log_every: int, curvature_share: float = 1.0
+        self,
+        training: TrainingParameters,
+        log_every: int,
+        curvature_share: float = 1.0,
+        *,
+        measure_end: bool = False,
     ) -> Plan:
         """For the training loop: losses are noted, nothing else is looked at."""
         whole = math.ceil(self.epochs)
@@ -80,7 +101,7 @@ class TrialPlan:
             log_every=log_every,
             statistics_every=sys.maxsize,
             curvature_share=curvature_share,
-            measure_end=whole != self.epochs,
+            measure_end=measure_end,
             diverged_above=training.diverged_above,
         )
 
@@ -229,9 +250,9 @@ def train_network_trials(
         configurations: hyperparameters, alike but for some numbers.
         task_parameters, training: as for a run.
         plan: length and seeds.
-        validates: whether validation data are looked at after every epoch.
-        report: told, after each epoch, its number from 1 and the history of all; says whether to
-            stop.
+        validates: whether every report evaluates the validation data.
+        report: called with the number of the report, from 1, and the history of all trials;
+            returns whether to stop.
     """
     number = len(configurations)
     if number > 1 and not takes_members(optimizer):
@@ -248,13 +269,16 @@ def train_network_trials(
     problem = build_network_task(data, task, seeds, task_parameters, training)
     params = problem.initial_parameters()
     valid: list[pd.DataFrame] = []
+    iterations = round(plan.epochs * problem.batches_per_epoch)
+    reports = plan.reports(problem.batches_per_epoch)
+    at = {number: t for t, number in reports.items()}
     reached = 0
 
-    def on_epoch(
+    def on_report(
         number: int, recorder: Recorder, evaluate: Callable[[str], dict[str, Tensor]]
     ) -> bool:
         nonlocal reached
-        reached = number * problem.batches_per_epoch
+        reached = at[number]
         if validates:
             losses = evaluate("valid")["valid_loss"].double().cpu().numpy()
             row = {"member": range(len(seeds)), "iteration": reached, "valid_loss": losses}
@@ -280,12 +304,14 @@ def train_network_trials(
                 training,
                 log_every=task_parameters.log_every or training.log_every,
                 curvature_share=training.curvature_share,
+                measure_end=iterations not in reports,
             ),
-            on_epoch=on_epoch,
+            on_report=on_report,
+            report_at=reports,
         )
         seconds = (time.perf_counter() - begun) / number
-    if result.final:  # it ended within an epoch
-        reached = round(plan.epochs * problem.batches_per_epoch)
+    if result.final:  # it ended between two reports
+        reached = iterations
         losses = result.final["valid_loss"]
         row = {"member": range(len(seeds)), "iteration": reached, "valid_loss": losses}
         valid.append(pd.DataFrame(row))

@@ -59,8 +59,9 @@ class TaskTuningParameters(Strict):
         objective: ``time_to_target``, ``train_loss`` or ``valid_loss``.
         budget: of each arm, in gradient-equivalents, the unit being one trial of full length
             by a first-order method.
-        epochs: length of a trial; a part of an epoch only for networks without a pruner.
-        min_epochs: before which Hyperband stops none.
+        epochs: length of a trial.
+        min_epochs: epochs between two looks of Hyperband, which stops no trial before the
+            first; ``epochs`` is a multiple of it.
         seeds: runs a trial.
         batch: trials trained at a time, as one ensemble; 1 where trials are pruned.
         startup: trials drawn at random before the sampler has its say.
@@ -73,7 +74,7 @@ class TaskTuningParameters(Strict):
     objective: Literal["time_to_target", "train_loss", "valid_loss"]
     budget: Count
     epochs: Positive
-    min_epochs: Count = 1
+    min_epochs: Positive = 1
     seeds: Count = 1
     batch: Count = 1
     startup: Count = 10
@@ -81,13 +82,21 @@ class TaskTuningParameters(Strict):
 
     @model_validator(mode="after")
     def _room_for_pruning(self) -> TaskTuningParameters:
-        if self.pruner == "hyperband" and not float(self.epochs).is_integer():
-            raise ValueError(f"epochs ({self.epochs}) must be whole where trials are pruned")
         if self.pruner == "hyperband" and self.min_epochs > self.epochs:
             raise ValueError(
                 f"min_epochs ({self.min_epochs}) must be at most epochs ({self.epochs})"
             )
+        if self.pruner == "hyperband" and abs(self.reports * self.min_epochs - self.epochs) > 1e-9:
+            raise ValueError(
+                f"epochs ({self.epochs}) must be a multiple of min_epochs ({self.min_epochs}) "
+                "where trials are pruned"
+            )
         return self
+
+    @property
+    def reports(self) -> int:
+        """Looks of Hyperband at a trial of full length."""
+        return round(self.epochs / self.min_epochs)
 
 
 Space = dict[str, DimensionParameters]

@@ -177,6 +177,7 @@ class _Problem:
             seeds=plan.seeds,
             horizon=plan.epochs if plan.horizon == "trial" else self.settings.epochs,
             study=study,
+            report_epochs=plan.min_epochs if plan.pruner == "hyperband" else 1,
         )
         self.resolved = self._resolve(middle_of(space))
         self.batches = self._batches_per_epoch()
@@ -200,7 +201,7 @@ class _Problem:
             return [self._outcome(trial, pruned=False) for trial in trials]
         pruned = False
 
-        def on_epoch(number: int, history: pd.DataFrame) -> bool:
+        def on_report(number: int, history: pd.DataFrame) -> bool:
             nonlocal pruned
             if self.plan.pruner == "none":
                 return False
@@ -208,14 +209,14 @@ class _Problem:
             if value == float("inf"):
                 return True
             # Past its end nothing is left to stop.
-            pruned = report(number, value) and number < self.plan.epochs
+            pruned = report(number, value) and number < self.plan.reports
             return pruned
 
         trials = train_network_trials(
             self.data,
             configurations=hyperparameters,
             validates=self.plan.objective == "valid_loss",
-            report=on_epoch,
+            report=on_report,
             **common,
         )
         return [self._outcome(trial, pruned=pruned) for trial in trials]

@@ -65,7 +65,7 @@ class Search:
         task, arm, scale: names.
         space: what is searched.
         train: trains configurations and says what became of each. It is given a way to report
-            a value after an epoch, which says whether to stop, if trials are pruned.
+            a value every ``min_epochs``, which says whether to stop, if trials are pruned.
         depends_on: everything that a trial's value depends on beside its configuration.
         budget: in gradient-equivalents.
         cost: of one trial of full length.
@@ -91,7 +91,7 @@ class Search:
     startup: int = 10
     pruner: str = "none"
     epochs: float = 1
-    min_epochs: int = 1
+    min_epochs: float = 1
     seed: int = 0
     heartbeat_seconds: int = 10
     retries: int = 2
@@ -175,7 +175,9 @@ def _open(wanted: Search, storage: Storage) -> SharedStudy:
     pruner: optuna.pruners.BasePruner = optuna.pruners.NopPruner()
     if wanted.pruner == "hyperband":
         pruner = optuna.pruners.HyperbandPruner(
-            min_resource=wanted.min_epochs, max_resource=int(wanted.epochs), reduction_factor=2
+            min_resource=1,
+            max_resource=round(wanted.epochs / wanted.min_epochs),
+            reduction_factor=2,
         )
     sampler = make_sampler(
         wanted.sampler,
