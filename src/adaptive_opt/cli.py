@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 import click
@@ -44,6 +44,7 @@ as it is on a GPU.
 Examples:
   kedro run                                   the default study, minutes
   kedro run --env=smoke                       the same in less than a minute, to try things
+  kedro run --env=evening                     real data and longer runs; hours
   kedro run --tags=transformer                one task, with a report of its own
   kedro run --tags=resnet18.adam,resnet18.ssdh   two arms of a task, likewise
   kedro run --pipelines=tuning,training --tags=ssdh
@@ -51,11 +52,11 @@ Examples:
 
 \b
 Pipelines: data, rr_synthesis, tuning, training, analysis, and whole studies: __default__,
-ladder, zoo, all, fidelity, ledger.
-Tags: tasks (rr_cond29, rr_cond15099, resnet18, transformer), arms (sgdm, adam, sophia, sadh,
-ssdh, ssvp, …), one arm of a task (resnet18.adam), kinds (first-order, second-order, ladder, zoo),
-halves (rahimi_recht, networks). Tags of a whole study choose a smaller one, which ends with a
-report of its own.
+evening, ladder, zoo, all, fidelity, ledger. An environment with the name of a pipeline runs that.
+Tags: tasks (rr_cond29, rr_cond15099, resnet18, transformer), arms (sgdm, adam, sophia, sophia_g,
+sadh, ssdh, ssvp, …), one arm of a task (resnet18.adam), kinds (first-order, second-order, ladder,
+zoo), halves (rahimi_recht, networks). Tags of a whole study choose a smaller one, which ends with
+a report of its own.
 
 \b
 Exit code: 0; 1: an error; 3: complete, but for arms that failed (they are named last).
@@ -111,6 +112,7 @@ def _run(**options: Any) -> Any:
     try:
         if (runner := options["runner"]) and "." not in runner:
             _check("runner", [runner], RUNNERS)
+        options = with_own_pipeline(options, pipelines)
         chosen(**options)
         done = kedro_run.callback(**{**options, "runner": runner or DEFAULT_RUNNER})
     except FAULTS as error:
@@ -126,6 +128,15 @@ def _run(**options: Any) -> Any:
     if click.get_current_context().meta.get(FAILED_ARMS):
         sys.exit(EXIT_FAILED_ARMS)
     return done
+
+
+def with_own_pipeline(options: Mapping[str, Any], known: Container[str]) -> dict[str, Any]:
+    """Options of ``kedro run`` with the pipeline that has the environment's name.
+
+    That is run where such a pipeline exists and no other is asked for.
+    """
+    env, asked = options.get("env"), options.get("pipeline") or options.get("pipelines")
+    return {**options, "pipelines": (env,)} if env in known and not asked else dict(options)
 
 
 def chosen(
@@ -182,6 +193,7 @@ def _status(*, as_json: bool, env: str | None, params: dict[str, Any], **options
     from adaptive_opt.io.status import as_text, look
 
     try:
+        options = with_own_pipeline({"env": env, **options}, pipelines)
         record, command = look(chosen(**options), env, params, options)
     except FAULTS as error:
         raise click.ClickException(str(error)) from error

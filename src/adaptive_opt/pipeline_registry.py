@@ -52,6 +52,8 @@ def _pipelines() -> dict[str, Pipeline]:
         Rahimi–Recht;
         ``fidelity``: what curvature estimates are worth on Rahimi–Recht, and the search that it
         needs;
+        ``evening``: what ``kedro run --env=evening`` makes: the default arms, AdamW and NAdam, with
+        the placebos of SSDH, and on Rahimi–Recht those of SADH too;
         ``curvature``: spectra of Hessians along training, with the runs of the published arms;
         ``ledger``: what each thing that the original did otherwise changes.
 
@@ -63,6 +65,9 @@ def _pipelines() -> dict[str, Pipeline]:
     laddered = [task for task in TASKS if task.name != "rr_cond29"]
     concluded = runs_on(default) + runs_on(placebos, laddered)
     grid = runs_on(every, EVERY_TASK)
+    wide = [*default, "adamw", "nadam", *placebos]
+    ladders = [*wide, *(arm for arm in arm_names("ladder") if arm.startswith("sadh_"))]
+    evening = runs_on(ladders, tasks_of("rahimi_recht")) + runs_on(wide, tasks_of("images", "text"))
     return {
         "data": data.create_pipeline(),
         "rr_synthesis": rr_synthesis.create_pipeline(),
@@ -71,21 +76,19 @@ def _pipelines() -> dict[str, Pipeline]:
         "analysis": _concluded("", concluded, "kedro run"),
         "ladder": _study("ladder", runs_on([*default, *arm_names("ladder")], EVERY_TASK)),
         "all": _study("all", runs_on(every)),
+        "evening": StudyPipeline("", evening, "kedro run --env=evening", _whole),
         "fidelity": _fidelity(),
         "curvature": _curvature(published_arms()),
         "custom": _study("custom", runs_on(CUSTOM, tasks_of("rahimi_recht"))),
         "ledger": _ledger(),
         "zoo": _study("zoo", runs_on([*default, *arm_names("zoo")])),
-        "__default__": _study("__default__", concluded),
+        "__default__": StudyPipeline("", concluded, "kedro run", _whole),
     }
 
 
 def _study(name: str, runs: Sequence[Run]) -> StudyPipeline:
-    """Some runs searched, trained and judged."""
-    default = name == "__default__"
-    command = "kedro run" if default else f"kedro run --pipelines={name}"
-    whole = _whole("" if default else f"{name}_", runs, command)
-    return StudyPipeline(name, runs, _whole, whole)
+    """Some runs searched, trained and judged, in outputs of their own."""
+    return StudyPipeline(f"{name}_", runs, f"kedro run --pipelines={name}", _whole)
 
 
 def _whole(prefix: str, runs: Sequence[Run], command: str) -> Pipeline:

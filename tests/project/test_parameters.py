@@ -19,7 +19,7 @@ from adaptive_opt.study import TASKS, arm_names
 from tests.conftest import PROJECT
 
 PRUNED = {"pruner": "hyperband", "objective": "valid_loss", "budget": 8, "epochs": 4}
-ENVIRONMENTS = ["base", "smoke", "quick", "paper", "replication"]
+ENVIRONMENTS = ["base", "smoke", "quick", "evening", "paper", "replication"]
 
 
 def load(env="base"):

@@ -10,6 +10,7 @@ from kedro.pipeline import Pipeline
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from adaptive_opt.cli import with_own_pipeline
 from adaptive_opt.evidence.schema import read_verdict
 from adaptive_opt.pipeline_registry import register_pipelines
 from adaptive_opt.pipelines.selection import StudyPipeline
@@ -72,6 +73,24 @@ def test_outputs_of_a_part_are_not_those_of_the_whole(pipelines):
     for tags in (["transformer"], ["rahimi_recht"], ["adam", "ssdh"]):
         part = {o for o in chosen(pipelines, *tags).all_outputs() if o.startswith("analysis.")}
         assert not part & whole
+
+
+def test_an_environment_with_a_pipeline_of_its_name_runs_it(pipelines):
+    assert with_own_pipeline({"env": "evening"}, pipelines)["pipelines"] == ("evening",)
+    asked = {"env": "evening", "pipelines": ("data",)}
+    assert with_own_pipeline(asked, pipelines) == asked
+    assert "pipelines" not in with_own_pipeline({"env": "smoke"}, pipelines)
+    found = cells(pipelines["evening"])
+    assert cells(pipelines["__default__"]) < found
+    assert {a for t, a in found if t == "resnet18"} >= {"adamw", "nadam", "ssdh_constant"}
+    assert {a for t, a in found if t == "rr_cond29"} >= {"ssdh_exact", "sadh_exact"}
+    assert ("resnet18", "sadh_constant") not in found
+    (node,) = [
+        n
+        for n in chosen(pipelines, "transformer", name="evening").nodes
+        if n.name == "analysis.only_transformer_verdict.judge"
+    ]
+    assert node.func.args[0] == "kedro run --env=evening --tags=transformer"
 
 
 def test_the_report_of_a_part_names_its_command(pipelines):

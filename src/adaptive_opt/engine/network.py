@@ -202,7 +202,7 @@ class _Run:
 
     def _plan(self, turn: Turn, problem: NetworkTask) -> Plan:
         settings, training = self.settings, self.training
-        every = settings.evaluate_every * problem.batches_per_epoch
+        every = max(1, round(settings.evaluate_every * problem.batches_per_epoch))
         return Plan(
             epochs=settings.epochs,
             share=turn.share,

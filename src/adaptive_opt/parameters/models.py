@@ -93,7 +93,7 @@ class NetworkTaskParameters(Strict):
         epochs: length of a run.
         seeds: number of runs of each arm.
         log_every: iterations between two rows of the history; None: as ``training`` says.
-        evaluate_every: epochs between two looks at the validation data.
+        evaluate_every: epochs, or a part of one, between two looks at the validation data.
         max_grad_norm: gradients are clipped to this global norm, and curvature as
             ``training.clip_curvature`` says.
         target: the training loss whose first passage is reported.
@@ -103,7 +103,7 @@ class NetworkTaskParameters(Strict):
     epochs: Count
     seeds: Count
     log_every: Count | None = None
-    evaluate_every: Count = 1
+    evaluate_every: Positive = 1
     max_grad_norm: Positive | None = None
     target: Positive
     snapshot_epochs: list[Whole] = Field(default=[])

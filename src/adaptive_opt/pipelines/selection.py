@@ -24,15 +24,15 @@ class StudyPipeline(Pipeline):
     Kedro's own filter would leave the nodes with a tag, and no analysis, as that needs every run.
 
     Args:
-        name: of the pipeline, as ``kedro run --pipelines`` takes it.
+        prefix: of the names of its outputs.
         runs: its (task, arm).
+        command: that makes it.
         build: makes the pipeline of a study from its prefix, its runs and its command.
-        whole: the pipeline of all runs.
     """
 
-    def __init__(self, name: str, runs: Sequence[Run], build: Build, whole: Pipeline) -> None:
-        super().__init__(whole)
-        self.name, self.runs, self._build = name, list(runs), build
+    def __init__(self, prefix: str, runs: Sequence[Run], command: str, build: Build) -> None:
+        super().__init__(build(prefix, runs, command))
+        self.prefix, self.runs, self.command, self._build = prefix, list(runs), command, build
 
     def filter(  # type: ignore[override]
         self, tags: Iterable[str] | None = None, **others: Any
@@ -47,10 +47,8 @@ class StudyPipeline(Pipeline):
         part = f"only_{'_'.join(sorted(tags)).replace('.', '_').replace('-', '_')}"
         if len(part) > LONGEST_NAME:
             part = f"only_{hashlib.blake2b(part.encode(), digest_size=6).hexdigest()}"
-        default = self.name == "__default__"
-        command = "kedro run" if default else f"kedro run --pipelines={self.name}"
-        prefix = part if default else f"{self.name}_{part}"
-        return self._build(f"{prefix}_", runs, f"{command} --tags={','.join(tags)}")
+        command = f"{self.command} --tags={','.join(tags)}"
+        return self._build(f"{self.prefix}{part}_", runs, command)
 
     def __radd__(self, other: Any) -> Pipeline:
         """Kedro sums pipelines from an empty one, which changes nothing."""
