@@ -13,9 +13,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
+import sys
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -26,88 +25,99 @@ from adaptive_opt.evidence.summary import matrix_rows, summary
 from adaptive_opt.evidence.tables import markdown
 from adaptive_opt.study import tasks_of
 
-DOCS = Path(__file__).parent
-RESULTS = DOCS / "results" / "base"
-FIGURES = {
-    "verdict": ("loss_by_length", "speedup_in_iterations", "speedup_in_seconds", "ladder"),
-    "ledger": ("iterations",),
-    "fidelity": ("estimates",),
-}
-"""By the folder under data/08_reporting/base."""
+sys.path.insert(0, str(Path(__file__).parent))
+from record import (
+    DOCS,
+    RESULTS,
+    collect_verdict,
+    copy,
+    figure_path,
+    headline,
+    read_json,
+)
+
+BASE = RESULTS / "base"
+FIGURES = {"ledger": ("iterations",), "fidelity": ("estimates",)}
+"""Of the scale base, by the folder under data/08_reporting/base."""
 
 LEDGER_TABLES = ("ledger", "targets", "precision")
-COMMAND = "kedro run"
-"""What made the verdict on the page."""
+COMMANDS = {
+    "base": "kedro run",
+    "evening": "kedro run --env=evening",
+    "paper": "kedro run --env=paper",
+}
+"""What made the verdict of a scale."""
 
+DATA_SETS = {
+    "base": "the digits of scikit-learn and the language reference of Python",
+    "evening": "CIFAR-10 at 16×16 pixels and Penn Treebank with its 1,000 most frequent words",
+    "paper": "CIFAR-10 and Penn Treebank",
+}
 README = DOCS.parent / "README.md"
 MARKS = ("<!-- verdict -->\n", "<!-- /verdict -->\n")
 
 
 def collect() -> None:
-    """Records and figures of the last runs at the scale base, of those that there are."""
+    """Records and figures of the last runs, of those that exist."""
     data = DOCS.parent / "data"
     made = data / "08_reporting" / "base"
-    if (made / "verdict.json").is_file():
-        text = (made / "verdict.json").read_text(encoding="utf-8")
-        compact = json.dumps(json.loads(text), separators=(",", ":"))
-        (RESULTS / "verdict.json").write_text(f"{compact}\n", encoding="utf-8")
+    collect_verdict("base")
     for name in LEDGER_TABLES:
-        _copy(made / "ledger" / f"{name}.csv", RESULTS / "ledger" / f"{name}.csv")
+        copy(made / "ledger" / f"{name}.csv", BASE / "ledger" / f"{name}.csv")
     for task in tasks_of("rahimi_recht"):
         measures = data / "07_model_output" / "base" / task.name / "fidelity" / "measures.parquet"
-        _copy(measures, RESULTS / "fidelity" / f"{task.name}.parquet")
+        copy(measures, BASE / "fidelity" / f"{task.name}.parquet")
     for folder, figures in FIGURES.items():
         for name in figures:
-            _copy(made / folder / f"{name}.png", figure_path(folder, name))
+            copy(made / folder / f"{name}.png", figure_path("base", folder, name))
 
 
-def figure_path(folder: str, name: str) -> Path:
-    """Where a figure of a pipeline stands under docs/."""
-    return DOCS / "figures" / f"{folder}_{name}.png"
-
-
-def _copy(source: Path, target: Path) -> None:
-    if source.is_file():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(source, target)
-    else:
-        print(f"{source.relative_to(DOCS.parent)} is not there; the page keeps what it had")
-
-
-def picture(words: str, folder: str, name: str) -> str:
+def picture(words: str, folder: str, name: str, scale: str = "base") -> str:
     """A figure in Markdown."""
-    return f"![{words}]({figure_path(folder, name).relative_to(DOCS).as_posix()})"
+    return f"![{words}]({figure_path(scale, folder, name).relative_to(DOCS).as_posix()})"
 
 
-def verdict() -> Verdict:
-    """The record of the verdict."""
-    record: dict[str, Any] = json.loads((RESULTS / "verdict.json").read_text(encoding="utf-8"))
-    return read_verdict(record)
+def verdict(scale: str | None = None) -> Verdict:
+    """The record of a verdict, by default that of the largest scale."""
+    return read_verdict(read_json(RESULTS / (scale or headline()) / "verdict.json"))
 
 
-def verdict_page() -> str:
-    """The verdict of the default study, from its record."""
-    found = verdict()
+def size_words(found: Verdict) -> str:
+    """How long what was trained, in a paragraph."""
+    rr = next(t for t in found.tasks if t.task.startswith("rr_"))
+    networks = [t for t in found.tasks if not t.task.startswith("rr_")]
+    lengths = " and ".join(f"{t.iterations:,} iterations ({t.label})" for t in networks)
+    text = f"""Rahimi–Recht has its published size: {rr.iterations:,} iterations, {rr.arms[0].runs} seeds, functions drawn anew.
+The networks are those of the scale `{found.scale}`, trained for {lengths} on {DATA_SETS[found.scale]}."""
+    return text if found.scale == "paper" else f"{text} Nothing here speaks for the published sizes of the networks."
+
+
+def verdict_page(scale: str | None = None) -> str:
+    """The verdict of a study, from its record."""
+    found = verdict(scale)
     head, _, rest = summary(found).partition("\n## ")
-    networks = {t.task: t for t in found.tasks if t.task in ("resnet18", "transformer")}
-    lengths = " and ".join(f"{t.iterations} iterations ({t.label})" for t in networks.values())
-    reading = f"""    {COMMAND}
+    reading = f"""    {COMMANDS[found.scale]}
 
 **How to read this page.** A speed-up of 2× means: the reference, the better of SGDM and Adam, must train twice as long for the
 same loss. `> 16×` and `< 1/16×` are bounds: the speed-up is beyond the trained lengths; ≥ and ≤ say that some runs are. In brackets:
 95 % interval over {found.tasks[0].searches} searches and their seeds. [Method](method.md#the-verdict) has the formulae.
 
-Rahimi–Recht has its published size: 24,000 iterations, 16 seeds, functions drawn anew. The networks are the small ones of the
-scale `base`, trained for {lengths} on the digits of scikit-learn and the language reference of Python: nothing is claimed about
-the published sizes."""
+{size_words(found)}"""
+    if scale is None and found.scale != "base":
+        reading += " [The default run](verdict_base.md) is smaller."
     words = {
         "loss_by_length": "Final training loss by training length, a panel a task",
         "speedup_in_iterations": "Speed-up of every arm, in iterations",
         "speedup_in_seconds": "Speed-up of every arm, in seconds",
         "ladder": "Each rung of the ladder against the next",
     }
-    pictures = "\n\n".join(picture(w, "verdict", name) for name, w in words.items())
+    pictures = "\n\n".join(picture(w, "verdict", name, found.scale) for name, w in words.items())
     return f"{head}\n{reading}\n\n{pictures}\n\n## {rest}"
+
+
+def base_page() -> str:
+    """The verdict of the default run, where a larger study is on the page of the verdict."""
+    return "# The default run\n\n" + verdict_page("base").partition("\n\n")[2]
 
 
 def readme() -> str:
@@ -116,7 +126,8 @@ def readme() -> str:
     text = README.read_text(encoding="utf-8")
     before, _, rest = text.partition(MARKS[0])
     _, _, after = rest.partition(MARKS[1])
-    image = figure_path("verdict", "loss_by_length").relative_to(DOCS.parent).as_posix()
+    path = figure_path(found.scale, "verdict", "loss_by_length")
+    image = path.relative_to(DOCS.parent).as_posix()
     head, body = matrix_rows(found)
     sentences = "\n".join(f"- {t.label}. {task_answer(t)}" for t in found.tasks)
     block = "\n\n".join(
@@ -127,6 +138,7 @@ def readme() -> str:
             "loss, with 95 % intervals over searches and seeds.",
             markdown(head, body),
             sentences,
+            f"Made by `{COMMANDS[found.scale]}`. {size_words(found)}",
         ]
     )
     return f"{before}{MARKS[0]}\n{block}\n\n{MARKS[1]}{after}"
@@ -134,7 +146,7 @@ def readme() -> str:
 
 def ledger_page() -> str:
     """The replication ledger of the published size, from its tables."""
-    tables = [pd.read_csv(RESULTS / "ledger" / f"{name}.csv") for name in LEDGER_TABLES]
+    tables = [pd.read_csv(BASE / "ledger" / f"{name}.csv") for name in LEDGER_TABLES]
     files = sorted((DOCS.parent / "benchmarks" / "results").glob("step_*.json"))
     costs = {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in files}
     text = ledger_report.report(*tables, costs, scale="base", searched=True)
@@ -150,7 +162,7 @@ def ledger_page() -> str:
 def fidelity_page() -> str:
     """What curvature estimates are worth, from the measures along the runs."""
     names = [task.name for task in tasks_of("rahimi_recht")]
-    measures = [pd.read_parquet(RESULTS / "fidelity" / f"{name}.parquet") for name in names]
+    measures = [pd.read_parquet(BASE / "fidelity" / f"{name}.parquet") for name in names]
     title, _, rest = fidelity.report(measures, "base", "ssdh").partition("\n\n")
     figure = picture("Error of every estimate along the run", "fidelity", "estimates")
     made = (
@@ -161,6 +173,8 @@ def fidelity_page() -> str:
 
 
 PAGES = {"verdict": verdict_page, "ledger": ledger_page, "fidelity": fidelity_page}
+if headline() != "base":
+    PAGES["verdict_base"] = base_page
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -12,6 +13,14 @@ import pytest
 import torch
 
 PROJECT = Path(__file__).parents[1]
+
+
+def script(folder, name):
+    """A program of the project that is in no package, as a module."""
+    spec = importlib.util.spec_from_file_location(name, PROJECT / folder / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist looks for groups

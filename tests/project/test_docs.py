@@ -1,22 +1,19 @@
 """What the pages say is what was measured."""
 
-import importlib.util
 import json
 import re
+import sys
 
 import pandas as pd
 import pytest
 
-from tests.conftest import PROJECT
+from tests.conftest import PROJECT, script
 
 DOCS = PROJECT / "docs"
 
 
 def builder(name="build_results"):
-    spec = importlib.util.spec_from_file_location(name, DOCS / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script("docs", name)
 
 
 def medians(scale, task):
@@ -32,6 +29,23 @@ def test_the_results_page_is_what_the_tables_say():
 def test_pages_on_evidence_are_what_the_records_say(page):
     made = builder("build_evidence").PAGES[page]()
     assert (DOCS / f"{page}.md").read_text(encoding="utf-8") == made
+
+
+def test_the_largest_study_with_a_record_gives_the_answer(tmp_path, monkeypatch):
+    module = builder("build_evidence")
+    record = sys.modules["record"]
+    for scale, name in (("base", "base"), ("evening", "base")):
+        found = json.loads((DOCS / "results" / name / "verdict.json").read_text(encoding="utf-8"))
+        record.write_json(tmp_path / scale / "verdict.json", {**found, "scale": scale})
+    monkeypatch.setattr(record, "RESULTS", tmp_path)
+    monkeypatch.setattr(module, "RESULTS", tmp_path)
+    page, readme, base = module.verdict_page(), module.readme(), module.base_page()
+    assert "kedro run --env=evening" in page
+    assert "figures/evening_verdict_ladder.png" in page
+    assert "Made by `kedro run --env=evening`" in readme
+    assert "docs/figures/evening_verdict_loss_by_length.png" in readme
+    assert "figures/verdict_ladder.png" in base
+    assert "CIFAR-10" not in base.partition("## Threats")[0]
 
 
 def test_the_readme_has_the_answer_of_the_record():

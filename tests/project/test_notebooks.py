@@ -3,7 +3,6 @@
 import ast
 import asyncio
 import base64
-import importlib.util
 import io
 import json
 import os
@@ -18,7 +17,7 @@ from adaptive_opt.errors import StudyError
 from adaptive_opt.io.results import load_runs
 from adaptive_opt.plots.intervals import VERDICT_COLOURS
 from adaptive_opt.study import published_arms, tasks_of
-from tests.conftest import PROJECT
+from tests.conftest import PROJECT, script
 from tests.project.conftest import kedro
 
 NAMES = ("rahimi_recht", "networks", "your_own_optimizer")
@@ -31,10 +30,7 @@ LOGIC += (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp, ast.BinOp, 
 def refresh():
     pytest.importorskip("nbclient", reason="not installed: pip install '.[dev]'")
     pytest.importorskip("ipykernel", reason="not installed: pip install '.[dev]'")
-    spec = importlib.util.spec_from_file_location("refresh", PROJECT / "notebooks" / "refresh.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script("notebooks", "refresh")
 
 
 @pytest.fixture(scope="module")

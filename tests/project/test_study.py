@@ -19,12 +19,12 @@ from adaptive_opt.evidence.schema import CLOCKS, read_verdict
 from adaptive_opt.io.datasets import RecordDataset, TensorsDataset
 from adaptive_opt.study import TASKS, arm_names, default_arms, published_arms, tasks_of
 from adaptive_opt.switches import VARIANTS
-from tests.conftest import PROJECT
+from tests.conftest import PROJECT, script
 from tests.project.conftest import KEDRO, kedro
 from tests.project.test_tracking import Recorded
 from tests.project.warm import run_kedro
 
-CELLS = 6 + 12 + 11 + 11
+CELLS = 7 + 13 + 12 + 12
 """Of the default study: the placebos are of one function, the exact diagonal of it alone."""
 
 SEARCH_FIGURES = ("history", "parallel_coordinates", "importances", "slice")
@@ -431,6 +431,32 @@ def test_a_finished_variant_is_not_trained_again(ledger, smoke):
     kept = re.findall(r"ledger, (\w+), (\w+): finished before, nothing has changed", done.stdout)
     assert len(set(kept)) == 2 * len(VARIANTS)
     pd.testing.assert_frame_equal(table, pd.read_csv(reports / "ledger.csv"))
+
+
+def test_a_record_has_every_run_and_little_of_it(smoke, tmp_path, monkeypatch):
+    project, *_ = smoke
+    record = script("docs", "record")
+    for name, folder in (("DATA", project / "data"), ("RESULTS", tmp_path), ("DOCS", tmp_path)):
+        monkeypatch.setattr(record, name, folder)
+    record.collect_verdict("smoke")
+    record.collect_runs("smoke")
+    made = tmp_path / "smoke"
+    histories = pd.read_parquet(made / "histories.parquet")
+    runs = {
+        (n.parts[-3], n.parts[-2])
+        for n in project.glob("data/07_model_output/smoke/*/*/history.parquet")
+    }
+    assert set(zip(histories["task"], histories["arm"], strict=True)) == runs
+    rows = histories.groupby(["task", "arm", "seed"]).size()
+    assert rows.max() <= record.ROWS + 10
+    last = histories.groupby(["task", "arm", "seed"])["test_loss"].last()
+    assert last["resnet18"].notna().all()
+    configurations = json.loads((made / "configurations.json").read_text(encoding="utf-8"))
+    assert {(t, a) for t, arms in configurations.items() for a in arms} == runs
+    assert set(configurations["resnet18"]["ssdh"][0]["values"]) == {"lr", "beta2", "rho"}
+    assert json.loads((made / "machine.json").read_text(encoding="utf-8"))["cores"] >= 1
+    assert (tmp_path / "figures" / "smoke_verdict_loss_by_length.png").is_file()
+    assert len(pd.read_parquet(made / "lengths.parquet")) > len(rows)
 
 
 def test_data_are_summarised(smoke):

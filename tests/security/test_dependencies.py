@@ -1,6 +1,5 @@
 """What is installed beside the project: known vulnerabilities, and licences."""
 
-import importlib.util
 import re
 import subprocess
 import sys
@@ -8,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import pytest
 
-from tests.conftest import PROJECT
+from tests.conftest import PROJECT, script
 
 
 def audit(tmp_path, *requirements):
@@ -35,19 +34,11 @@ def test_no_known_vulnerability(tmp_path):
     assert code == 0, said
 
 
-def builder():
-    path = PROJECT / "docs" / "build_licences.py"
-    spec = importlib.util.spec_from_file_location("build_licences", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_the_licences_of_all_dependencies_are_listed():
     """Those that the project names itself, and what they say now; of the rest versions differ."""
     page = (PROJECT / "docs" / "licences.md").read_text(encoding="utf-8")
     listed = dict(re.findall(r"^\| ([\w-]+) \| (.*) \|$", page, re.M))
-    made = builder()
+    made = script("docs", "build_licences")
     try:
         version("adaptive_opt")
     except PackageNotFoundError:

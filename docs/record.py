@@ -1,0 +1,142 @@
+"""Records of studies under docs/results/<scale>/: what their pages need, and nothing else.
+
+    python docs/record.py evening      # from data/ of this machine
+
+A record has ``verdict.json``; ``configurations.json``, the configuration that each search found;
+``histories.parquet``, at most 60 rows of each run; ``lengths.parquet``, the final losses at every
+length; and ``machine.json``. Figures of the verdict go to docs/figures/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+DOCS = Path(__file__).parent
+DATA = DOCS.parent / "data"
+RESULTS = DOCS / "results"
+
+SCALES = ("paper", "evening", "base")
+"""The largest first. The first with a record gives the README's answer."""
+
+VERDICT_FIGURES = ("loss_by_length", "speedup_in_iterations", "speedup_in_seconds", "ladder")
+
+COLUMNS = ("train_loss", "valid_loss", "valid_accuracy", "test_loss", "test_accuracy")
+"""Of a history that are kept, with task, arm, seed and iteration."""
+
+ROWS = 60
+"""Of each run's history, at most."""
+
+
+def headline() -> str:
+    """The largest scale that has a record."""
+    return next(s for s in SCALES if (RESULTS / s / "verdict.json").is_file())
+
+
+def figure_path(scale: str, folder: str, name: str) -> Path:
+    """Where a figure of a study stands under docs/."""
+    prefix = "" if scale == "base" else f"{scale}_"
+    return DOCS / "figures" / f"{prefix}{folder}_{name}.png"
+
+
+def copy(source: Path, target: Path) -> None:
+    """Copy a file that exists; say so otherwise."""
+    if source.is_file():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(source, target)
+    else:
+        print(f"{source} does not exist; the page keeps what it had")
+
+
+def collect_verdict(scale: str) -> None:
+    """The verdict of a study and its figures."""
+    made = DATA / "08_reporting" / scale
+    if (made / "verdict.json").is_file():
+        write_json(RESULTS / scale / "verdict.json", read_json(made / "verdict.json"))
+    for name in VERDICT_FIGURES:
+        copy(made / "verdict" / f"{name}.png", figure_path(scale, "verdict", name))
+
+
+def collect_runs(scale: str) -> None:
+    """Configurations, thinned histories, final losses and the machine of a study."""
+    folder = RESULTS / scale
+    cells = sorted((DATA / "07_model_output" / scale).glob("*/*/history.parquet"))
+    found: dict[str, Any] = {}
+    for file in cells:
+        task, arm = file.parts[-3:-1]
+        best = DATA / "06_models" / scale / task / arm / "best.json"
+        if best.is_file():
+            own = read_json(best)
+            kept = [{"values": s["values"], "value": s["value"]} for s in own.get("studies", [own])]
+            found.setdefault(task, {})[arm] = kept
+    write_json(folder / "configurations.json", found)
+    histories = pd.concat([thinned(pd.read_parquet(f)) for f in cells], ignore_index=True)
+    histories.to_parquet(folder / "histories.parquet", compression="zstd")
+    lengths = [f.with_name("lengths.parquet") for f in cells]
+    final = pd.concat([pd.read_parquet(f) for f in lengths if f.is_file()], ignore_index=True)
+    final.to_parquet(folder / "lengths.parquet", compression="zstd")
+    write_json(folder / "machine.json", machine())
+
+
+def thinned(history: pd.DataFrame) -> pd.DataFrame:
+    """At most :data:`ROWS` rows of each run, spread evenly, and those with held-out losses."""
+    columns = [c for c in COLUMNS if c in history]
+    rows = history.sort_values(["seed", "iteration"])
+    place = rows.groupby("seed").cumcount()
+    step = (rows.groupby("seed")["iteration"].transform("size") / ROWS).clip(lower=1)
+    kept = (place / step).astype(int) != ((place - 1) / step).astype(int)
+    held_out = [c for c in columns if not c.startswith("train")]
+    measured = rows[held_out].notna().any(axis=1) if held_out else False
+    chosen: pd.DataFrame = rows[kept | (place == 0) | measured]
+    return chosen[["task", "arm", "seed", "iteration", *columns]].astype({"iteration": "int32"})
+
+
+def machine() -> dict[str, Any]:
+    """Of this computer, by its own words."""
+    import torch
+
+    cpu = Path("/proc/cpuinfo")
+    lines = cpu.read_text(encoding="utf-8").splitlines() if cpu.is_file() else []
+    model = next((ln.split(":")[1].strip() for ln in lines if ln.startswith("model name")), "")
+    gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else None
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {
+        "cpu": model or platform.machine(),
+        "cores": cores,
+        "gpu": gpu,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON without spaces."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, separators=(",", ":")) + "\n", encoding="utf-8")
+
+
+def main() -> None:
+    """Collect the record of one scale."""
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("scale", choices=SCALES)
+    scale = options.parse_args().scale
+    if not list((DATA / "07_model_output" / scale).glob("*/*/history.parquet")):
+        raise SystemExit(f"data/07_model_output/{scale} has no runs; kedro run --env={scale} first")
+    collect_verdict(scale)
+    collect_runs(scale)
+
+
+if __name__ == "__main__":
+    main()
