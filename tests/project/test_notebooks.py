@@ -16,7 +16,7 @@ from PIL import Image
 from adaptive_opt.errors import StudyError
 from adaptive_opt.io.results import load_runs
 from adaptive_opt.plots.intervals import VERDICT_COLOURS
-from adaptive_opt.study import published_arms, tasks_of
+from adaptive_opt.study import default_arms, tasks_of
 from tests.conftest import PROJECT, script
 from tests.project.conftest import kedro
 
@@ -94,7 +94,7 @@ def test_tables_are_those_of_the_pipeline(executed, smoke, half):
     assert [[row[i] for i in columns] for row in shown[1:]] == [
         [r.task, r.arm, str(r.never)] for r in expected.itertuples()
     ]
-    assert {row[columns[1]] for row in shown[1:]} == {*published_arms()}
+    assert {row[columns[1]] for row in shown[1:]} == {*default_arms()}
 
 
 @pytest.mark.parametrize(("half", "task"), [("rahimi_recht", "Rahimi"), ("networks", "ResNet")])

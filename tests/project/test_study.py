@@ -98,7 +98,7 @@ def test_the_grid_is_looked_at_without_torch(smoke):
 
 def test_every_run_leaves_history_weights_snapshots_and_summary(smoke):
     for task in TASKS:
-        for arm in published_arms():
+        for arm in default_arms():
             folder = smoke[0] / "data" / "07_model_output" / "smoke" / task.name / arm
             history = pd.read_parquet(folder / "history.parquet")
             assert set(history["seed"]) == {0, 1}
@@ -127,7 +127,7 @@ def test_every_run_leaves_history_weights_snapshots_and_summary(smoke):
 def test_every_search_leaves_trials_a_best_and_figures(smoke):
     project = smoke[0]
     for task in TASKS:
-        for arm in published_arms():
+        for arm in default_arms():
             folder = project / "data" / "06_models" / "smoke" / task.name / arm
             best = json.loads((folder / "best.json").read_text(encoding="utf-8"))
             trials = pd.read_parquet(folder / "trials.parquet")
@@ -234,10 +234,10 @@ def test_credentials_reach_neither_log_nor_mlflow(project):
 def test_tables_and_figures_exist_and_agree(smoke):
     folder = smoke[0] / "data" / "08_reporting" / "smoke" / "rahimi_recht"
     table = pd.read_csv(folder / "time_to_target.csv")
-    assert len(table) == 2 * 6
+    assert len(table) == 2 * len(default_arms())
     decades = pd.read_csv(folder / "decades.csv").drop(columns=["task", "arm"])
     assert (decades.sum(axis=1) == 2).all()
-    assert len(pd.read_csv(folder / "convergence.csv")) == 12
+    assert len(pd.read_csv(folder / "convergence.csv")) == 2 * len(default_arms())
     report = (folder / "report.md").read_text(encoding="utf-8")
     for label in ("Rahimi–Recht, condition 29", "Rahimi–Recht, condition 15,099", "SSVP"):
         assert label in report
@@ -255,11 +255,11 @@ def test_networks_have_tables_and_figures(smoke):
     for table in ("time_to_target", "outcomes", "costs"):
         rows = pd.read_csv(folder / f"{table}.csv")
         assert set(rows["task"]) == {"resnet18", "transformer"}
-        assert len(rows) == 12
+        assert len(rows) == 2 * len(default_arms())
     for table, task in (("images", "resnet18"), ("texts", "transformer")):
         rows = pd.read_csv(folder / f"{table}.csv")
-        assert rows["task"].tolist() == [task] * 6
-        assert rows["arm"].tolist() == published_arms()
+        assert rows["task"].tolist() == [task] * len(default_arms())
+        assert rows["arm"].tolist() == default_arms()
     costs = pd.read_csv(folder / "costs.csv").set_index(["task", "arm"])
     first, second = costs.loc[("resnet18", "adam")], costs.loc[("resnet18", "ssdh")]
     assert first["gradient_equivalents"] == first["iterations"] < second["gradient_equivalents"]
@@ -348,7 +348,7 @@ def test_fidelity_has_a_table_and_a_figure(smoke):
 def test_the_default_run_has_sharpness_in_its_report(smoke):
     folder = smoke[0] / "data" / "08_reporting" / "smoke"
     table = pd.read_csv(folder / "sharpness" / "table.csv")
-    assert len(table) == 2 * 6 * 2  # tasks, arms, epochs
+    assert len(table) == 2 * len(default_arms()) * 2  # tasks, arms, epochs
     assert (table["eigenvalue_1"] > 0).all()
     assert table[table["epoch"] > 0]["stability"].notna().all()
     page = (folder / "report.html").read_text(encoding="utf-8")
@@ -362,7 +362,7 @@ def test_curvature_has_tables_a_report_and_figures(smoke):
     assert done.returncode == 0, done.stdout + done.stderr
     folder = smoke[0] / "data" / "08_reporting" / "smoke" / "curvature"
     table = pd.read_csv(folder / "spectra.csv")
-    assert len(table) == 2 * 6 * 2  # tasks, arms, epochs
+    assert len(table) == 2 * len(default_arms()) * 2  # tasks, arms, epochs
     assert (table["eigenvalue_1"] > table["eigenvalue_2"]).all()
     of_sgdm = table[table["arm"] == "sgdm"]
     assert of_sgdm["preconditioned_eigenvalue"].to_numpy() == pytest.approx(
