@@ -53,7 +53,7 @@ _LADDER = {
     "constant": (1, "dash-dot"),
 }
 _OTHER = {
-    "sophia_g": ("sophia", 1, "dash"),
+    "sophia_g": ("sophia", 1, "long"),
     "ssvp_cumulative": ("ssvp", 0, "dash"),
     "sgd": ("sgdm", 0, "dash"),
     "custom": ("sgdm", 1, "dash-dot-dot"),
