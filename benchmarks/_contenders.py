@@ -179,7 +179,10 @@ def finite_difference(run: Run) -> None:
 def sampled_labels(run: Run) -> None:
     """Sophia-G: one more gradient with labels drawn from the model."""
     logits, loss = run.problem.logits_and_loss(run.model)
-    run.second_order.backward(loss, lambda: sampled_cross_entropy(logits))
+    optimizer = run.second_order
+    sampled = sampled_cross_entropy(logits) if optimizer.curvature_due else None
+    del logits
+    optimizer.backward(loss, sampled)
 
 
 def graph_always(run: Run) -> None:

@@ -21,12 +21,12 @@ from torch import Tensor
 from adaptive_opt.engine.network import build_network_task
 from adaptive_opt.optim import SSDH
 from adaptive_opt.optim.double_backward import twice_differentiable
-from adaptive_opt.optim.finite_differences import FRACTION, difference, step_length
+from adaptive_opt.optim.finite_differences import FRACTION, Point, difference, step_length
 from adaptive_opt.parameters import TrainingParameters, resolve_arm, task_parameters
 from adaptive_opt.study import get_task
 from adaptive_opt.tasks.networks import NetworkTask
 
-FRACTIONS = (1.0, 0.1, FRACTION, 0.01)
+FRACTIONS = (1.0, 0.05, FRACTION, 0.01)
 """c in ε = c √u (1 + ‖θ‖) / ‖v‖."""
 
 COLOURS = ("#999999", "#e69f00", "#0072b2", "#009e73")
@@ -64,7 +64,10 @@ def product(
         length = step_length(*norms, own[0].dtype) * (fraction / FRACTION)
         return [length] * len(own)
 
-    found = difference(gradient, params, lambda: params, lambda _, __: probe, size, check=False)
+    found = difference(
+        gradient, Point.of(params), params, lambda _: probe, size, gradient_first=False, check=False
+    )
+    assert found is not None
     return flat(found.product)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from contextlib import nullcontext
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from adaptive_opt.optim import SADH, SSDH, SSVP, Sophia
+from adaptive_opt.optim import SADH, SSDH, SSVP, Sophia, sampled_squared_error
 
 METHODS = {cls.__name__: cls for cls in (Sophia, SADH, SSDH, SSVP)}
 STEPS = 50
@@ -85,16 +86,20 @@ def data_parallel(rank: int, world: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
+DIFFERENCES = [("SSDH", 1, False), ("SSDH", 2, False), ("SSDH", 2, True), ("SSVP", 1, True)]
+"""Methods, backward passes a step, whether gradients are views of the reducer's memory."""
+
+
 def differences(rank: int, world: int, folder: str) -> None:
     """Finite differences of the gradient, with and without accumulation inside no_sync."""
     begin(rank, world, f"{folder}/store")
     size = 16 // world
     part = slice(rank * size, (rank + 1) * size)
     found = {}
-    for accumulate in (1, 2):
-        model = DistributedDataParallel(network())
-        weights, _ = train(model, "SSDH", part, accumulate, hvp="finite_difference")
-        found[str(accumulate)] = weights
+    for name, accumulate, view in DIFFERENCES:
+        model = DistributedDataParallel(network(), gradient_as_bucket_view=view)
+        weights, _ = train(model, name, part, accumulate, hvp="finite_difference")
+        found[f"{name} {accumulate} {view}"] = weights
     torch.save(found, Path(folder) / f"{rank}.pt")
     dist.destroy_process_group()
 
@@ -121,20 +126,54 @@ def estimates(rank: int, world: int, folder: str) -> None:
 
 
 def uneven(rank: int, world: int, folder: str) -> None:
-    """One rank has no gradient for a parameter, and no reducer that would say so."""
+    """Ranks that have no curvature to average, and no reducer that would say so."""
     begin(rank, world, f"{folder}/store")
-    model = network()
-    optimizer = SSDH(model.parameters(), lr=0.01)
     x, y = batches(1)[0]
-    loss = ((model(x) - y) ** 2).mean() if rank else model[0](x).square().mean()
-    optimizer.backward(loss)
-    try:
-        optimizer.step()
-        said = "nothing"
-    except RuntimeError as error:
-        said = str(error)
-    (Path(folder) / f"{rank}.txt").write_text(said)
+
+    def fewer(model: nn.Module, optimizer: Any) -> None:
+        optimizer.backward(((model(x) - y) ** 2).mean() if rank else model[0](x).square().mean())
+
+    def others(model: nn.Module, optimizer: Any) -> None:
+        del model
+        a, b = (p for g in optimizer.param_groups for p in g["params"])
+        optimizer.backward(((b if rank else a) ** 2).sum())
+
+    def forgotten(model: nn.Module, optimizer: Any) -> None:
+        del optimizer
+        ((model(x) - y) ** 2).mean().backward()
+
+    def one_forgot(model: nn.Module, optimizer: Any) -> None:
+        optimizer.backward(
+            (model(x) ** 2).mean(), None if rank else sampled_squared_error(model(x))
+        )
+
+    said = {}
+    for way in (fewer, others, forgotten, one_forgot):
+        model = network()
+        params = list(model.parameters())
+        if way is others:  # two parameters of one size
+            params = [nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))]
+        source = "gauss_newton" if way is one_forgot else "estimate"
+        optimizer = SSDH(params, lr=0.01, curvature=source)
+        way(model, optimizer)
+        try:
+            optimizer.step()
+            said[way.__name__] = "nothing"
+        except RuntimeError as error:
+            said[way.__name__] = str(error)
+    (Path(folder) / f"{rank}.txt").write_text(json.dumps(said))
     dist.barrier()  # who leaves first would break off the other's last reduction
+    dist.destroy_process_group()
+
+
+def two_types(rank: int, world: int, folder: str) -> None:
+    """Parameters of two types, whose curvature is averaged."""
+    begin(rank, world, f"{folder}/store")
+    params = [nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(2, dtype=torch.bfloat16))]
+    optimizer = SADH(params, lr=0.0, betas=(0.0, 0.0))
+    optimizer.backward((rank + 1) * sum((p.float() ** 2).sum() for p in params))
+    optimizer.step()
+    torch.save([optimizer.state[p]["curvature"] for p in params], Path(folder) / f"{rank}.pt")
     dist.destroy_process_group()
 
 

@@ -6,6 +6,7 @@ Where a way cannot work, that it is said in one sentence with a way out.
 from __future__ import annotations
 
 import copy
+import json
 import math
 
 import pytest
@@ -45,10 +46,10 @@ def test_two_ranks_with_finite_differences_step_as_one_process(tmp_path):
     """With accumulation the first gradient and its difference are each rank's own."""
     spawn(ranks.differences, tmp_path)
     first, second = (torch.load(tmp_path / f"{r}.pt", weights_only=True) for r in (0, 1))
-    for accumulate in (1, 2):
-        alone, _ = ranks.train(ranks.network(), "SSDH", slice(None), accumulate)
-        found = first[str(accumulate)]
-        assert torch.equal(found, second[str(accumulate)])
+    for name, accumulate, view in ranks.DIFFERENCES:
+        alone, _ = ranks.train(ranks.network(), name, slice(None), accumulate)
+        found = first[f"{name} {accumulate} {view}"]
+        assert torch.equal(found, second[f"{name} {accumulate} {view}"])
         assert (found - alone).abs().max() < 1e-4
 
 
@@ -63,12 +64,23 @@ def test_probes_of_each_rank_halve_the_variance(tmp_path):
     assert ((shared.mean(0) - own.mean(0)).abs() <= 5 * error + 1e-12).all()
 
 
-def test_a_rank_without_a_gradient_is_a_sentence(tmp_path):
+def test_ranks_without_a_common_curvature_are_told_in_a_sentence(tmp_path):
     spawn(ranks.uneven, tmp_path)
+    first, second = (json.loads((tmp_path / f"{rank}.txt").read_text()) for rank in (0, 1))
+    assert first == second
+    for case in ("fewer", "others"):
+        assert "ranks have gradients of different parameters" in first[case]
+        assert "find_unused_parameters=True" in first[case]
+    assert "no estimate was made: call optimizer.backward(loss)" in first["forgotten"]
+    assert "some ranks made no estimate" in first["one_forgot"]
+
+
+def test_curvature_of_parameters_of_two_types_is_averaged(tmp_path):
+    spawn(ranks.two_types, tmp_path)
     for rank in (0, 1):
-        said = (tmp_path / f"{rank}.txt").read_text()
-        assert "curvature cannot be averaged: ranks have gradients of" in said
-        assert "find_unused_parameters=True" in said
+        found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        assert [c.dtype for c in found] == [torch.float32, torch.bfloat16]
+        assert all((c == 3).all() for c in found)  # of 2 and 4
 
 
 def test_sharded_parameters_step_as_one_process(tmp_path):
@@ -120,6 +132,63 @@ def test_a_gradient_scaler_changes_nothing(cls, unscaled):
         scaler.update()
     for p, q in zip(plain.parameters(), scaled.parameters(), strict=True):
         assert torch.allclose(p, q, atol=1e-6)
+
+
+@pytest.mark.parametrize("cls", [Sophia, SADH, SSDH])
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_gradient_scaler_changes_nothing_with_finite_differences(cls, accumulate):
+    plain, scaled = small(torch.float64), small(torch.float64)
+    options = {"lr": 0.01, "update_period": 3, "hvp": "finite_difference"}
+    a, b = cls(plain.parameters(), **options), cls(scaled.parameters(), **options)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    parts = list(zip(*(t.double().chunk(accumulate) for t in DATA), strict=True))
+    for _ in range(7):
+        a.zero_grad()
+        b.zero_grad()
+        for x, y in parts:
+            a.backward(lambda x=x, y=y: ((plain(x) - y) ** 2).mean() / accumulate)
+            b.backward(lambda x=x, y=y: scaler.scale(((scaled(x) - y) ** 2).mean() / accumulate))
+        nn.utils.clip_grad_norm_(plain.parameters(), 0.05)
+        a.step()
+        scaler.unscale_(b)
+        nn.utils.clip_grad_norm_(scaled.parameters(), 0.05)
+        scaler.step(b)
+        scaler.update()
+    for p, q in zip(plain.parameters(), scaled.parameters(), strict=True):
+        assert torch.allclose(p, q, atol=1e-8)
+        assert torch.allclose(a.state[p]["curvature"], b.state[q]["curvature"], rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("overflow", ["both", "shifted"])
+@pytest.mark.parametrize("cls", [SSDH, SSVP])
+def test_finite_differences_survive_an_overflow(cls, overflow):
+    """Of the whole step, which is left out; of one gradient, which leaves D as it was."""
+    model = small()
+    optimizer = cls(model.parameters(), lr=0.01, update_period=2, hvp="finite_difference")
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    x, y = DATA
+    weights, curvature, calls = [], [], []
+    for i in range(6):
+        optimizer.zero_grad()
+        calls.clear()
+
+        def closure(i=i):
+            calls.append(1)
+            shifted = len(calls) == (1 if cls is SSDH else 2)
+            lost = i == 2 and (overflow == "both" or shifted)
+            return scaler.scale(((model(x) - y) ** 2).mean() * (math.inf if lost else 1))
+
+        optimizer.backward(closure)
+        scaler.step(optimizer)
+        scaler.update()
+        weights.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+        states = [optimizer.state[p]["curvature"].flatten() for p in model.parameters()]
+        curvature.append(torch.cat(states))
+    assert torch.equal(weights[1], weights[2]) == (overflow == "both")
+    assert torch.equal(curvature[1], curvature[2])
+    assert not torch.equal(curvature[2], curvature[4])
+    assert torch.isfinite(weights[-1]).all()
+    assert torch.isfinite(curvature[-1]).all()
 
 
 def test_a_step_that_overflows_is_left_out_and_leaves_nothing_behind():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import pytest
 import torch
 from torch import nn
@@ -13,9 +15,11 @@ from adaptive_opt.optim import (
     SSVP,
     SampledLoss,
     Sophia,
+    gauss_newton,
     sampled_cross_entropy,
     sampled_squared_error,
 )
+from adaptive_opt.optim.gauss_newton import gauss_newton_diagonal
 
 DRAWS = 2000
 
@@ -30,14 +34,21 @@ def weights():
     return torch.randn(4, 3, generator=stream, dtype=torch.float64, requires_grad=True)
 
 
+def gradients(sampled, params):
+    return torch.autograd.grad([sampled.output], params, [sampled.gradient])
+
+
+def curvature(sampled, w):
+    """N ĝ²."""
+    return sampled.terms * gradients(sampled, [w])[0].square()
+
+
 def mean_estimate(make):
     """Mean of N ĝ² over many draws."""
     total = torch.zeros(4, 3, dtype=torch.float64)
     for _ in range(DRAWS):
         w = weights()
-        sampled = make(w)
-        (g,) = torch.autograd.grad(sampled.loss, w)
-        total += sampled.terms * g.square()
+        total += curvature(make(w), w)
     return total / DRAWS
 
 
@@ -71,7 +82,7 @@ def test_classes_may_be_in_any_dimension(inputs):
         logits.movedim(-1, 1), dim=1, generator=torch.Generator().manual_seed(0)
     )
     assert a.terms == b.terms == 12
-    assert torch.equal(a.loss, b.loss)
+    assert torch.equal(a.gradient, b.gradient.movedim(1, -1))
 
 
 @pytest.mark.parametrize("sampled", [sampled_cross_entropy, sampled_squared_error])
@@ -79,20 +90,67 @@ def test_a_scaled_loss_has_a_curvature_scaled_alike(inputs, sampled):
     def estimate(scale):
         w = weights()
         made = sampled(inputs @ w.T, scale=scale, generator=torch.Generator().manual_seed(0))
-        (g,) = torch.autograd.grad(made.loss, w)
-        return made.terms * g.square()
+        return curvature(made, w)
 
     torch.testing.assert_close(estimate(1024.0), 1024 * estimate(1.0))
 
 
 @pytest.mark.parametrize("sampled", [sampled_cross_entropy, sampled_squared_error])
-def test_members_have_losses_of_their_own(inputs, sampled):
+def test_members_have_gradients_of_their_own(inputs, sampled):
     both = torch.stack([inputs @ weights().detach().T, 3 * (inputs @ weights().detach().T)])
     made = sampled(both, members=2, generator=torch.Generator().manual_seed(0))
-    assert made.loss.shape == (2,)
+    assert made.gradient.shape == (2, 12, 4)
     alone = sampled(both[0], generator=torch.Generator().manual_seed(0))
     assert made.terms == alone.terms
-    torch.testing.assert_close(made.loss[0], alone.loss)
+    torch.testing.assert_close(made.gradient[0], alone.gradient)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_the_gradient_is_that_of_the_cross_entropy(dtype, monkeypatch):
+    """Whatever the number of rows in memory at a time."""
+    stream = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 9, 5, generator=stream).to(dtype).requires_grad_()
+    made = sampled_cross_entropy(logits, dim=1, generator=torch.Generator().manual_seed(3))
+    assert made.gradient.dtype == dtype
+    labels = made.gradient.argmin(1)  # the only negative entry
+    loss = cross_entropy(logits.float() if dtype.itemsize == 2 else logits, labels)
+    (expected,) = torch.autograd.grad(loss, logits)
+    torch.testing.assert_close(made.gradient, expected)
+    monkeypatch.setattr(gauss_newton, "CHUNK", 27)
+    again = sampled_cross_entropy(logits, dim=1, generator=torch.Generator().manual_seed(3))
+    assert torch.equal(again.gradient, made.gradient)
+
+
+def test_the_gradient_of_the_squared_error_is_that_of_its_noise():
+    output = torch.zeros(6, 5, dtype=torch.float64, requires_grad=True)
+    made = sampled_squared_error(output, generator=torch.Generator().manual_seed(3))
+    noise = torch.randn(6, 5, generator=torch.Generator().manual_seed(3)) * 0.5**0.5
+    (expected,) = torch.autograd.grad(mse_loss(output, noise.double()), output)
+    torch.testing.assert_close(made.gradient, expected)
+
+
+@pytest.mark.parametrize("sampled", [sampled_cross_entropy, sampled_squared_error])
+def test_sampled_labels_hold_no_output_and_are_let_go_after_use(inputs, sampled):
+    first, second = network(), network()
+    a, b = (Sophia(m.parameters(), lr=0.1, curvature="gauss_newton") for m in (first, second))
+    logits = first(inputs)
+    made = sampled(logits, generator=torch.Generator().manual_seed(0))
+    memory = weakref.ref(logits)
+    loss = logits.sum()
+    del logits
+    assert memory() is None
+    a.backward(loss, made)
+    assert made.gradient is None
+    a.step()
+    logits = second(inputs)
+    b.backward(
+        logits.sum(),
+        lambda: sampled(logits, generator=torch.Generator().manual_seed(0)),
+    )
+    b.step()
+    assert all(map(torch.equal, first.parameters(), second.parameters()))
+    with pytest.raises(RuntimeError, match="used twice; draw new labels"):
+        gauss_newton_diagonal(made, list(first.parameters()), first(inputs).sum())
 
 
 def network():
@@ -113,7 +171,7 @@ def test_the_estimate_is_what_the_step_rule_gets(inputs, cls):
     optimizer.backward(loss, lambda: sampled_cross_entropy(logits, generator=stream))
     optimizer.step()
     sampled = sampled_cross_entropy(same(inputs), generator=torch.Generator().manual_seed(0))
-    drawn = torch.autograd.grad(sampled.loss, list(same.parameters()))
+    drawn = gradients(sampled, list(same.parameters()))
     g = torch.autograd.grad(cross_entropy(same(inputs), labels), list(same.parameters()))
     for p, q, c, gradient in zip(model.parameters(), same.parameters(), drawn, g, strict=True):
         c = 12 * c.square()
@@ -257,6 +315,10 @@ def test_bad_use_is_told_in_a_sentence(inputs):
     with pytest.raises(RuntimeError, match="reaches no parameter"):
         optimizer.backward(
             cross_entropy(model(inputs), labels), lambda: SampledLoss(other.sum(), 1.0)
+        )
+    with pytest.raises(RuntimeError, match="reaches no parameter"):
+        optimizer.backward(
+            cross_entropy(model(inputs), labels), sampled_cross_entropy(model(inputs).detach())
         )
     hessian = SSDH(network().parameters())
     with pytest.raises(TypeError, match="needs curvature='gauss_newton'"):

@@ -152,7 +152,7 @@ def _differentiate(
     if second is not None and second.sampling_due:
         optimizer.zero_grad()
         loss, sampled = task.loss_and_sampled_loss(params, batch, second.label_generators())
-        second.backward(loss, lambda: sampled, share)
+        second.backward(loss, sampled, share)
         return loss.detach()
     loss, grads = task.loss_and_gradient(params, batch)
     for p, g in zip(params, grads, strict=True):

@@ -7,7 +7,7 @@ scaled, and puts it down to a rung of the ladder in :mod:`.sources`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar
 
@@ -27,9 +27,9 @@ from .derivatives import (
     without_hooks,
 )
 from .double_backward import twice_differentiable
-from .finite_differences import difference, step_length
+from .finite_differences import Point, difference, step_length
 from .gauss_newton import NO_LABELS, SampledLoss, gauss_newton_diagonal
-from .probes import MOMENTUM_PROBES, draw, is_sharded
+from .probes import MOMENTUM_PROBES, is_sharded
 from .ranks import Ranks
 from .sources import HESSIAN_SOURCES, degrade, exact_diagonal
 
@@ -49,6 +49,7 @@ class CurvatureEstimation(CurvatureState):
         diagonal_fn: the exact diagonal, for ``curvature="exact"``.
         members: size of the ensemble.
         hvp: ``autograd`` or ``finite_difference``.
+        buffers: gives the tensors that an evaluation changes, for ``finite_difference``.
         process_group, rank_probes: see :class:`.ranks.Ranks`.
         **rest: of :class:`.base.EnsembleOptimizer`.
 
@@ -66,6 +67,7 @@ class CurvatureEstimation(CurvatureState):
         diagonal_fn: DiagonalFn | None,
         members: int | None,
         hvp: str = "autograd",
+        buffers: Callable[[], Iterable[Tensor]] | None = None,
         process_group: Any = "auto",
         rank_probes: bool = False,
         **rest: Any,
@@ -74,7 +76,9 @@ class CurvatureEstimation(CurvatureState):
             raise ValueError(f"unknown hvp {hvp!r}; choose from {HVPS}")
         if rank_probes and hvp == "finite_difference":
             raise ValueError("rank_probes=True needs hvp='autograd'")
-        self.hvp = hvp
+        if buffers is not None and hvp != "finite_difference":
+            raise ValueError("buffers is only used with hvp='finite_difference'")
+        self.hvp, self.buffers = hvp, buffers
         self._ranks = Ranks(process_group, own_probes=rank_probes)
         self._checked = False
         self.diagonal_fn = diagonal_fn
@@ -125,7 +129,7 @@ class CurvatureEstimation(CurvatureState):
     def backward(  # type: ignore[override]
         self,
         loss: Tensor | Callable[[], Tensor],
-        curvature_loss: Tensor | Callable[[], SampledLoss] | None = None,
+        curvature_loss: Tensor | SampledLoss | Callable[[], SampledLoss] | None = None,
         curvature_share: float = 1.0,
     ) -> Tensor | None:
         """Gradient of ``loss`` into ``.grad``, and the curvature estimate when it is due.
@@ -137,8 +141,9 @@ class CurvatureEstimation(CurvatureState):
             loss: a scalar, or ``[members]``; or a closure that evaluates the model on the batch
                 and returns it, without a backward, which finite differences need.
             curvature_loss: the curvature is that of this loss instead, over part of the
-                batch; looked at only where :attr:`graph_due`. For ``gauss_newton`` a function
-                that returns a :class:`.gauss_newton.SampledLoss`, called only where it is due.
+                batch; looked at only where :attr:`graph_due`. For ``gauss_newton`` a
+                :class:`.gauss_newton.SampledLoss`, or a function that returns it and is called
+                only where :attr:`curvature_due`.
             curvature_share: which part of the batch that is, to count its cost.
 
         Returns:
@@ -154,8 +159,8 @@ class CurvatureEstimation(CurvatureState):
             super().backward(loss)
             self._hold(list(self._pending))
             return None
-        if callable(curvature_loss):
-            raise TypeError("a function that samples labels needs curvature='gauss_newton'")
+        if curvature_loss is not None and not isinstance(curvature_loss, Tensor):
+            raise TypeError("a sampled loss needs curvature='gauss_newton'")
         if not self.curvature_due or (curvature_loss is not None and self.graph_due):
             super().backward(loss)
             if curvature_loss is not None and self.graph_due:
@@ -246,20 +251,37 @@ class CurvatureEstimation(CurvatureState):
             backwards.append(self._backwards)
             return loss
 
-        found = difference(
-            evaluate,
-            [p for g in self.param_groups for p in g["params"]],
-            lambda: [p for g in self.param_groups if is_due(g) for p in g["params"]],
-            self._make_probe,
-            self._step_size,
-            check=not self._checked,
-        )
+        own = [p for g in self.param_groups for p in g["params"]]
+        due = [p for g in self.param_groups if is_due(g) for p in g["params"] if p.requires_grad]
+        kept, stream = dict(self._probe), self._generator.state_dict()
+
+        def make_probe(params: Tensors) -> Tensors:
+            self._probe.update(kept)
+            self._generator.load_state_dict(stream)
+            return self._make_probe(params, [p.grad for p in own if p.grad is not None])
+
+        self._start = Point.of(own)
+        try:
+            found = difference(
+                evaluate,
+                self._start,
+                due,
+                make_probe,
+                self._step_size,
+                gradient_first=self.param_groups[0]["probe"] in MOMENTUM_PROBES,
+                buffers=() if self.buffers is None else self.buffers(),
+                check=not self._checked,
+            )
+        finally:
+            self._start = None
         if found is None:  # wrappers hand over an empty closure where the user gave none
+            self._generator.load_state_dict(stream)
             return None
-        self._checked = True
+        self._checked |= found.checked
         self._backwards = backwards[0]  # the second evaluation is charged below
-        self.hvp_count += 1
-        self.curvature_cost += 1  # one more gradient
+        if len(backwards) > 1:
+            self.hvp_count += 1
+            self.curvature_cost += 1  # one more gradient
         product = found.product
         if self.estimates_diagonal:
             product = [v * h for v, h in zip(found.probe, product, strict=True)]
@@ -276,22 +298,19 @@ class CurvatureEstimation(CurvatureState):
     @torch.no_grad()
     def _average_over_ranks(self) -> None:
         """The mean of the ranks' estimates, as DistributedDataParallel has that of gradients."""
-        if not self._ranks.active:
+        needed = (*HESSIAN_SOURCES, "gauss_newton")
+        if not self._ranks.active or self.param_groups[0]["curvature"] not in needed:
             return
-        due = [p for g in self.param_groups if is_due(g) for p in g["params"] if p.grad is not None]
+        due = [p for g in self.param_groups if is_due(g) for p in g["params"] if p.requires_grad]
         differences = self.hessian_due and self.hvp == "finite_difference"
-        if differences and any(map(is_sharded, due)):
+        if not due or (differences and any(map(is_sharded, due))):
             return  # each rank has its own shard, of a difference of reduced gradients
-        if self._pending or self.hessian_due:
+        reached = [p.grad is not None for p in due]
+        self._ranks.check(self._estimated, reached, due[0].device)
+        if self._estimated:  # else the step says what is missing
+            # The same parameters on every rank, also of those that this rank's loss left out.
             estimates = [self._pending.get(p, torch.zeros_like(p)) for p in due]
             self._pending = dict(zip(due, self._ranks.mean(estimates), strict=True))
-
-    @torch.no_grad()
-    def _hold(self, due: Tensors) -> None:
-        """Remember the gradients as they are now, to see whether they are scaled later."""
-        for p in due:
-            if p.grad is not None:
-                self._held[p] = self._tensor_norm(p.grad)
 
     def _estimate(
         self, due: list[tuple[Tensor, Tensor]], all_grads: list[Tensor], share: float = 1.0
@@ -315,46 +334,8 @@ class CurvatureEstimation(CurvatureState):
             product = [v * h for v, h in zip(probe, product, strict=True)]
         self._set_pending(params, product)
 
-    def _set_pending(self, params: Tensors, estimate: Tensors, *, signed: bool = True) -> None:
-        groups = [g for g in self.param_groups if g["maximize"] and signed]
-        flipped = {p for g in groups for p in g["params"]}
-        for p, c in zip(params, estimate, strict=True):
-            c = -c.detach() if p in flipped else c.detach()
-            self._pending[p] = self._pending[p] + c if p in self._pending else c
-
-    @torch.no_grad()
-    def _make_probe(self, params: Tensors, all_grads: list[Tensor]) -> Tensors:
-        if all(p in self._probe for p in params):
-            return [self._probe[p] for p in params]
-        group = self.param_groups[0]
-        if group["probe"] not in MOMENTUM_PROBES:
-            return draw(group["probe"], self._ranks.generator(self._generator), params)
-        limit = group["max_grad_norm"]
-        clip = 1.0 if limit is None else self._clip_factor(all_grads, limit)
-        return [self._momentum_probe(p, clip) for p in params]
-
-    def _momentum_probe(self, p: Tensor, clip: float | Tensor) -> Tensor:
-        """``−ρ sign(m)`` with this step's m, or ``−(ρ/k) Σ sign(m)`` over the last k steps."""
-        group = next(g for g in self.param_groups if any(p is q for q in g["params"]))
-        state = self.state[p]
-        m = torch.zeros_like(p) if "momentum" not in state else state["momentum"].clone()
-        grad = p.grad if p.grad is not None else torch.zeros_like(p)
-        grad = -grad if group["maximize"] else grad
-        if isinstance(clip, Tensor):
-            grad = grad * self._expand(clip, [p])[0]
-        self.ops.lerp_([m], [grad], self._factor(1 - group["betas"][0], [p]))
-        direction = m.sign()
-        rho = group["rho"]
-        if group["probe"] == "momentum_sign_cumulative":
-            rho = rho / group["update_period"]
-            if "sign_sum" in state:
-                direction += state["sign_sum"]
-        self.ops.mul_([direction], self._factor(-rho, [p]))
-        return direction
-
     def _before_step(self) -> None:
-        if self._pending or self.hessian_due:
-            self._average_over_ranks()
+        self._average_over_ranks()
         if self.param_groups[0]["clip_curvature"]:
             self._scale_curvature()
         super()._before_step()

@@ -9,8 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ._lists import Tensors
 from .base import EnsembleOptimizer
-from .probes import ProbeGenerator
+from .finite_differences import Point
+from .probes import MOMENTUM_PROBES, ProbeGenerator, draw
+from .ranks import Ranks
 from .sources import STATISTICS, Permutation
 
 __all__ = ["CurvatureState"]
@@ -29,6 +32,11 @@ class CurvatureState(EnsembleOptimizer):
     """
 
     extras = ("probe_state", "last_estimate")
+    _ranks: Ranks
+    _estimated = False
+    """Whether an estimate was made for the coming step."""
+    _start: Point | None = None
+    """Gradients before a finite difference, while it is made."""
 
     def __init__(
         self, *args: Any, seed: int | Sequence[int], members: int | None, **rest: Any
@@ -46,11 +54,63 @@ class CurvatureState(EnsembleOptimizer):
         self._last_estimate: dict[str, Tensor] = {}
         super().__init__(*args, members=members, **rest)
 
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget the gradients, and the curvature that came with them."""
+        super().zero_grad(set_to_none)
+        if self._start is not None:
+            self._start.forget_gradients()
+
     def _forget(self) -> None:
         super()._forget()
         self._pending.clear()
+        self._estimated = False
         self._probe.clear()
         self._held.clear()
+
+    @torch.no_grad()
+    def _hold(self, due: Tensors) -> None:
+        """Remember the gradients as they are now, to see whether they are scaled later."""
+        for p in due:
+            if p.grad is not None:
+                self._held[p] = self._tensor_norm(p.grad)
+
+    def _set_pending(self, params: Tensors, estimate: Tensors, *, signed: bool = True) -> None:
+        self._estimated = True
+        groups = [g for g in self.param_groups if g["maximize"] and signed]
+        flipped = {p for g in groups for p in g["params"]}
+        for p, c in zip(params, estimate, strict=True):
+            c = -c.detach() if p in flipped else c.detach()
+            self._pending[p] = self._pending[p] + c if p in self._pending else c
+
+    @torch.no_grad()
+    def _make_probe(self, params: Tensors, all_grads: list[Tensor]) -> Tensors:
+        if all(p in self._probe for p in params):
+            return [self._probe[p] for p in params]
+        group = self.param_groups[0]
+        if group["probe"] not in MOMENTUM_PROBES:
+            return draw(group["probe"], self._ranks.generator(self._generator), params)
+        limit = group["max_grad_norm"]
+        clip = 1.0 if limit is None else self._clip_factor(all_grads, limit)
+        return [self._momentum_probe(p, clip) for p in params]
+
+    def _momentum_probe(self, p: Tensor, clip: float | Tensor) -> Tensor:
+        """``−ρ sign(m)`` with this step's m, or ``−(ρ/k) Σ sign(m)`` over the last k steps."""
+        group = next(g for g in self.param_groups if any(p is q for q in g["params"]))
+        state = self.state[p]
+        m = torch.zeros_like(p) if "momentum" not in state else state["momentum"].clone()
+        grad = p.grad if p.grad is not None else torch.zeros_like(p)
+        grad = -grad if group["maximize"] else grad
+        if isinstance(clip, Tensor):
+            grad = grad * self._expand(clip, [p])[0]
+        self.ops.lerp_([m], [grad], self._factor(1 - group["betas"][0], [p]))
+        direction = m.sign()
+        rho = group["rho"]
+        if group["probe"] == "momentum_sign_cumulative":
+            rho = rho / group["update_period"]
+            if "sign_sum" in state:
+                direction += state["sign_sum"]
+        self.ops.mul_([direction], self._factor(-rho, [p]))
+        return direction
 
     def _extras(self) -> dict[str, Any]:
         # Probes as text: torch.distributed.checkpoint wants all tensors on one device, and every
@@ -77,7 +137,7 @@ class CurvatureState(EnsembleOptimizer):
         self._last_estimate = dict.fromkeys(STATISTICS, zero)
 
     def __getstate__(self) -> dict[str, Any]:
-        names = ("_permutation", "diagonal_fn", "hvp", "_ranks", "_checked")
+        names = ("_permutation", "diagonal_fn", "hvp", "buffers", "_ranks", "_checked")
         extra = {name: getattr(self, name) for name in names}
         return {**super().__getstate__(), **extra, "_generator": self._generator.state_dict()}
 

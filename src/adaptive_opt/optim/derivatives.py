@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import GradientEdge
 
 from .base import check_dense
 
@@ -97,8 +98,8 @@ def other_leaves(total: Tensor, own: Sequence[Tensor]) -> list[Tensor]:
     return leaves
 
 
-def share_a_graph(a: Tensor, b: Tensor) -> bool:
-    """Whether two losses come from the same forward pass, or from a part of it.
+def share_a_graph(a: Tensor | GradientEdge, b: Tensor) -> bool:
+    """Whether two outputs come from the same forward pass, or from a part of it.
 
     Example:
         >>> p = torch.ones(2, requires_grad=True)
@@ -110,9 +111,10 @@ def share_a_graph(a: Tensor, b: Tensor) -> bool:
     return not inner[0].isdisjoint(inner[1])
 
 
-def _nodes(total: Tensor) -> Iterator[Any]:
+def _nodes(total: Tensor | GradientEdge) -> Iterator[Any]:
     """Of a tensor's graph, those of the leaves too."""
-    stack, visited = [total.grad_fn], {total.grad_fn}
+    root = total.grad_fn if isinstance(total, Tensor) else total.node
+    stack, visited = [root], {root}
     while stack:
         node = stack.pop()
         yield node

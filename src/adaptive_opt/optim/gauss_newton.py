@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from .derivatives import NOT_REACHED, share_a_graph
 
@@ -30,18 +30,25 @@ NO_LABELS = (
     "optimizer.backward(loss, lambda: sampled_cross_entropy(logits))"
 )
 
+CHUNK = 2**20
+"""Elements of the logits whose probabilities are in memory at a time."""
 
-@dataclass(frozen=True)
+
+@dataclass
 class SampledLoss:
-    """A loss with targets drawn from the model.
+    """A loss with targets drawn from the model, ready to be differentiated once.
 
     Attributes:
-        loss: its mean; a scalar, or ``[members]``.
-        terms: N, the number of likelihoods that it is the mean of.
+        output: what the model's graph is entered by: the output, or its gradient edge, which
+            holds no memory; or the sampled loss itself, a scalar or ``[members]``.
+        terms: N, the number of likelihoods that the loss is the mean of.
+        gradient: of the sampled loss with respect to ``output``; None: ``output`` is the loss.
+            The optimizer sets it to None after use, which frees its memory.
     """
 
-    loss: Tensor
+    output: Tensor | GradientEdge
     terms: float
+    gradient: Tensor | None = None
 
 
 def sampled_cross_entropy(
@@ -54,6 +61,9 @@ def sampled_cross_entropy(
 ) -> SampledLoss:
     r"""Cross-entropy with labels ŷ drawn from softmax(logits), for ``mean`` reduction.
 
+    Its gradient is (softmax(logits) − onehot(ŷ)) / N. No graph is built, and the result does not
+    hold the logits.
+
     Args:
         logits: ``[..., classes]``; with ``members`` the first dimension is the ensemble's.
         dim: of the classes.
@@ -65,18 +75,24 @@ def sampled_cross_entropy(
     Example:
         >>> logits = torch.zeros(8, 10, requires_grad=True)
         >>> sampled = sampled_cross_entropy(logits)
-        >>> round(sampled.loss.item(), 4), sampled.terms  # ln 10
-        (2.3026, 8.0)
+        >>> row = sampled.gradient[0].sort().values  # (0.1 − 1) / 8 for the label, else 0.1 / 8
+        >>> round(row[0].item(), 4), round(row[1].item(), 4), sampled.terms
+        (-0.1125, 0.0125, 8.0)
     """
-    rows = logits.movedim(dim, -1).reshape(members or 1, -1, logits.shape[dim])
-    flat = rows.flatten(0, 1)
-    with torch.no_grad():
-        # One random number a row: torch.multinomial draws one for each class.
-        sums = torch.softmax(flat.float(), dim=-1).cumsum(-1)
-        drawn = _uniform(rows.shape[:2], generator, sums.device).view(-1, 1)
-        labels = torch.searchsorted(sums, drawn * sums[:, -1:])[:, 0].clamp_max(sums.shape[1] - 1)
-    losses = cross_entropy(flat, labels, reduction="none").view(rows.shape[:2])
-    return _scaled(losses, members, scale)
+    rows = logits.detach().movedim(dim, -1)
+    flat = rows.reshape(-1, rows.shape[-1])
+    terms = len(flat) // (members or 1)
+    # One random number a row: torch.multinomial draws one for each class.
+    drawn = _uniform(members or 1, terms, generator, flat.device)
+    gradient = torch.empty_like(flat)
+    size = max(1, CHUNK // max(1, flat.shape[1]))
+    for part, u, out in zip(flat.split(size), drawn.split(size), gradient.split(size), strict=True):
+        p = torch.softmax(part, dim=-1, dtype=torch.promote_types(part.dtype, torch.float32))
+        sums = p.cumsum(-1)
+        labels = torch.searchsorted(sums, u * sums[:, -1:]).clamp_max(sums.shape[1] - 1)
+        p.scatter_add_(1, labels, -torch.ones_like(labels, dtype=p.dtype))
+        out.copy_(p.mul_(scale / terms))
+    return SampledLoss(_edge(logits), terms / scale, gradient.view(rows.shape).movedim(-1, dim))
 
 
 def sampled_squared_error(
@@ -89,7 +105,7 @@ def sampled_squared_error(
     r"""Squared error with targets ŷ = f + z, z ~ N(0, ½), for ``mean`` reduction.
 
     With this variance the squared error is the negative log-likelihood, up to a constant; every
-    element is a likelihood of its own.
+    element is a likelihood of its own. The gradient is −2 z / N.
 
     Args:
         output: f(x), of any shape.
@@ -99,35 +115,36 @@ def sampled_squared_error(
         >>> sampled_squared_error(torch.zeros(5, 3, requires_grad=True)).terms
         15.0
     """
-    with torch.no_grad():
-        noise = torch.randn(output.shape, generator=generator, device=output.device)
-        targets = output + noise.to(output) * 0.5**0.5
-    losses = (output - targets).square().reshape(members or 1, -1)
-    return _scaled(losses, members, scale)
+    terms = output.numel() // (members or 1)
+    noise = torch.randn(output.shape, generator=generator, device=output.device)
+    gradient = noise.mul_(-(2**0.5) * scale / terms).to(output.dtype)
+    return SampledLoss(_edge(output), terms / scale, gradient)
 
 
 def _uniform(
-    shape: Sequence[int],
+    members: int,
+    count: int,
     generator: torch.Generator | Sequence[torch.Generator] | None,
     device: torch.device,
 ) -> Tensor:
+    """Numbers from [0, 1), one for each likelihood, ``[members · count, 1]``."""
     if generator is None or isinstance(generator, torch.Generator):
-        return torch.rand(*shape, generator=generator, device=device)
-    return torch.stack([torch.rand(*shape[1:], generator=g, device=device) for g in generator])
+        return torch.rand(members * count, 1, generator=generator, device=device)
+    return torch.cat([torch.rand(count, 1, generator=g, device=device) for g in generator])
 
 
-def _scaled(losses: Tensor, members: int | None, scale: float) -> SampledLoss:
-    means = losses.mean(1)
-    return SampledLoss((means if members else means[0]) * scale, losses.shape[1] / scale)
+def _edge(output: Tensor) -> Tensor | GradientEdge:
+    """The way into the graph, without the output's memory."""
+    return get_gradient_edge(output) if output.requires_grad else output
 
 
 def gauss_newton_diagonal(
-    draw: Tensor | Callable[[], SampledLoss], params: Sequence[Tensor], loss: Tensor
+    draw: Tensor | SampledLoss | Callable[[], SampledLoss], params: Sequence[Tensor], loss: Tensor
 ) -> dict[Tensor, Tensor]:
     """N ĝ ⊙ ĝ of the parameters that the sampled loss reaches.
 
     Args:
-        draw: makes the sampled loss.
+        draw: the sampled loss, or a function that makes it.
         params: to differentiate by.
         loss: that will be differentiated next; its graph is left alone.
 
@@ -136,13 +153,21 @@ def gauss_newton_diagonal(
         RuntimeError: the loss reaches none of the parameters, or a compiled model's graph would
             be used twice.
     """
-    sampled = draw() if callable(draw) and not isinstance(draw, Tensor) else None
+    sampled = draw() if callable(draw) and not isinstance(draw, Tensor) else draw
     if not isinstance(sampled, SampledLoss):
         raise TypeError(NO_LABELS)
-    total = sampled.loss.sum()
-    shared = share_a_graph(total, loss)
+    output, gradient, sampled.gradient = sampled.output, sampled.gradient, None
+    if isinstance(output, Tensor):
+        if not output.requires_grad:
+            raise RuntimeError(NOT_REACHED)
+        output = output.sum() if gradient is None else output
+    elif gradient is None:
+        raise RuntimeError("a sampled loss was used twice; draw new labels for each backward")
+    shared = share_a_graph(output, loss)
     try:
-        found = torch.autograd.grad(total, list(params), retain_graph=shared, allow_unused=True)
+        gradients = torch.autograd.grad(
+            output, params, gradient, retain_graph=shared, allow_unused=True
+        )
     except RuntimeError as error:
         if "donated buffer" not in str(error):
             raise
@@ -150,8 +175,11 @@ def gauss_newton_diagonal(
             "the graph of a compiled model can be used once only; call the model anew in the "
             "function: optimizer.backward(loss, lambda: sampled_cross_entropy(model(x)))"
         ) from error
-    pairs = zip(params, found, strict=True)
-    reached = {p: sampled.terms * g.square() for p, g in pairs if g is not None}
+    found, reached = list(gradients), {}
+    del gradient, gradients
+    for p in params:
+        if (g := found.pop(0)) is not None:
+            reached[p] = g.square().mul_(sampled.terms)
     if not reached:
         raise RuntimeError(NOT_REACHED)
     return reached

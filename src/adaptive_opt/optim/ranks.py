@@ -45,32 +45,52 @@ class Ranks:
         return shared
 
     def mean(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        """Mean over the ranks, by one reduction of all tensors.
+        """Mean over the ranks, by one reduction for each device and type."""
+        kinds: dict[Any, list[int]] = {}
+        for i, t in enumerate(tensors):
+            kinds.setdefault((t.device, t.dtype), []).append(i)
+        means = list(tensors)
+        for indices in kinds.values():
+            flat = torch.cat([tensors[i].reshape(-1) for i in indices])
+            dist.all_reduce(flat, group=self.group)
+            flat /= dist.get_world_size(self.group)
+            parts = flat.split([tensors[i].numel() for i in indices])
+            for i, part in zip(indices, parts, strict=True):
+                means[i] = part.view_as(tensors[i])
+        return means
+
+    def check(self, estimated: bool, reached: Sequence[bool], device: torch.device) -> None:
+        """Check that all ranks have an estimate, of the same parameters.
+
+        Only once, as it waits for the device.
+
+        Args:
+            estimated: whether this rank has made an estimate for the coming step.
+            reached: for each parameter, whether it has a gradient on this rank.
+            device: of the parameters.
 
         Raises:
-            RuntimeError: the ranks have gradients of different parameters.
+            RuntimeError: the ranks differ.
         """
-        flat = torch.cat([t.reshape(-1) for t in tensors]) if tensors else torch.empty(0)
-        self._check(flat.numel(), flat.device)
-        if not len(tensors):
-            return []
-        dist.all_reduce(flat, group=self.group)
-        flat /= dist.get_world_size(self.group)
-        parts = flat.split([t.numel() for t in tensors])
-        return [part.view_as(t) for part, t in zip(parts, tensors, strict=True)]
-
-    def _check(self, size: int, device: torch.device) -> None:
-        """Once, as it waits for the device: that all ranks are about to send as much."""
         if self._checked:
             return
-        sizes = torch.tensor([size, -size], device=device, dtype=torch.int64)
-        dist.all_reduce(sizes, op=dist.ReduceOp.MAX, group=self.group)
-        most, least = int(sizes[0]), -int(sizes[1])
-        if most != least:
+        if not self._equal([int(estimated)], device):
             raise RuntimeError(
-                f"curvature cannot be averaged: ranks have gradients of {least:,} to {most:,} "
-                "elements. Let every rank's loss reach every parameter "
-                "(find_unused_parameters=True of DistributedDataParallel), or set "
+                "curvature cannot be averaged: some ranks made no estimate. Call "
+                "optimizer.backward(loss) instead of loss.backward() on every rank, or set "
                 "process_group=None"
             )
-        self._checked = True
+        # The number first: a reduction of lists of different lengths would wait forever.
+        if not (self._equal([len(reached)], device) and self._equal(reached, device)):
+            raise RuntimeError(
+                "curvature cannot be averaged: ranks have gradients of different parameters. Let "
+                "every rank's loss reach every parameter (find_unused_parameters=True of "
+                "DistributedDataParallel), or set process_group=None"
+            )
+        self._checked = estimated
+
+    def _equal(self, numbers: Sequence[int], device: torch.device) -> bool:
+        """Whether all ranks have the same numbers."""
+        most = torch.tensor([*numbers, *(-n for n in numbers)], device=device, dtype=torch.int64)
+        dist.all_reduce(most, op=dist.ReduceOp.MAX, group=self.group)
+        return not most.view(2, -1).sum(0).any()

@@ -14,7 +14,7 @@ independent of all three.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -84,9 +84,11 @@ class SecondOrderOptimizer(CurvatureEstimation):
             tensors of shape ``[members]``.
         hvp: ``autograd``: the product of Hessian and probe by differentiating twice;
             ``finite_difference``: (g(θ + εv) − g(θ)) / ε, from one more gradient of a closure
-            at the steps where curvature is due, with ε = 0.05 √u (1 + ‖θ‖) / ‖v‖ and u the machine
+            at the steps where curvature is due, with ε = 0.02 √u (1 + ‖θ‖) / ‖v‖ and u the machine
             epsilon (:func:`.finite_differences.step_length`). Same batch, same dropout: the
             random state is put back.
+        buffers: with ``hvp="finite_difference"``: ``model.buffers``, so that running statistics
+            of batch normalisation move once at the steps where curvature is due.
         process_group: over which curvature is averaged; ``"auto"``: the default group of
             ``torch.distributed`` where that is initialised; None: it is not averaged.
         rank_probes: each rank draws a probe of its own, so that W ranks average W probes and
@@ -123,6 +125,7 @@ class SecondOrderOptimizer(CurvatureEstimation):
         clip_curvature: bool = True,
         members: int | None = None,
         hvp: str = "autograd",
+        buffers: Callable[[], Iterable[Tensor]] | None = None,
         process_group: Any = "auto",
         rank_probes: bool = False,
         maximize: bool = False,
@@ -149,6 +152,7 @@ class SecondOrderOptimizer(CurvatureEstimation):
             diagonal_fn=diagonal_fn,
             members=members,
             hvp=hvp,
+            buffers=buffers,
             process_group=process_group,
             rank_probes=rank_probes,
             max_grad_norm=max_grad_norm,

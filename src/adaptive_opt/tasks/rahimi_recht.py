@@ -129,9 +129,8 @@ class RahimiRecht:
         for row, generator in zip(noise, generators, strict=True):
             row.normal_(generator=generator)
         factor = deep_linear.gauss_newton_factor(weights, self._target, gram, self.kind, noise)
-        # The gradient of this is the factor's pull-back; its own value means nothing.
         product = reduce(lambda done, w: torch.bmm(w, done), weights)
-        return self.loss(weights, gram), SampledLoss((product * factor).sum((-2, -1)), 1.0)
+        return self.loss(weights, gram), SampledLoss(product, terms=1.0, gradient=factor)
 
     def curvature_loss(self, weights: Sequence[Tensor], gram: Tensor) -> Tensor:
         """As :meth:`loss`: a Gram matrix has no parts."""
