@@ -341,7 +341,7 @@ def main() -> None:
         figures["tasks"][task] = found
         report(task, chosen, found)
         print()
-    write(options.json, figures)
+        write(options.json, figures, tell=task == options.task[-1])
 
 
 if __name__ == "__main__":
