@@ -300,6 +300,7 @@ def main() -> int:
     options = line.parse_args()
     if options.minutes <= 0:
         line.error("--minutes must be above 0")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # children end, too
     name = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H%M%SZ")
     if options.rehearse:
         with tempfile.TemporaryDirectory() as folder:

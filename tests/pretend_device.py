@@ -9,9 +9,13 @@ It cannot see:
 
 - CUDA kernels: none runs, so their results, their errors and waits inside them stay unknown;
 - branches for ``device.type == "cuda"``: the device is called ``meta``;
+- forward-mode derivatives (``torch.func.jvp``), which crash on such tensors; the Gauss–Newton
+  products of the analysis need them;
 - ``torch.compile``, autocast, CUDA graphs, streams, memory, and a second GPU.
 
-Tests marked ``gpu`` run these on a GPU.
+Tests marked ``gpu`` run these on a GPU. PyTorch's own ``FakeTensorMode`` does not serve here:
+without a driver it can neither differentiate on ``cuda`` nor make a generator there, and its
+tensors have no values.
 """
 
 from __future__ import annotations

@@ -9,9 +9,13 @@ from adaptive_opt.engine.calibration import calibrate
 from adaptive_opt.engine.network import build_network_task, run_network
 from adaptive_opt.engine.optimizers import build_optimizer
 from adaptive_opt.engine.rahimi_recht import run_rahimi_recht
+from adaptive_opt.engine.snapshots import read_snapshots
+from adaptive_opt.engine.surroundings import network_surface
 from adaptive_opt.engine.trials import TrialPlan, train_network_trials, train_trials
 from adaptive_opt.optim import SADH, SSDH, SSVP, Sophia, sampled_cross_entropy
 from adaptive_opt.parameters import CalibrationParameters, TaskParameters, resolve_arm
+from tests.engine import test_curvature as curvature
+from tests.engine import test_trace as trace
 from tests.engine.networks import ARMS, images, task_parameters, text, training_parameters
 from tests.engine.test_run import CONFIGURATIONS, FUNCTION
 from tests.optim.problems import CASES, ensemble_parameters
@@ -311,6 +315,27 @@ def test_prices_of_steps_are_taken_there(device, engine_on_device):
         settings=CalibrationParameters(rounds=3, update_periods=1),
     )  # fmt: skip
     assert (table["step"] > 0).all()
+
+
+@pytest.mark.parametrize("task", ["resnet18", "transformer"])
+def test_loss_surfaces_of_networks_are_measured_there(device, engine_on_device, task):
+    _, tensors = curvature.kept(task, "ssdh", epochs=(3,))
+    (snapshot,) = read_snapshots(tensors)
+    here = curvature.place(task)
+    assert here.problem.device == DEVICE
+    assert len(network_surface(here, snapshot, curvature.FEW, "")) == 9
+
+
+def test_fidelity_is_measured_along_a_run_there(device, engine_on_device):
+    given = trace.arguments("ssdh")
+    trajectory = trace.trace_rahimi_recht(trace.FUNCTION, **given)
+    assert {t.device.type for t in trajectory.values()} == {"cpu"}
+    settings = trace.FidelityParameters(iterations=[0, 9], draws=16, paths=2)
+    frame = trace.measure_fidelity(
+        trace.FUNCTION, trajectory, task="rr_cond29", settings=settings,
+        hyperparameters=given["hyperparameters"], task_parameters=trace.TASK,
+    )  # fmt: skip
+    assert len(frame) > 0
 
 
 def test_exact_curvature_of_another_device_is_refused(device):

@@ -1,8 +1,11 @@
 """A session on a GPU, rehearsed on the CPU: records, limits on time, going on."""
 
 import argparse
+import contextlib
 import json
+import os
 import resource
+import signal
 import subprocess
 import sys
 import time
@@ -72,6 +75,29 @@ def test_the_rehearsal_goes_through_every_step_within_a_minute_of_two_cores(tmp_
     assert "| SSDH-k10 |" in page
     assert "- cost/graphs: skipped, CUDA graphs need a GPU" in page
     assert "| Transformer | SSDH | the data of conf/smoke: python_docs | done | 1 | 0 |" in page
+
+
+@pytest.mark.skipif(not Path("/proc/self/cmdline").is_file(), reason="processes are read on Linux")
+def test_a_session_that_is_terminated_leaves_no_process(tmp_path):
+    def named():
+        """Processes that have this folder in their command line."""
+        found = []
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):  # it has just ended
+                found += [path.parent.name] if str(tmp_path).encode() in path.read_bytes() else []
+        return set(found)
+
+    command = [sys.executable, "benchmarks/gpu_session.py", "--rehearse", "--records"]
+    session = subprocess.Popen(
+        [*command, str(tmp_path)], cwd=PROJECT, env={**os.environ, "TMPDIR": str(tmp_path)}
+    )
+    deadline = time.monotonic() + 60
+    while len(named()) < 2 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert len(named()) == 2  # the session and its step
+    session.terminate()
+    assert session.wait(30) == 128 + signal.SIGTERM
+    assert named() == set()
 
 
 def test_finished_steps_are_left_out_by_the_next_session(session, monkeypatch, capsys):
