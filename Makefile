@@ -8,7 +8,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 # what it compiled, Python would do it again for every command, at seconds each.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install run test fuzz faults audit lint viz viz-build mlflow docs docs-serve notebooks benchmark clean
+.PHONY: help install run test fuzz faults audit lint viz viz-build mlflow docs docs-serve notebooks benchmark gpu clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*##' '{printf "%-11s%s\n", $$1, $$2}'
@@ -74,6 +74,11 @@ benchmark: .venv/.dev  ## how fast ensembles and steps are, against others
 	$(BIN)/python benchmarks/step_overhead.py
 	$(BIN)/python benchmarks/network_ensembles.py
 	$(BIN)/python benchmarks/tuning.py
+
+MINUTES ?= 12
+gpu: .venv/.dev  ## a session on a GPU of at most MINUTES=12; sessions add up in docs/results/gpu
+	$(BIN)/python benchmarks/gpu_session.py --minutes $(MINUTES)
+	$(BIN)/python docs/build_gpu.py
 
 clean:  ## remove the environment and everything that was made
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .viz build

@@ -30,6 +30,7 @@ except ImportError:
     pytorch_optimizer = None
 
 TASKS = ("resnet18", "transformer")
+MODES = ("eager", "compiled", "graphs")
 REFERENCE = "AdamW"
 PERIOD, SHARE = 10, 0.25
 DUE_STEPS_AT_1 = 2
@@ -178,7 +179,7 @@ def finite_difference(run: Run) -> None:
 
 def sampled_labels(run: Run) -> None:
     """Sophia-G: one more gradient with labels drawn from the model."""
-    logits, loss = run.problem.logits_and_loss(run.model)
+    logits, loss = run.problem.logits_and_loss(run.current_model)
     optimizer = run.second_order
     sampled = sampled_cross_entropy(logits) if optimizer.curvature_due else None
     del logits
@@ -235,11 +236,20 @@ class Contender:
         """Whether its curvature needs no second derivatives."""
         return self.gradients in (finite_difference, sampled_labels)
 
+    @property
+    def plain_between(self) -> bool:
+        """Whether its ordinary steps are those of a first-order method: no graph of the gradient.
 
-def contenders(device: torch.device) -> list[Contender]:
-    """All there are, the reference first."""
+        Only these can be compiled or captured.
+        """
+        return self.period != 1 and self.gradients not in (graph_always, graph_when_due, plain)
+
+
+def contenders(device: torch.device, mode: str = "eager") -> list[Contender]:
+    """All there are in a mode, the reference first."""
     cuda = device.type == "cuda"
-    adamw = _builder(torch.optim.AdamW, foreach=not cuda, fused=cuda)
+    capturable = mode == "graphs"
+    adamw = _builder(torch.optim.AdamW, foreach=not cuda, fused=cuda, capturable=capturable)
     made = [Contender(REFERENCE, adamw)]
     for cls in (SADH, SSDH, SSVP, Sophia):
         at_10, at_1 = (_builder(cls, update_period=k) for k in (PERIOD, 1))
@@ -264,7 +274,7 @@ def contenders(device: torch.device) -> list[Contender]:
             if k == PERIOD:
                 made.append(Contender(f"{name}-k{k}-due", build, graph_when_due, k))
     made.append(Contender(f"plain-k{PERIOD}", Plain, plain, PERIOD, step_alone=True))
-    return made
+    return made if mode == "eager" else [c for c in made if c.plain_between]
 
 
 def multi_tensor_adamw(name: str) -> Contender:
@@ -279,15 +289,44 @@ def _builder(cls: Any, **kwargs: Any) -> Build:
 class Run:
     """A contender with its copy of the model.
 
+    Args:
+        contender: how it steps.
+        problem: what it trains.
+        mode: of the ordinary steps: ``eager``; ``compiled``: the model by ``torch.compile``;
+            ``graphs``: the whole step as one CUDA graph. A refresh is always eager.
+        backend: of ``torch.compile``.
+
     Attributes:
         due: whether curvature is due at the coming step.
     """
 
-    def __init__(self, contender: Contender, problem: Problem) -> None:
+    def __init__(
+        self, contender: Contender, problem: Problem, mode: str = "eager", backend: str = "inductor"
+    ) -> None:
         self.contender, self.problem = contender, problem
         self.model = copy.deepcopy(problem.model)
         self.optimizer = contender.build(list(self.model.parameters()))
         self.due = False
+        self._compiled = torch.compile(self.model, backend=backend) if mode == "compiled" else None
+        self._graph: Any = None
+        if mode == "graphs":
+            self._capture()
+
+    def _capture(self) -> None:
+        """Record an ordinary step as a CUDA graph, after a few to warm up."""
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            self.due_step()  # makes the state
+            for _ in range(3):
+                self.ordinary_step()
+        torch.cuda.current_stream().wait_stream(stream)
+        self.set_step(1)
+        self.optimizer.zero_grad()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self.step()
+        self._graph = graph
 
     @property
     def second_order(self) -> SecondOrderOptimizer:
@@ -297,7 +336,12 @@ class Run:
 
     def loss(self, share: float = 1.0) -> Tensor:
         """Of this copy of the model."""
-        return self.problem.loss(self.model, share)
+        return self.problem.loss(self.current_model, share)
+
+    @property
+    def current_model(self) -> nn.Module:
+        """The compiled one where it can be used."""
+        return self.model if self._compiled is None or self.due else self._compiled
 
     def set_step(self, number: int) -> None:
         """Make the coming step the one of this number, where it matters."""
@@ -315,11 +359,17 @@ class Run:
 
     def due_step(self) -> None:
         """A step that refreshes the curvature."""
+        if not self.contender.period:  # it has none
+            self.ordinary_step()
+            return
         self.set_step(0)
         self.step()
 
     def ordinary_step(self) -> None:
         """Any other; also of those that have no other."""
+        if self._graph is not None:
+            self._graph.replay()
+            return
         self.set_step(1)
         self.step()
 

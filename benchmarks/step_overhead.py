@@ -9,7 +9,9 @@ Three figures for ResNet-18 and for the Transformer, each relative to torch's Ad
   a whole period of k steps is put together, (due + (k − 1) · ordinary) / k. Which step is due
   depends on the step counter in the optimizer alone, so it is set back for every turn. The
   ratio to AdamW is taken within each round, so that a slow moment of the machine meets both;
-  the figure is the median of the ratios over the rounds.
+  the figure is the median of the ratios over the rounds. ``--mode compiled`` compiles the model
+  for the ordinary steps, ``--mode graphs`` replays them as CUDA graphs; a refresh stays eager, and
+  contenders that need second derivatives at every step are left out.
 * peak memory, of ordinary steps after a refresh ("between refreshes") and of a refresh, on top
   of what the process had before the model. On a CPU it is the resident memory of a fresh
   process for each contender, on CUDA what the allocator gave out. Also the size of the
@@ -48,6 +50,7 @@ import torch
 from _common import at_least_1, parser, write
 from _contenders import (
     COMMON,
+    MODES,
     PERIOD,
     REFERENCE,
     SHARE,
@@ -91,20 +94,42 @@ def per_step(due: float, ordinary: float | None, k: int) -> float:
 
 
 def measure_steps(
-    problem: Problem, chosen: list[Contender], rounds: int, ordinary: int
-) -> dict[str, Any]:
-    """Seconds per step of all contenders, in turns."""
-    runs = [Run(c, problem) for c in chosen]
-    for run in runs:
-        run.due_step()
-        run.ordinary_step()
-        run.optimizer.zero_grad()
-    times: dict[str, list[tuple[float, float | None]]] = {c.name: [] for c in chosen}
+    problem: Problem,
+    chosen: list[Contender],
+    rounds: int,
+    ordinary: int,
+    mode: str = "eager",
+    backend: str = "inductor",
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Seconds per step of all contenders, in turns, and why one could not be compiled or captured.
+
+    Raises:
+        RuntimeError: the reference, or an eager contender, cannot step.
+    """
+    runs: list[Run] = []
+    failed: dict[str, str] = {}
+    for c in chosen:
+        try:
+            run = Run(c, problem, mode, backend)
+            run.due_step()
+            run.ordinary_step()
+            run.optimizer.zero_grad()
+            problem.synchronise()
+        except RuntimeError as error:
+            if mode == "eager" or c.name == REFERENCE:
+                raise
+            failed[c.name] = str(error).split("\n")[0]
+            print(f"  {c.name} failed: {failed[c.name]}")
+        else:
+            runs.append(run)
+    names = [run.contender.name for run in runs]
+    times: dict[str, list[tuple[float, float | None]]] = {name: [] for name in names}
     for number in range(rounds):
         for run in in_turn(runs, number):
             times[run.contender.name].append(run.turn(ordinary))
         print(f"  round {number + 1} of {rounds} done", flush=True)
-    steps = {c.name: [per_step(*t, c.period) for t in times[c.name]] for c in chosen}
+    periods = {c.name: c.period for c in chosen}
+    steps = {name: [per_step(*t, periods[name]) for t in times[name]] for name in names}
     return {
         name: {
             "seconds": statistics.median(steps[name]),
@@ -113,7 +138,7 @@ def measure_steps(
             "ordinary_seconds": [rest for _, rest in took],
         }
         for name, took in times.items()
-    }
+    }, failed
 
 
 def measure_updates(
@@ -199,7 +224,7 @@ def report(task: str, chosen: list[Contender], figures: dict[str, Any]) -> None:
         found = figures["steps"]
         reference = found[REFERENCE]["seconds"]
         rows = {}
-        for c in chosen:
+        for c in (c for c in chosen if c.name in found):
             f = found[c.name]
             ordinary = [s for s in f["ordinary_seconds"] if s is not None]
             rows[c.name] = [
@@ -257,6 +282,11 @@ def arguments() -> argparse.ArgumentParser:
     made.add_argument("--ordinary", type=int, default=2, help="ordinary steps in a turn")
     made.add_argument("--repetitions", type=int, default=30, help="of each update alone")
     made.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where")
+    made.add_argument(
+        "--mode", choices=MODES, default="eager",
+        help="of ordinary steps: compiled by torch.compile, or captured as CUDA graphs",
+    )  # fmt: skip
+    made.add_argument("--backend", default="inductor", help="of torch.compile")
     made.add_argument("--small", action="store_true", help="tiny models, to try the benchmark")
     return made
 
@@ -268,7 +298,11 @@ def main() -> None:
     at_least_1(line, options, "batch", "streams", "rounds", "ordinary", "repetitions")
     try:
         device = resolve_device(options.device)
-        chosen = choose(contenders(device), options.contenders)
+        if options.mode == "graphs" and device.type != "cuda":
+            raise StudyError("--mode graphs needs a CUDA device; choose eager or compiled")
+        if options.mode != "eager" and "steps" not in options.parts:
+            raise StudyError("--mode changes the part 'steps' only; add it to --parts")
+        chosen = choose(contenders(device, options.mode), options.contenders)
     except StudyError as error:
         line.error(str(error))
     sizes = Sizes(options.batch, options.streams, options.small)
@@ -281,6 +315,7 @@ def main() -> None:
     figures: dict[str, Any] = {
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "device": device.type,
+        "mode": options.mode,
         "threads": torch.get_num_threads(),
         "pytorch_optimizer": None if left_out else version("pytorch-optimizer"),
         "setup": {"period": PERIOD, "share": SHARE, "limits": LIMITS, **COMMON, **asdict(sizes)}
@@ -293,18 +328,20 @@ def main() -> None:
         problem = Problem(task, sizes, device)
         found: dict[str, Any] = {}
         if "steps" in options.parts:
-            found["steps"] = measure_steps(problem, chosen, options.rounds, options.ordinary)
+            found["steps"], found["failed"] = measure_steps(
+                problem, chosen, options.rounds, options.ordinary, options.mode, options.backend
+            )
             gc.collect()
         if "memory" in options.parts:
             found["memory"] = measure_memory(device, chosen, task, sizes)
         if "update" in options.parts:
             found["update"] = measure_updates(problem, chosen, options.repetitions)
             gc.collect()
-        found["goals"] = judge(chosen, found)
+        found["goals"] = judge(chosen, found) if options.mode == "eager" else []
         figures["tasks"][task] = found
         report(task, chosen, found)
         print()
-    write(options.json, figures)
+        write(options.json, figures, tell=task == options.task[-1])
 
 
 if __name__ == "__main__":

@@ -28,8 +28,11 @@ def pytest_collection_modifyitems(items):
     """Tests that share what is dear to make go to one process, and it has them first.
 
     So do those of Ray, one after the other: they count, and kill, its processes by their names.
+    Tests marked ``gpu`` are skipped without one.
     """
     for item in items:
+        if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason="torch sees no GPU here"))
         shared = {"project", "ray"} & {*getattr(item, "fixturenames", ())}
         group = "project" if shared else item.nodeid.split("::")[0]
         item.add_marker(pytest.mark.xdist_group(group))

@@ -147,6 +147,12 @@ MUTATIONS = [
     ("a checkpoint of another run counts", "io/grid.py", 'if saved.get("digest") != identity.digest:', "if not saved:", "project/test_status.py"),
     ("results of an earlier run are told", "io/outcome.py", "and changed_at(path) >= since", "", "project/test_status.py"),
     ("faults stop at the first", "parameters/faults.py", "return [_fault(model, e, prefix) for e in error", "return [_fault(model, e, prefix) for e in error.errors()[:1]] or [_fault(model, e, prefix) for e in error", "project/test_parameters.py"),
+    ("device: permutations make step wait", "optim/sources.py", ".to(flat.device, non_blocking=True)", ".to(flat.device)", "test_second_device.py"),
+    ("device: probes by a generator of the CPU", "optim/probes.py", "torch.Generator(device).manual_seed(s)", "torch.Generator().manual_seed(s)", "test_second_device.py"),
+    ("device: hyperparameters stay on the CPU", "optim/base.py", "return value.to(device=like.device, dtype=like.dtype)", "return value.to(dtype=like.dtype)", "test_second_device.py"),
+    ("device: step reads a value", SECOND, "self._last_estimate = estimate_statistics(c, self.members)", "self._last_estimate = estimate_statistics(c, self.members); c[0].sum().item()", "test_second_device.py"),
+    ("device: an iteration reads its loss", "engine/train.py", "        if self._frozen:\n            self._restore(self._frozen)\n        if logged:", "        if float(loss[0]) > 0 and self._frozen:\n            self._restore(self._frozen)\n        if logged:", "test_second_device.py"),
+    ("device: images are chosen on the CPU", "tasks/image_classification.py", "torch.stack(part).to(self.device) for part", "torch.stack(part) for part", "test_second_device.py"),
 ]  # fmt: skip
 
 

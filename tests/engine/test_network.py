@@ -200,7 +200,7 @@ def test_data_of_another_family_is_refused():
         )
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+@pytest.mark.gpu
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
 @pytest.mark.parametrize("arm", ["adam", "ssdh", "ssvp"])

@@ -324,7 +324,7 @@ def test_cuda_without_a_gpu(monkeypatch):
         resolve_device("cuda")
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+@pytest.mark.gpu
 @pytest.mark.parametrize("arm", ["sgdm", "adam", "sophia", "ssdh", "ssvp"])
 def test_the_same_code_runs_on_a_gpu(arm):
     history, _, _ = train(arm, device="cuda", epochs=40)

@@ -93,7 +93,7 @@ def ensemble_parameters(members: int, dtype=torch.float64) -> list[torch.Tensor]
 
 def loss(params, members: int | None = None) -> torch.Tensor:
     """½ θᵀBθ + ¼ Σ θ⁴, coupled across all tensors; one loss for each member."""
-    b = torch.tensor(matrix(), dtype=params[0].dtype)
+    b = torch.tensor(matrix(), dtype=params[0].dtype, device=params[0].device)
     rows = members or 1
     theta = torch.cat([p.reshape(rows, -1) for p in params], dim=1)
     value = 0.5 * ((theta @ b) * theta).sum(1) + 0.25 * (theta**4).sum(1)

@@ -441,7 +441,7 @@ def test_numpy_seeds_and_unlike_groups():
         case.make([{"params": parameters()}, {"params": parameters(), "max_grad_norm": 1.0}])
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+@pytest.mark.gpu
 @each
 def test_a_step_never_waits_for_the_gpu(case):
     members = 2

@@ -76,6 +76,11 @@ def test_the_page_on_faults_is_what_the_harness_recorded():
     assert (DOCS / "faults.md").read_text(encoding="utf-8") == builder("build_faults").page()
 
 
+def test_the_page_on_gpus_is_what_the_records_say():
+    assert (DOCS / "gpu.md").read_text(encoding="utf-8") == builder("build_gpu").page()
+    assert "(gpu.md)" in (DOCS / "index.md").read_text(encoding="utf-8")
+
+
 def test_the_page_on_curvature_is_what_the_records_say():
     assert (DOCS / "curvature.md").read_text(encoding="utf-8") == builder("build_curvature").page()
 

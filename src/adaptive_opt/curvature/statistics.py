@@ -179,7 +179,7 @@ class TrajectoryStatistics:
         self._results: dict[int, Array] = {}
         self._errors: list[Exception] = []
         self._submitted = 0
-        helpers = 0 if device.type == "cuda" else _cores() - 1
+        helpers = _cores() - 1 if device.type == "cpu" else 0
         self._threads = [threading.Thread(target=self._help, daemon=True) for _ in range(helpers)]
         for thread in self._threads:
             thread.start()

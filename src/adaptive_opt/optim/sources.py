@@ -104,7 +104,8 @@ class Permutation:
             seeds = [(s + 0x9E3779B9 * position) % 2**63 for s in self._seeds]
             streams = [torch.Generator().manual_seed(s) for s in seeds]
             rows = [torch.randperm(flat.shape[1], generator=g) for g in streams]
-            self._index[position] = torch.stack(rows).to(flat.device)
+            # step must not wait for the device.
+            self._index[position] = torch.stack(rows).to(flat.device, non_blocking=True)
         return flat.gather(1, self._index[position]).reshape(tensor.shape)
 
 
