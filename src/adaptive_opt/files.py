@@ -14,6 +14,8 @@ from typing import Any
 from .processes import is_running
 
 __all__ = [
+    "CHECKOUT",
+    "PROJECT",
     "UnreachableError",
     "at",
     "changed_at",
@@ -24,6 +26,23 @@ __all__ = [
     "remove",
     "write_whole",
 ]
+
+CHECKOUT = Path(__file__).parents[2]
+"""Folder of a checkout; of an installed wheel some folder of Python's."""
+
+
+def _project() -> Path:
+    if named := os.environ.get("ADAPTIVE_OPT_FOLDER"):
+        return Path(named).expanduser().absolute()
+    return CHECKOUT if (CHECKOUT / "pyproject.toml").is_file() else Path.cwd()
+
+
+PROJECT = _project()
+"""Folder of all data and records, where relative paths start.
+
+It is ``ADAPTIVE_OPT_FOLDER`` if that is set, else the checkout, and for a wheel the working
+directory.
+"""
 
 LOCAL = ("file", "local")
 """Protocols of URLs that are files of this machine."""

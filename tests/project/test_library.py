@@ -5,10 +5,11 @@ import re
 import shutil
 import subprocess
 import sys
-import sysconfig
 import textwrap
 import zipfile
+from pathlib import Path
 
+import kedro
 import pytest
 
 from tests.conftest import PROJECT
@@ -26,33 +27,54 @@ def run(*command, **options):
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("wheel")
-    source = folder / "source"
+    """As ``kedro package`` makes it, with the configuration beside it."""
+    source = tmp_path_factory.mktemp("wheel") / "source"
     shutil.copytree(PROJECT / "src", source / "src", ignore=shutil.ignore_patterns("*.egg-info"))
+    shutil.copytree(PROJECT / "conf", source / "conf")
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(PROJECT / name, source)
-    run(
-        *(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"),
-        *("--wheel-dir", folder, source),
-    )
-    (made,) = folder.glob("*.whl")
+    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", "dist"]
+    run(*build, cwd=source)
+    run("tar", "--exclude=local/*.yml", "-czf", "dist/conf-adaptive_opt.tar.gz", "conf", cwd=source)
+    (made,) = source.glob("dist/*.whl")
     return made
+
+
+def environment(wheel, name):
+    """The Python of an environment with the wheel and what this one has beside the project."""
+    folder = wheel.parents[2] / name
+    run(sys.executable, "-m", "venv", "--without-pip", folder)
+    found = folder / "bin" / "python"
+    run(*(sys.executable, "-m", "pip", "--python", found), "install", "--no-deps", "--quiet", wheel)
+    packages = Path(kedro.__file__).parents[1]
+    site = run(found, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip()
+    Path(site, "packages.pth").write_text(f"{packages}\n", encoding="utf-8")
+    return found, Path(site)
 
 
 @pytest.fixture(scope="module")
 def python(wheel):
-    """Of an environment with the wheel and what this one has beside the project, no Kedro."""
-    folder = wheel.parent / "venv"
-    run(sys.executable, "-m", "venv", "--without-pip", folder)
-    found = folder / "bin" / "python"
-    run(*(sys.executable, "-m", "pip", "--python", found), "install", "--no-deps", "--quiet", wheel)
-    site = run(found, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip()
-    with open(f"{site}/packages.pth", "w", encoding="utf-8") as file:
-        file.write(sysconfig.get_path("purelib") + "\n")
+    """Of an environment without Kedro."""
+    found, site = environment(wheel, "library")
     for package in ("kedro", "pandas", "pydantic"):  # imported, they would be an error
-        with open(f"{site}/{package}.py", "w", encoding="utf-8") as file:
-            file.write("raise ImportError('not here')\n")
+        (site / f"{package}.py").write_text("raise ImportError('not here')\n", encoding="utf-8")
     return found
+
+
+def test_the_wheel_writes_into_the_working_directory(wheel, tmp_path):
+    found, site = environment(wheel, "study")
+    before = {p for p in site.parent.rglob("*") if p.suffix != ".pyc"}
+    conf = wheel.with_name("conf-adaptive_opt.tar.gz")
+    run(
+        *(found, "-m", "adaptive_opt", "--env=smoke", f"--conf-source={conf}"),
+        "--tags=rr_cond29.sgdm,rr_cond29.ssdh",
+        cwd=tmp_path,
+    )
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["data", "mlflow.db", "mlflow_artifacts"]
+    reports = tmp_path / "data" / "08_reporting" / "smoke"
+    assert (reports / "only_rr_cond29_sgdm_rr_cond29_ssdh_verdict" / "report.html").is_file()
+    after = {p for p in site.parent.rglob("*") if p.suffix != ".pyc"}
+    assert {p.name for p in after - before} <= {"__pycache__"}
 
 
 def test_the_wheel_has_types_and_nothing_but_the_package(wheel):

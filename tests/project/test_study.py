@@ -19,7 +19,7 @@ from adaptive_opt.evidence.schema import CLOCKS, read_verdict
 from adaptive_opt.io.datasets import RecordDataset, TensorsDataset
 from adaptive_opt.study import TASKS, arm_names, default_arms, published_arms, tasks_of
 from adaptive_opt.switches import VARIANTS
-from tests.conftest import PROJECT, script
+from tests.conftest import script
 from tests.project.conftest import KEDRO, kedro
 from tests.project.test_tracking import Recorded
 from tests.project.warm import run_kedro
@@ -755,16 +755,3 @@ def test_the_optimizers_need_no_kedro():
         "sys.exit(bool({'kedro', 'pandas', 'pydantic'} & {*sys.modules}))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
-def test_readme_commands_exist():
-    """What the README tells people to type is a target of the Makefile or a kedro pipeline."""
-    text = (PROJECT / "README.md").read_text(encoding="utf-8")
-    targets = set(
-        re.findall(r"^([a-z-]+):", (PROJECT / "Makefile").read_text(encoding="utf-8"), re.M)
-    )
-    assert {"run", "test"} <= set(re.findall(r"(?:`|^ +)make ([a-z-]+)", text, re.M)) <= targets
-    from adaptive_opt.pipeline_registry import register_pipelines
-
-    named = set(re.findall(r"--pipelines=([a-z_]+)", text))
-    assert named <= set(register_pipelines())

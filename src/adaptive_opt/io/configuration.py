@@ -13,17 +13,19 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from adaptive_opt.errors import StudyError
+from adaptive_opt.files import CHECKOUT, PROJECT
 
 __all__ = ["LOADER_ARGUMENTS", "ConfigurationLoader", "nearest"]
-
-PROJECT = Path(__file__).parents[3]
 
 LOADER_ARGUMENTS: dict[str, Any] = {
     "base_env": "base",
     "default_run_env": "local",
     # An environment changes the keys it names and leaves their siblings.
     "merge_strategy": {"parameters": "soft"},
-    "custom_resolvers": {"project_path": lambda name: str(PROJECT / name)},
+    "custom_resolvers": {
+        "project_path": lambda name: str(PROJECT / name),
+        "checkout_path": lambda name: str(CHECKOUT / name),
+    },
 }
 
 

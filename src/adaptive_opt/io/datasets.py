@@ -137,7 +137,7 @@ def _write(path: Path, write: Callable[[Path], Any]) -> None:
         reason = error.strerror or str(error)
         raise DatasetError(
             f"{path} cannot be written ({reason}); make room there, or the folder writable, "
-            "and run again"
+            "or name another folder in ADAPTIVE_OPT_FOLDER, and run again"
         ) from error
 
 

@@ -36,6 +36,12 @@ from adaptive_opt.study import (
 
 __all__ = ["CheckpointHooks", "ValidationHooks", "check_parameters", "known_tags"]
 
+FOREIGN_RUNNERS = {
+    "ThreadRunner": "would mix the random numbers of runs",
+    "ParallelRunner": "would wait forever for its processes",
+}
+"""Runners of Kedro's that are refused, and why."""
+
 
 def known_tags() -> list[str]:
     """Every tag that a part of the grid can be chosen by."""
@@ -57,10 +63,7 @@ class ValidationHooks:
     @hook_impl
     def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Any, catalog: Any) -> None:
         """Raise one error that lists every fault, each with file and key."""
-        if "ThreadRunner" in str(run_params.get("runner")):
-            raise StudyError(
-                "ThreadRunner would mix the random numbers of runs; leave --runner out"
-            )
+        _check_way(run_params)
         parameters = catalog.load("parameters")
         env = run_params.get("env")
         conf = self._conf or Path(run_params["project_path"]) / "conf"
@@ -127,6 +130,23 @@ class CheckpointHooks:
             checkpoint = self._catalog.load(f"{namespace}.folder").checkpoint
             with contextlib.suppress(OSError):  # of no use any more, and of no harm
                 remove(checkpoint)
+
+
+def _check_way(run_params: dict[str, Any]) -> None:
+    """Refuse options of Kedro's that do not work here."""
+    runner = str(run_params.get("runner"))
+    for name, why in FOREIGN_RUNNERS.items():
+        if name in runner:
+            raise StudyError(
+                f"{name} {why}; leave --runner out, which runs as many nodes at a time as there "
+                "are cores, set their number by --runner-params=workers=2, or use several machines "
+                "by --runner=adaptive_opt.io.RayRunner"
+            )
+    if run_params.get("load_versions"):
+        raise StudyError(
+            "--load-versions: results are kept in one version; leave the option out, and name "
+            "another folder in ADAPTIVE_OPT_FOLDER to keep the results of two runs"
+        )
 
 
 def _device_faults(parameters: dict[str, Any]) -> list[Fault]:
@@ -282,6 +302,8 @@ def _report(faults: list[Fault], conf: Path, env: str | None, runtime: dict[str,
 def _origin(path: tuple[str, ...], conf: Path, env: str | None, runtime: dict[str, Any]) -> str:
     """Where a parameter is set: where most of its path is found, the command line first."""
     best, depth = "--params", _depth(runtime, path)
+    if conf.is_file() and depth < len(path):  # an archive
+        return conf.name
     for folder in [f for f in (env, "local", "base") if f]:
         for file in sorted((conf / folder).glob("parameters*.yml")):
             found = _depth(yaml.safe_load(file.read_text(encoding="utf-8")), path)

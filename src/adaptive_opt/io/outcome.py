@@ -14,7 +14,7 @@ from typing import Any
 import click
 from kedro.framework.hooks import hook_impl
 
-from adaptive_opt.files import changed_at, is_remote
+from adaptive_opt.files import CHECKOUT, PROJECT, changed_at, is_remote
 
 from .results import path_of
 from .tracking.run import UNSENT
@@ -66,12 +66,11 @@ class OutcomeHooks:
         self._failed = node.name
 
     @hook_impl(trylast=True)
-    def after_pipeline_run(self, run_params: dict[str, Any], pipeline: Any, catalog: Any) -> None:
+    def after_pipeline_run(self, pipeline: Any, catalog: Any) -> None:
         """Say where the results are."""
         made = _files_made(pipeline.all_outputs(), catalog, self._begun)
-        project = Path(run_params["project_path"])
-        sent = not (project / UNSENT).exists()  # TrackingHooks say what MLflow has not taken
-        click.echo(where_results_are(made, project, self._tracked if sent else ""))
+        sent = not (PROJECT / UNSENT).exists()  # TrackingHooks say what MLflow has not taken
+        click.echo(where_results_are(made, PROJECT, self._tracked if sent else ""))
         failed = _failed_arms(pipeline.all_outputs(), catalog)
         if failed:
             click.echo(f"\nFailed, and left out: {len(failed)} of the arms.", err=True)
@@ -202,4 +201,7 @@ def _tracked_run() -> str:
     if mlflow is None or ENVIRONMENT not in os.environ:
         return ""
     server = str(mlflow.get_tracking_uri())
-    return without_password(server) if server.startswith("http") else "make mlflow"
+    if server.startswith("http"):
+        return without_password(server)
+    by_hand = f"mlflow ui --backend-store-uri {without_password(server)}"
+    return "make mlflow" if PROJECT == CHECKOUT else by_hand

@@ -207,15 +207,17 @@ def look(
     from kedro.io import CatalogConfigResolver
     from omegaconf import OmegaConf
 
-    from .configuration import LOADER_ARGUMENTS, PROJECT, ConfigurationLoader
+    from adaptive_opt.files import CHECKOUT
+
+    from .configuration import LOADER_ARGUMENTS, ConfigurationLoader
     from .grid import Files, survey
     from .hooks import check_parameters
     from .studies import StudyStorageDataset
 
     env = env or os.environ.get("KEDRO_ENV")
-    loader = ConfigurationLoader(PROJECT / "conf", env, params, **LOADER_ARGUMENTS)
+    loader = ConfigurationLoader(CHECKOUT / "conf", env, params, **LOADER_ARGUMENTS)
     parameters = loader["parameters"]
-    check_parameters(parameters, pipeline, PROJECT / "conf", env, params, classes=False)
+    check_parameters(parameters, pipeline, CHECKOUT / "conf", env, params, classes=False)
     unknown = {"{default}": {"type": "kedro.io.MemoryDataset"}}  # as Kedro has it
     catalog = CatalogConfigResolver(loader["catalog"], loader["credentials"], unknown)
     files = Files(lambda name: catalog.resolve_pattern(name)["filepath"])

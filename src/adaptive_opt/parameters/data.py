@@ -11,10 +11,9 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = ["PROJECT", "RAW", "ImageDataParameters", "TextDataParameters"]
+from adaptive_opt.files import PROJECT
 
-PROJECT = Path(__file__).parents[3]
-"""The folder that relative paths start from."""
+__all__ = ["RAW", "ImageDataParameters", "TextDataParameters"]
 
 RAW = PROJECT / "data" / "01_raw"
 """Where downloads are kept."""

@@ -6,12 +6,11 @@ import atexit
 import logging
 import os
 import re
-from pathlib import Path
 from typing import Any
 
 from kedro.framework.hooks import hook_impl
 
-from adaptive_opt.files import changed_at
+from adaptive_opt.files import PROJECT, changed_at
 from adaptive_opt.parameters.models import TrackingParameters
 
 from ..results import path_of
@@ -61,7 +60,7 @@ class TrackingHooks:
         if not wished:  # MLflow puts it there, where the next run would take it for a wish
             os.environ.pop(URI, None)
         context.mlflow = config  # for `kedro mlflow ui`, as by kedro-mlflow
-        self._to = Destination(uri, config.tracking.experiment.name, Path(context.project_path))
+        self._to = Destination(uri, config.tracking.experiment.name, PROJECT)
 
     @hook_impl(trylast=True)  # parameters that will not do begin no run
     def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Any, catalog: Any) -> None:
