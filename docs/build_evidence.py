@@ -89,7 +89,11 @@ def size_words(found: Verdict) -> str:
     lengths = " and ".join(f"{t.iterations:,} iterations ({t.label})" for t in networks)
     text = f"""Rahimi–Recht has its published size: {rr.iterations:,} iterations, {rr.arms[0].runs} seeds, functions drawn anew.
 The networks are those of the scale `{found.scale}`, trained for {lengths} on {DATA_SETS[found.scale]}."""
-    return text if found.scale == "paper" else f"{text} Nothing here speaks for the published sizes of the networks."
+    return (
+        text
+        if found.scale == "paper"
+        else f"{text} Nothing here speaks for the published sizes of the networks."
+    )
 
 
 def verdict_page(scale: str | None = None) -> str:
