@@ -204,3 +204,15 @@ def test_the_headline_benchmark_compares_ensembles_with_plain_runs(tmp_path):
         check_ratios({"jax": found["jax"]})
     else:
         assert "JAX is not installed: pip install '.[peers]'" in printed
+
+
+def test_the_docs_have_the_memory_that_was_measured():
+    page = (PROJECT / "docs" / "optimizers.md").read_text(encoding="utf-8")
+    made = PROJECT / "benchmarks" / "results" / "memory_first_derivatives_cpu.json"
+    tasks = json.loads(made.read_text(encoding="utf-8"))["tasks"]
+    for label, name in (
+        ("SSDH, finite differences", "SSDH-difference-k10"),
+        ("Sophia-G, labels drawn before `backward`", "Sophia-G-k10"),
+    ):
+        found = [tasks[t]["memory"][name]["refresh_ratio"] for t in ("resnet18", "transformer")]
+        assert f"| {label} | {' | '.join(f'{r:.2f}' for r in found)} |" in page
