@@ -26,7 +26,7 @@ from adaptive_opt.parameters import TrainingParameters, resolve_arm, task_parame
 from adaptive_opt.study import get_task
 from adaptive_opt.tasks.networks import NetworkTask
 
-FRACTIONS = (1.0, 0.05, FRACTION, 0.01)
+FRACTIONS = (1.0, 0.1, FRACTION, 0.01)
 """c in ε = c √u (1 + ‖θ‖) / ‖v‖."""
 
 COLOURS = ("#999999", "#e69f00", "#0072b2", "#009e73")

@@ -21,7 +21,7 @@ from .derivatives import NOT_REACHED
 
 __all__ = ["Difference", "Point", "check_same_batch", "difference", "step_length"]
 
-FRACTION = 0.02
+FRACTION = 0.05
 """c of :func:`step_length`."""
 
 Probe = Callable[[list[Tensor]], list[Tensor]]
@@ -191,11 +191,11 @@ def _moved(
 
 
 def step_length(params: Tensor, probe: Tensor, dtype: torch.dtype) -> Tensor:
-    r"""ε = c √u (1 + ‖θ‖) / ‖v‖ with c = 0.02 and u the distance of 1 to the next number.
+    r"""ε = c √u (1 + ‖θ‖) / ‖v‖ with c = 0.05 and u the distance of 1 to the next number.
 
     The classical rule, c = 1, balances rounding and curvature of a smooth function. A network
     with ReLUs has kinks: a step across one changes the gradient by a jump, divided by ε. With
-    fewer of them in reach, c = 0.02, the products are nearer to those of second derivatives
+    fewer of them in reach, c = 0.05, the products are nearer to those of second derivatives
     (``benchmarks/finite_differences.py``).
 
     Args:
@@ -207,7 +207,7 @@ def step_length(params: Tensor, probe: Tensor, dtype: torch.dtype) -> Tensor:
     Example:
         >>> norm = torch.tensor(1.0)
         >>> round(step_length(norm, norm, torch.float32).item(), 7)
-        1.38e-05
+        3.45e-05
     """
     unit = FRACTION * math.sqrt(torch.finfo(dtype).eps)
     return unit * (1 + params) / probe.clamp_min(1e-30)

@@ -84,7 +84,7 @@ class SecondOrderOptimizer(CurvatureEstimation):
             tensors of shape ``[members]``.
         hvp: ``autograd``: the product of Hessian and probe by differentiating twice;
             ``finite_difference``: (g(θ + εv) − g(θ)) / ε, from one more gradient of a closure
-            at the steps where curvature is due, with ε = 0.02 √u (1 + ‖θ‖) / ‖v‖ and u the machine
+            at the steps where curvature is due, with ε = 0.05 √u (1 + ‖θ‖) / ‖v‖ and u the machine
             epsilon (:func:`.finite_differences.step_length`). Same batch, same dropout: the
             random state is put back.
         buffers: with ``hvp="finite_difference"``: ``model.buffers``, so that running statistics
