@@ -67,12 +67,13 @@ def test_the_wheel_writes_into_the_working_directory(wheel, tmp_path):
     conf = wheel.with_name("conf-adaptive_opt.tar.gz")
     run(
         *(found, "-m", "adaptive_opt", "--env=smoke", f"--conf-source={conf}"),
-        "--tags=rr_cond29.sgdm,rr_cond29.ssdh",
+        "--namespaces=rr_synthesis.rr_cond29,tuning.rr_cond29.ssdh,training.rr_cond29.ssdh",
         cwd=tmp_path,
     )
     assert sorted(p.name for p in tmp_path.iterdir()) == ["data", "mlflow.db", "mlflow_artifacts"]
-    reports = tmp_path / "data" / "08_reporting" / "smoke"
-    assert (reports / "only_rr_cond29_sgdm_rr_cond29_ssdh_verdict" / "report.html").is_file()
+    made = tmp_path / "data"
+    assert (made / "06_models" / "smoke" / "studies.db").is_file()
+    assert (made / "07_model_output" / "smoke" / "rr_cond29" / "ssdh" / "summary.json").is_file()
     after = {p for p in site.parent.rglob("*") if p.suffix != ".pyc"}
     assert {p.name for p in after - before} <= {"__pycache__"}
 

@@ -76,7 +76,7 @@ def test_kedro_commands_and_what_they_name_exist(kedro):
     """Every option, pipeline, tag, node, environment and parameter, by parsing and not running."""
     known = register_pipelines()
     for page, words in COMMANDS:
-        if words[0] != "kedro":
+        if words[0] != "kedro" or page.endswith("ways_to_run.md"):  # test_ways runs that page
             continue
         command, name, rest = kedro, "kedro", words[1:]
         while hasattr(command, "get_command") and rest:
