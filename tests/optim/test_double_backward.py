@@ -206,3 +206,27 @@ def test_curvature_of_a_part_of_the_batch(probe):
     state = optimizer.state_dict()
     optimizer.load_state_dict(state)
     assert optimizer.gradient_equivalents == 2.5
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_convolutions_take_the_precision_of_autocast(dtype):
+    """Torch's own convolution does; and the derivatives have to be of one precision."""
+    torch.manual_seed(0)
+    module = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.GELU(), nn.Conv2d(4, 5, 3, bias=False)
+    )
+    x, params = torch.randn(4, 3, 8, 8), list(module.parameters())
+    found = []
+    for fast in (False, True):
+        with torch.autocast("cpu", dtype), FastDoubleBackward() if fast else nullcontext():
+            y = module(x)
+        assert y.dtype == dtype
+        if fast:  # the kernels of a GPU refuse two precisions
+            assert {t.dtype for t in y.grad_fn.saved_tensors} == {dtype}
+        grads = torch.autograd.grad(y.float().square().mean(), params, create_graph=True)
+        v = [torch.ones_like(p) for p in params]
+        found.append([*grads, *torch.autograd.grad(grads, params, v)])
+        assert {g.dtype for g in found[-1]} == {torch.float32}
+    scale = max(float(t.detach().abs().max()) for t in found[0])
+    for plain, fast in zip(*found, strict=True):
+        torch.testing.assert_close(fast, plain, rtol=0, atol=0.02 * scale)

@@ -294,10 +294,21 @@ def _fast_convolution(dimensions: int) -> Any:
             return None  # to torch's own
         each = [_tuple(v, dimensions) for v in (stride, padding, dilation)]
         geometry = (*each, False, [0] * dimensions, groups)
+        input, weight, bias = (_autocast(t) for t in (input, weight, bias))  # noqa: A001
         y: Tensor = _Convolution.apply(input, weight, geometry)
         return y if bias is None else y + _wide(bias, y)
 
     return convolve
+
+
+def _autocast(tensor: Any) -> Any:
+    """In the precision of autocast, which the derivatives then have, too; they run outside it."""
+    if tensor is None or tensor.dtype == torch.float64 or not tensor.is_floating_point():
+        return tensor
+    device = tensor.device.type
+    if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
+        return tensor
+    return tensor.to(torch.get_autocast_dtype(device))
 
 
 def _tuple(value: Any, dimensions: int) -> list[int]:
