@@ -21,8 +21,9 @@ from _common import at_least_1, parser, write
 from adaptive_opt.engine.device import resolve_device
 from adaptive_opt.engine.network import run_network
 from adaptive_opt.errors import StudyError
+from adaptive_opt.files import CHECKOUT
 from adaptive_opt.parameters import TrainingParameters, resolve_arm, task_parameters
-from adaptive_opt.parameters.data import PROJECT, RAW, ImageDataParameters, TextDataParameters
+from adaptive_opt.parameters.data import RAW, ImageDataParameters, TextDataParameters
 from adaptive_opt.study import published_arms
 from adaptive_opt.tasks.images import ImageData, load_images
 from adaptive_opt.tasks.text import TextData, load_text
@@ -33,7 +34,7 @@ WAYS = ("apart", "together")
 
 def parameters(name: str) -> dict[str, Any]:
     """A section of the parameters at base scale."""
-    text = (PROJECT / f"conf/base/parameters_{name}.yml").read_text(encoding="utf-8")
+    text = (CHECKOUT / f"conf/base/parameters_{name}.yml").read_text(encoding="utf-8")
     section: dict[str, Any] = yaml.safe_load(text)[name]
     return section
 

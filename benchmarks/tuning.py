@@ -29,8 +29,8 @@ from _common import at_least_1, parser, write
 from adaptive_opt.engine.device import resolve_device
 from adaptive_opt.engine.rahimi_recht import run_rahimi_recht
 from adaptive_opt.errors import StudyError
+from adaptive_opt.files import CHECKOUT, PROJECT
 from adaptive_opt.parameters import TrainingParameters, resolve_arm, task_parameters, with_values
-from adaptive_opt.parameters.data import PROJECT
 from adaptive_opt.search.arm import search_arm
 from adaptive_opt.search.storage import Storage
 from adaptive_opt.study import tasks_of
@@ -43,7 +43,7 @@ def parameters() -> dict[str, Any]:
     """At base scale."""
     found: dict[str, Any] = {}
     for name in ("tasks", "arms", "training", "tuning", "rr_synthesis"):
-        text = (PROJECT / f"conf/base/parameters_{name}.yml").read_text(encoding="utf-8")
+        text = (CHECKOUT / f"conf/base/parameters_{name}.yml").read_text(encoding="utf-8")
         found |= yaml.safe_load(text)
     return found
 

@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from adaptive_opt.errors import StudyError
 from adaptive_opt.io.configuration import nearest
-from adaptive_opt.io.hooks import known_tags
+from adaptive_opt.io.hooks import check_way, known_tags
 from adaptive_opt.io.outcome import EXIT_FAILED_ARMS, FAILED_ARMS, how_to_go_on
 
 FAULTS = (StudyError, DatasetError, MissingConfigException)
@@ -113,6 +113,7 @@ def _run(**options: Any) -> Any:
         if (runner := options["runner"]) and "." not in runner:
             _check("runner", [runner], RUNNERS)
         options = with_own_pipeline(options, pipelines)
+        check_way(options)  # before ParallelRunner starts a process
         chosen(**options)
         done = kedro_run.callback(**{**options, "runner": runner or DEFAULT_RUNNER})
     except FAULTS as error:

@@ -224,7 +224,8 @@ def test_results_are_told_by_kind_and_folder(tmp_path):
     ]
 
 
-def test_only_what_a_run_made_is_told(tmp_path, capsys):
+def test_only_what_a_run_made_is_told(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("adaptive_opt.io.outcome.PROJECT", tmp_path)
     old, new = "analysis.networks.costs", "analysis.networks.outcomes"
     for name in (old, new):
         (tmp_path / f"{name}.csv").touch()
@@ -235,7 +236,7 @@ def test_only_what_a_run_made_is_told(tmp_path, capsys):
     pipeline = SimpleNamespace(all_outputs=lambda: {old, new, "none.of.these"}, nodes=[1, 2])
     hooks = OutcomeHooks()
     hooks.before_pipeline_run()
-    hooks.after_pipeline_run({"project_path": str(tmp_path)}, pipeline, catalog)
+    hooks.after_pipeline_run(pipeline, catalog)
     assert f"tables    {new}.csv" in capsys.readouterr().out
     hooks.after_node_run()
     hooks.on_node_error(SimpleNamespace(name="analysis.networks.report"))

@@ -348,7 +348,7 @@ def test_fidelity_has_a_table_and_a_figure(smoke):
 def test_the_default_run_has_sharpness_in_its_report(smoke):
     folder = smoke[0] / "data" / "08_reporting" / "smoke"
     table = pd.read_csv(folder / "sharpness" / "table.csv")
-    assert len(table) == 2 * len(default_arms()) * 2  # tasks, arms, epochs
+    assert len(table) == 2 * len(published_arms()) * 2  # tasks, arms, epochs
     assert (table["eigenvalue_1"] > 0).all()
     assert table[table["epoch"] > 0]["stability"].notna().all()
     page = (folder / "report.html").read_text(encoding="utf-8")
@@ -362,7 +362,7 @@ def test_curvature_has_tables_a_report_and_figures(smoke):
     assert done.returncode == 0, done.stdout + done.stderr
     folder = smoke[0] / "data" / "08_reporting" / "smoke" / "curvature"
     table = pd.read_csv(folder / "spectra.csv")
-    assert len(table) == 2 * len(default_arms()) * 2  # tasks, arms, epochs
+    assert len(table) == 2 * len(published_arms()) * 2  # tasks, arms, epochs
     assert (table["eigenvalue_1"] > table["eigenvalue_2"]).all()
     of_sgdm = table[table["arm"] == "sgdm"]
     assert of_sgdm["preconditioned_eigenvalue"].to_numpy() == pytest.approx(

@@ -11,8 +11,9 @@ from pydantic import ValidationError
 from sklearn.datasets import load_digits
 
 from adaptive_opt.errors import StudyError
+from adaptive_opt.files import PROJECT
 from adaptive_opt.io.datasets import CSVDataset, JSONDataset, TensorsDataset
-from adaptive_opt.parameters.data import PROJECT, ImageDataParameters
+from adaptive_opt.parameters.data import ImageDataParameters
 from adaptive_opt.pipelines.data import create_pipeline
 from adaptive_opt.study import Task
 from adaptive_opt.tasks.images import ImageData, check_image_source, load_images, summarise_images

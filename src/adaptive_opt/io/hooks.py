@@ -34,7 +34,7 @@ from adaptive_opt.study import (
     tasks_of,
 )
 
-__all__ = ["CheckpointHooks", "ValidationHooks", "check_parameters", "known_tags"]
+__all__ = ["CheckpointHooks", "ValidationHooks", "check_parameters", "check_way", "known_tags"]
 
 FOREIGN_RUNNERS = {
     "ThreadRunner": "would mix the random numbers of runs",
@@ -63,7 +63,7 @@ class ValidationHooks:
     @hook_impl
     def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Any, catalog: Any) -> None:
         """Raise one error that lists every fault, each with file and key."""
-        _check_way(run_params)
+        check_way(run_params)
         parameters = catalog.load("parameters")
         env = run_params.get("env")
         conf = self._conf or Path(run_params["project_path"]) / "conf"
@@ -132,8 +132,12 @@ class CheckpointHooks:
                 remove(checkpoint)
 
 
-def _check_way(run_params: dict[str, Any]) -> None:
-    """Refuse options of Kedro's that do not work here."""
+def check_way(run_params: dict[str, Any]) -> None:
+    """Refuse options of Kedro's that do not work here.
+
+    Raises:
+        StudyError: the runner or ``load_versions`` is refused.
+    """
     runner = str(run_params.get("runner"))
     for name, why in FOREIGN_RUNNERS.items():
         if name in runner:
