@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
+from adaptive_opt.processes import keep_freed_memory
+
 from .relay import Messenger, Study
 
 __all__ = ["Letter", "Order", "Surroundings", "perform"]
@@ -73,6 +75,7 @@ def _unpacked(reference: Any) -> Study:
     if key not in _UNPACKED:
         import ray
 
+        keep_freed_memory()
         _UNPACKED.clear()
         _UNPACKED[key] = ray.get(reference)
     return _UNPACKED[key]

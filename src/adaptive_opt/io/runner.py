@@ -16,6 +16,7 @@ from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
 
 from adaptive_opt.errors import StudyError
+from adaptive_opt.processes import keep_freed_memory
 
 from .relay import ENDS_WITHIN, Agenda, Messenger, RelayRunner, Study, in_memory, relay
 
@@ -157,6 +158,7 @@ def _serve(connection: Connection, number: int, cores: Sequence[int], study: Stu
     threading.Thread(target=_end_with_parent, daemon=True).start()
     os.environ[BAR_POSITION] = str(number)
     os.sched_setaffinity(0, cores)
+    keep_freed_memory()
     if torch := sys.modules.get("torch"):  # else it counts the cores when it is imported
         torch.set_num_threads(len(cores))
     messenger = Messenger(lambda event, told: connection.send((event, told)))

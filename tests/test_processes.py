@@ -1,0 +1,33 @@
+"""How processes keep memory."""
+
+import platform
+import subprocess
+import sys
+
+import pytest
+
+RESIDENT = """
+import sys
+import torch
+from adaptive_opt.processes import keep_freed_memory
+
+def mebibytes():
+    lines = open("/proc/self/status").read().splitlines()
+    return int(next(line for line in lines if line.startswith("VmRSS")).split()[1]) / 1024
+
+if sys.argv[1] == "kept":
+    assert keep_freed_memory()
+before = mebibytes()
+tensors = [torch.ones(5 * 2**20) for _ in range(10)]  # 200 MiB in all
+del tensors
+print(mebibytes() - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
+@pytest.mark.parametrize("how", ["returned", "kept"])
+def test_freed_memory_stays_with_the_process(how):
+    program = [sys.executable, "-c", RESIDENT, how]
+    done = subprocess.run(program, capture_output=True, text=True, check=True)
+    resident = float(done.stdout)
+    assert resident > 150 if how == "kept" else resident < 50
