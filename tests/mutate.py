@@ -132,7 +132,7 @@ MUTATIONS = [
     ("interrupted trials lost", "search/tune.py", "  # Ctrl-C: at once, not after the worker has been silent for long\n        shared.give_back(claimed)", "\n        pass", "search/test_study.py"),
     ("trials mixed up", "engine/trials.py", 'frame.groupby(frame["seed"] // seeds)', 'frame.groupby(frame["seed"] % (len(set(frame["seed"])) // seeds))', "search/test_arm.py"),
     ("never reached is reached at the end", "search/objective.py", "else 1 + short", "else 1.0", "search/test_arm.py"),
-    ("curvature free of charge", "engine/optimizers.py", "return iterations + product * refreshes", "return float(iterations)", "search/test_arm.py"),
+    ("curvature free of charge", "engine/optimizers.py", "return iterations + refresh * -(-", "return iterations + 0 * -(-", "search/test_arm.py"),
     ("best of n with replacement", "evidence/tuning.py", "weights[0] = n / total", "weights[0] = 1 - (1 - 1 / total) ** n", "evidence/test_tuning.py"),
     ("Lanczos blocks no trace beyond them", "curvature/block_lanczos.py", "Estimate(inside + trace.value", "Estimate(inside", "curvature/test_block_lanczos.py"),
     ("Lanczos blocks weighed alike", "curvature/block_lanczos.py", "self._start.T @ vectors[: len(self._start)]", "vectors[: len(self._start)]", "curvature/test_block_lanczos.py"),

@@ -400,15 +400,17 @@ def test_transformers_continues_from_a_checkpoint(transformers):
 
 SAVE = """
 torch.save(model.module.state_dict(), f"{dist.get_rank()}.pt")
+dist.barrier()
 dist.destroy_process_group()
 """
 
 
 def test_torchrun_trains_as_one_process_on_the_joined_batch(tmp_path):
     (source,) = code("torchrun")
-    end = "dist.destroy_process_group()\n"
-    assert source.endswith(end)
-    (tmp_path / "train.py").write_text(source.removesuffix(end) + SAVE, encoding="utf-8")
+    program, end, rest = source.partition("dist.barrier()")
+    assert end
+    assert rest.endswith("\ndist.destroy_process_group()\n")
+    (tmp_path / "train.py").write_text(program + SAVE, encoding="utf-8")
     (command,) = re.findall(r"^    torchrun (.*)$", text("torchrun"), re.M)
     environment = os.environ | {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
     subprocess.run(
