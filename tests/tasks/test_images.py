@@ -216,7 +216,6 @@ def test_garbage_and_truncation_are_refused(tmp_path, npz):
         ({"source": "folder", "path": "pyproject.toml"}, "is not a folder of images"),
         ({"source": "npz", "path": "conf"}, "is not an .npz file"),
         ({"source": "digits", "path": "conf"}, "path is set but source 'digits' reads none"),
-        ({"source": "cifar10", "image_size": 8}, "image_size resizes the files of source 'folder'"),
     ],
 )
 def test_what_needs_no_reading_to_be_refused(tmp_path, given, message):
@@ -295,6 +294,18 @@ def test_images_are_resized_if_asked(tmp_path, folder):
         load(tmp_path, "folder", path=str(folder))
     data, _ = load(tmp_path, "folder", path=str(folder), image_size=5)
     assert data.x_train.shape[1:] == data.x_test.shape[1:] == (3, 5, 5)
+
+
+def test_arrays_are_resized_too(tmp_path):
+    """As Pillow resizes the files of a folder."""
+    whole, _ = load(tmp_path, "digits")
+    half, _ = load(tmp_path, "digits", image_size=4)
+    assert half.x_train.shape == (*whole.x_train.shape[:2], 4, 4)
+    assert half.x_train.dtype == torch.uint8
+    assert torch.equal(half.y_test, whole.y_test)
+    for image, found in zip(whole.x_test[:20], half.x_test, strict=False):
+        pillow = Image.fromarray(image[0].numpy()).resize((4, 4), Image.Resampling.BILINEAR)
+        assert np.abs(np.asarray(pillow).astype(int) - found[0].numpy().astype(int)).max() <= 1
 
 
 def test_faults_of_a_folder(tmp_path, folder):

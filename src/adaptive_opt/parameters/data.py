@@ -45,7 +45,7 @@ class ImageDataParameters(_DataParameters):
         source: ``digits`` (comes with scikit-learn), ``cifar10`` or ``cifar100``
             (downloaded), ``folder`` (image files, a folder a class) or ``npz`` (arrays).
         path: for ``folder`` and ``npz``.
-        image_size: for ``folder``: height and width to resize to; None: as they are.
+        image_size: height and width to resize to; None: as they are.
         validation_share: share of the training images held out, the same of every class.
         test_share: share of the images that become the test set where the source has none.
         seed: of both splits.

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from adaptive_opt.errors import StudyError
 from adaptive_opt.parameters.data import ImageDataParameters
@@ -76,14 +77,9 @@ def check_image_source(parameters: ImageDataParameters) -> None:
     """Refuse what is known to fail without reading any images.
 
     Raises:
-        StudyError: ``path`` is missing, does not exist or would not be used; so would
-            ``image_size``.
+        StudyError: ``path`` is missing, does not exist or would not be used.
     """
     source, location = parameters.source, parameters.location
-    if parameters.image_size is not None and source != "folder":
-        raise StudyError(
-            f"image_size resizes the files of source 'folder' alone; with {source!r} set it to null"
-        )
     if source not in ("folder", "npz"):
         if location is not None:
             raise StudyError(
@@ -126,6 +122,8 @@ def load_images(parameters: ImageDataParameters, raw: Path) -> tuple[ImageData, 
     else:
         x_test, y_test = arrays.test
         _check_test(arrays)
+    if parameters.image_size is not None:
+        x, x_test = (resized(part, parameters.image_size) for part in (x, x_test))
     kept, taken = _split(arrays.name, y, "validation_share", parameters)
     x_train = _channels_first(x[kept])
     mean, std = _channel_statistics(arrays.name, x_train)
@@ -140,6 +138,21 @@ def load_images(parameters: ImageDataParameters, raw: Path) -> tuple[ImageData, 
         std,
     )
     return data, arrays.classes
+
+
+def resized(x: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """Images ``[N, height, width, C]`` as squares of ``size`` pixels, antialiased.
+
+    Example:
+        >>> resized(np.full((1, 4, 6, 3), 7, np.uint8), 2).shape
+        (1, 2, 2, 3)
+    """
+    if x.shape[1:3] == (size, size):
+        return x
+    parts = torch.from_numpy(x).movedim(-1, 1).split(4096)
+    made = [interpolate(p, (size, size), mode="bilinear", antialias=True) for p in parts]
+    squares: NDArray[np.uint8] = torch.cat(made).movedim(1, -1).numpy()
+    return squares
 
 
 def _read(parameters: ImageDataParameters, raw: Path) -> ImageArrays:
