@@ -53,8 +53,7 @@ def train_ensemble(
     is the start and the last row, at t = number of iterations, the end.
 
     Args:
-        task: what is trained.
-        params: its parameters, which ``optimizer`` updates.
+        task, params: what is trained, and its parameters, which ``optimizer`` updates.
         optimizer: of this package, or a wrapped foreign one.
         plan: length and logging.
         on_batch: told each batch before it is used.
@@ -62,15 +61,12 @@ def train_ensemble(
         progress: told the number of iterations done since the last call.
         skip: told the number of iterations that ``start`` had done.
         start: a state to go on from, as ``checkpoint`` was given it.
-        checkpoint: where states go, whenever it is due and training can be resumed.
-        enclose: makes what is saved of a state, to add to it.
+        checkpoint, enclose: where states are saved when due, and what adds to them before.
         on_report: called at some iterations with the number of the report, the history so far
             and a function that evaluates held-out data; training ends when it returns True.
         report_at: numbers of reports by iteration.
-        on_rows: told the rows of the history, a block at a time, and for each member where it
-            diverged; the clock stands meanwhile.
-        keep: told how many epochs are done, after each and at the start, when parameters and
-            optimizer may be looked at.
+        on_rows: called with each block of rows, and for each member where it diverged.
+        keep: called with the number of finished epochs, at the start and after each epoch.
     """
     loop = _Loop(task, params, optimizer, plan, on_snapshot, on_rows)
     t, length = 0, task.batches_per_epoch
