@@ -51,9 +51,8 @@ def quickest(command):
     return min(took), done.stdout
 
 
-@pytest.fixture(scope="module")
 def slowness():
-    """Of this machine in this hour, at least 1.
+    """Of this machine in this minute, at least 1.
 
     1 is one that imports MLflow, of which nothing is ours, in 1.45 s, and lists pipelines in 2.4.
     """
@@ -63,8 +62,11 @@ def slowness():
 
 
 @pytest.mark.alone
-def test_smoke_takes_at_most_a_minute(smoke, slowness):
-    assert smoke[1] < 60 * slowness
+def test_smoke_takes_at_most_a_minute(request):
+    """A minute at the speed that the machine had before the run or after it, the lower one."""
+    before = slowness()
+    seconds = request.getfixturevalue("smoke")[1]
+    assert seconds < 60 * max(before, slowness())
 
 
 def test_a_run_ends_with_where_its_results_are(smoke):
@@ -464,7 +466,7 @@ def test_data_are_summarised(smoke):
     rows = pd.read_csv(folder / "resnet18" / "data.csv").set_index(["split", "quantity"])["value"]
     assert sum(int(rows[split, "images"]) for split in ("train", "valid", "test")) == 1797
     rows = pd.read_csv(folder / "transformer" / "data.csv").set_index(["split", "quantity"])
-    assert int(rows.loc[("all", "words in the vocabulary"), "value"]) == 200
+    assert int(rows.loc[("all", "words in the vocabulary"), "value"]) == 50
 
 
 def test_function_reports(smoke):
@@ -742,13 +744,13 @@ def test_other_sets_of_arms_are_searched_trained_and_judged(smoke, pipeline, tag
 
 
 @pytest.mark.alone
-def test_registry_list_is_quick(project, slowness):
+def test_registry_list_is_quick(project):
     seconds, printed = quickest(lambda: run_kedro(project, "registry", "list"))
     listed = {line.removeprefix("- ") for line in printed.splitlines() if line.startswith("- ")}
     whole = {"__default__", "all", "curvature", "custom", "evening", "fidelity", "ladder"}
     whole |= {"ledger", "zoo"}
     assert listed == whole | {"data", "rr_synthesis", "tuning", "training", "analysis"}
-    assert seconds < 4 * slowness
+    assert seconds < 4 * slowness()
 
 
 def test_kedro_commands_do_not_import_torch(project):
