@@ -1,4 +1,4 @@
-"""CIFAR is unpacked from the published archive alone, and no other pickle is opened."""
+"""Only the published CIFAR archive is unpacked; no other pickle is opened."""
 
 import hashlib
 import pickle
@@ -25,7 +25,7 @@ def md5(content):
 
 @pytest.fixture
 def small_cifar(tmp_path, monkeypatch):
-    """CIFAR-10 of 30 images, which torchvision takes for the true one; gives its archive."""
+    """Archive of a CIFAR-10 with 30 images, whose checksums torchvision accepts."""
 
     def refuse(*args, **kwargs):
         raise URLError("no network in tests")
@@ -66,25 +66,25 @@ def small_cifar(tmp_path, monkeypatch):
     return archive
 
 
-def test_cifar_is_unpacked_from_an_archive_that_was_put_there(tmp_path, small_cifar):
+def test_existing_archive_is_unpacked(tmp_path, small_cifar):
     raw = tmp_path / "raw"
     raw.mkdir()
     small_cifar.rename(raw / small_cifar.name)
     data, classes = load(raw, "cifar10", validation_share=0.2)
     assert classes == ["plane", "car"]
     assert (data.x_train.shape, torch.bincount(data.y_test).tolist()) == ((16, 3, 32, 32), [5, 5])
-    (raw / small_cifar.name).unlink()  # what is unpacked serves
+    (raw / small_cifar.name).unlink()  # the unpacked files suffice
     assert load(raw, "cifar10", validation_share=0.2)[0].digest() == data.digest()
 
 
 @pytest.mark.parametrize("source", ["cifar10", "cifar100"])
-def test_cifar_without_a_network_says_what_to_put_where(tmp_path, small_cifar, source):
+def test_failed_download_names_file_url_and_checksum(tmp_path, small_cifar, source):
     kind = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[source]
     with pytest.raises(StudyError) as error:
         load(tmp_path / "raw", source)
     for part in (str(tmp_path / "raw" / kind.filename), kind.url, kind.tgz_md5, "source to npz"):
         assert part in str(error.value)
-    assert "is not there and cannot be downloaded (<urlopen error no network" in str(error.value)
+    assert "is missing and cannot be downloaded (<urlopen error no network" in str(error.value)
 
 
 def test_a_damaged_archive_is_not_unpacked(tmp_path, small_cifar):
@@ -98,7 +98,7 @@ def test_a_damaged_archive_is_not_unpacked(tmp_path, small_cifar):
 
 
 class Trap:
-    """Makes a file when unpickled."""
+    """Creates a file when unpickled."""
 
     def __init__(self, marker):
         self.marker = marker
@@ -108,15 +108,15 @@ class Trap:
 
 
 @pytest.mark.parametrize("name", ["data_batch_2", "test_batch", "batches.meta"])
-def test_no_pickle_is_opened_unverified(tmp_path, small_cifar, name):
+def test_unverified_pickles_are_not_opened(tmp_path, small_cifar, name):
     marker = tmp_path / "ran"
     folder = small_cifar.parent / "cifar-10-batches-py"
     (folder / name).write_bytes(pickle.dumps(Trap(marker)))
     small_cifar.unlink()
-    with pytest.raises(StudyError, match="is not there and cannot be downloaded"):
+    with pytest.raises(StudyError, match="is missing and cannot be downloaded"):
         load(small_cifar.parent, "cifar10")
     assert not marker.exists()
-    pickle.loads((folder / name).read_bytes())  # noqa: S301  the trap is a real one
+    pickle.loads((folder / name).read_bytes())  # noqa: S301  the trap does run code
     assert marker.exists()
 
 

@@ -1,4 +1,4 @@
-"""Synthesis meets its condition number; files are read without running anything."""
+"""Functions have the requested condition number; files are read without running code."""
 
 import io
 import os
@@ -34,7 +34,7 @@ def test_row_scaled_draw_is_within_five_percent(condition):
     assert bool(((f.target / scale >= 0) & (f.target / scale <= 1)).all())
 
 
-def test_seeds_repeat_and_differ():
+def test_seed_determines_the_function():
     make = lambda seed: synthesise("singular_values", condition=29.0, seed=seed, **SIZES)  # noqa: E731
     assert torch.equal(make(3).target, make(3).target)
     assert torch.equal(make(3).weights[1], make(3).weights[1])
@@ -42,7 +42,7 @@ def test_seeds_repeat_and_differ():
 
 
 @pytest.mark.parametrize("layers", [2, 3, 5])
-def test_layers(layers):
+def test_any_number_of_layers_round_trips(layers):
     f = synthesise("singular_values", condition=10.0, seed=0, **{**SIZES, "layers": layers})
     assert f.dims == [12, *[13] * (layers - 1), 14]
     report = function_report(f, "rmse")
@@ -59,12 +59,12 @@ def test_layers(layers):
         ({"condition": 5.0, "hidden_dim": 3}, "hidden_dim 3 is below"),
     ],
 )
-def test_what_cannot_be_met_is_refused(change, message):
+def test_impossible_functions_are_refused(change, message):
     with pytest.raises(StudyError, match=message):
         synthesise("singular_values", **{"condition": 29.0, "seed": 0, **SIZES, **change})
 
 
-def test_a_row_scaled_draw_that_never_comes(monkeypatch):
+def test_row_scaled_draws_end_with_an_error(monkeypatch):
     monkeypatch.setattr("adaptive_opt.tasks.rr_functions.MAX_DRAWS", 2000)
     with pytest.raises(StudyError, match="use source: singular_values"):
         synthesise("row_scaled", condition=1e9, seed=0, **SIZES)
@@ -128,7 +128,7 @@ def test_pth_and_npz_of_the_published_functions_agree(reference, condition):
         ({"A": np.zeros((4, 9))}, "do not fit"),
         ({"W2": np.zeros((4, 6))}, "do not fit"),
         ({"W2": np.zeros((3, 5))}, "do not fit"),
-        ({"A": np.array([["a", "b", "c"]])}, "something else than numbers"),
+        ({"A": np.array([["a", "b", "c"]])}, "values that are not numbers"),
         ({"A": np.array([[None, 1, 2]], dtype=object)}, "damaged"),
         ({"W1": None}, "without a gap"),
         ({"W2": None}, "at least two"),
@@ -151,7 +151,7 @@ def test_missing_and_unknown_files(tmp_path):
 
 @pytest.fixture
 def save_module(monkeypatch):
-    """Writes a module as the original study did: pickled, of a class that is not here."""
+    """Function that saves a module like the original study: pickled, with an unknown class."""
 
     class RahimiRechtFuncModule(torch.nn.Module):
         def __init__(self):
@@ -198,35 +198,35 @@ def test_pth_round_trip(tmp_path, save_module):
         ({"Atrue": torch.zeros(4, 3, dtype=torch.int64)}, "LongStorage"),
         ({"Atrue": None}, "A is not a finite"),
         ({"extra": torch.nn.ReLU()}, "may run code"),
-        ({"extra": {("a", "b"): 1}}, "a key that is no name"),
+        ({"extra": {("a", "b"): 1}}, "a dict key is not a string"),
     ],
 )
-def test_what_a_module_may_hold(tmp_path, save_module, attributes, message):
+def test_unsupported_module_attributes_are_refused(tmp_path, save_module, attributes, message):
     save_module(tmp_path / "f.pth", **attributes)
     with pytest.raises(StudyError, match=message):
         read_function_file(tmp_path / "f.pth")
     save_module(tmp_path / "good.pth")
-    read_function_file(tmp_path / "good.pth")  # a refused file leaves nothing behind
+    read_function_file(tmp_path / "good.pth")  # a refused file does not affect later ones
 
 
 @pytest.fixture(params=[".npz", ".pth"])
-def sound_file(request, tmp_path, save_module):
-    """A function file of either kind."""
+def valid_file(request, tmp_path, save_module):
+    """A valid function file of each format."""
     path = tmp_path / f"f{request.param}"
     (write_npz if request.param == ".npz" else save_module)(path)
     return path
 
 
-def test_garbage_and_truncation_are_refused(sound_file):
-    path, good = sound_file, sound_file.read_bytes()
+def test_garbage_and_truncation_are_refused(valid_file):
+    path, good = valid_file, valid_file.read_bytes()
     for content in (b"", b"nonsense" * 100, good[: len(good) // 2], good[:-30]):
         path.write_bytes(content)
         with pytest.raises(StudyError, match="damaged"):
             read_function_file(path)
 
 
-def test_no_flipped_bit_gives_another_function(sound_file):
-    path, good = sound_file, sound_file.read_bytes()
+def test_flipped_bits_never_change_the_function(valid_file):
+    path, good = valid_file, valid_file.read_bytes()
     expected = [*read_function_file(path)[:2], *read_function_file(path)[2]]
     refused = 0
     for position in np.random.default_rng(0).integers(0, len(good), 150):
@@ -243,7 +243,7 @@ def test_no_flipped_bit_gives_another_function(sound_file):
     assert refused > 30
 
 
-def test_files_that_unpack_to_too_much(tmp_path):
+def test_files_that_unpack_to_more_than_the_limit_are_refused(tmp_path):
     np.savez_compressed(tmp_path / "f.npz", A=np.eye(3), X=np.zeros((3_000_000, 3)))
     with pytest.raises(StudyError, match="unpacks to more than 64 MiB"):
         read_function_file(tmp_path / "f.npz")
@@ -271,10 +271,10 @@ def archive(path, payload):
 def test_a_pth_that_would_run_code_is_refused(tmp_path, protocol):
     marker = tmp_path / "ran"
     payload = pickle.dumps({"Atrue": Trap(marker)}, protocol)
-    with pytest.raises(StudyError, match=r"may run code|an instruction"):
+    with pytest.raises(StudyError, match=r"may run code|pickle instruction"):
         read_function_file(archive(tmp_path / "f.pth", payload))
     assert not marker.exists()
-    pickle.loads(payload)  # noqa: S301  the trap is a real one
+    pickle.loads(payload)  # noqa: S301  the trap does run code
     assert marker.exists()
 
 
@@ -291,7 +291,7 @@ def test_a_pth_that_would_run_code_is_refused(tmp_path, protocol):
         b"torch._utils\n_rebuild_tensor",
     ],
 )
-def test_every_other_name_is_refused(tmp_path, name):
+def test_other_pickle_names_are_refused(tmp_path, name):
     payload = b"\x80\x02c" + name + b"\n(X\x01\x00\x00\x001tR."
     with pytest.raises(StudyError, match="may run code"):
         read_function_file(archive(tmp_path / "f.pth", payload))
@@ -311,12 +311,12 @@ def test_every_other_name_is_refused(tmp_path, name):
         b"\x80\x02" + b")\x85" * 50,
     ],
 )
-def test_nonsense_instructions_are_refused(tmp_path, payload):
+def test_invalid_instructions_are_refused(tmp_path, payload):
     with pytest.raises(StudyError, match="damaged"):
         read_function_file(archive(tmp_path / "f.pth", payload))
 
 
-def test_a_torch_checkpoint_of_something_else_is_refused(tmp_path):
+def test_other_torch_files_are_refused(tmp_path):
     buffer = io.BytesIO()
     torch.save({"A": torch.zeros(2, 2)}, buffer)
     path = tmp_path / "f.pth"

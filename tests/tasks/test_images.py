@@ -1,4 +1,4 @@
-"""Images of every source are read, split and refused as they should be."""
+"""Reading, splitting and checking images of every source."""
 
 import numpy as np
 import pandas as pd
@@ -46,7 +46,7 @@ def test_digits_are_split_by_class_and_keep_their_pixels(tmp_path):
     assert wanted.max() == 255
 
 
-def test_seeds_repeat_and_differ(tmp_path):
+def test_seed_determines_the_split(tmp_path):
     first, again, other = (load(tmp_path, "digits", seed=s)[0] for s in (0, 0, 1))
     assert torch.equal(first.x_valid, again.x_valid)
     assert first.digest() == again.digest() != other.digest()
@@ -61,7 +61,7 @@ def test_mean_and_deviation_are_those_of_the_training_images(tmp_path, npz):
     torch.testing.assert_close(data.std.double(), deviation, rtol=1e-6, atol=0)
 
 
-def test_tensors_round_trip_with_the_digest_as_stored(tmp_path):
+def test_tensors_round_trip_and_keep_the_stored_digest(tmp_path):
     data, _ = load(tmp_path, "digits")
     tensors = data.to_tensors()
     assert tensors["digest"].shape == (16,)
@@ -75,7 +75,7 @@ def test_tensors_round_trip_with_the_digest_as_stored(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["x_train", "y_valid", "x_test", "std"])
-def test_the_digest_sees_every_part(tmp_path, name):
+def test_digest_depends_on_every_tensor(tmp_path, name):
     data, _ = load(tmp_path, "digits")
     parts = {n: t for n, t in data.to_tensors().items() if n not in ("digest", "classes")}
     parts[name] = parts[name].clone()
@@ -83,7 +83,7 @@ def test_the_digest_sees_every_part(tmp_path, name):
     assert ImageData(**parts).digest() != data.digest()
 
 
-def test_a_summary_is_readable(tmp_path):
+def test_summary_has_counts_and_channel_statistics(tmp_path):
     data, classes = load(tmp_path, "digits")
     rows = {(r["split"], r["quantity"]): r["value"] for r in summarise_images(data, classes)}
     assert rows["train", "images"] == 1293
@@ -95,7 +95,7 @@ def test_a_summary_is_readable(tmp_path):
 
 @pytest.fixture
 def npz(tmp_path):
-    """Writes 60 + 20 random images of 3 classes; ``None`` leaves an array out."""
+    """Function that writes 60 + 20 random images of 3 classes; ``None`` omits an array."""
 
     def write(**change):
         rng = np.random.default_rng(0)
@@ -113,7 +113,7 @@ def npz(tmp_path):
     return write
 
 
-def test_npz_is_split_and_turned(tmp_path, npz):
+def test_npz_is_split_with_channels_first(tmp_path, npz):
     path = npz()
     data, classes = load(tmp_path, "npz", path=path, validation_share=0.2)
     assert classes == ["0", "1", "2"]
@@ -125,7 +125,7 @@ def test_npz_is_split_and_turned(tmp_path, npz):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int64, np.uint16])
-def test_other_numbers_become_the_same_pixels(tmp_path, npz, dtype):
+def test_other_dtypes_give_the_same_pixels(tmp_path, npz, dtype):
     path = npz()
     wanted = load(tmp_path, "npz", path=path)[0]
     arrays = dict(np.load(path))
@@ -134,7 +134,7 @@ def test_other_numbers_become_the_same_pixels(tmp_path, npz, dtype):
     assert load(tmp_path, "npz", path=other)[0].digest() == wanted.digest()
 
 
-def test_grey_images_need_no_channel(tmp_path, npz):
+def test_grey_images_need_no_channel_axis(tmp_path, npz):
     path = npz()
     arrays = dict(np.load(path))
     flat = npz(**{k: arrays[k][..., 0] for k in ("x_train", "x_test")})
@@ -163,20 +163,20 @@ def with_pixel(value):
         ({"x_test": np.zeros((20, 5, 4), np.uint8)}, r"test images are \[5, 4, 1\]"),
         ({"y_train": Y[:-1]}, "60 images but y_train 59 labels"),
         ({"y_test": np.arange(19) % 3}, "20 images but y_test 19 labels"),
-        ({"x_train": with_pixel(np.nan)}, "no numbers; replace NaN"),
-        ({"x_train": with_pixel(np.inf)}, "no numbers; replace NaN"),
+        ({"x_train": with_pixel(np.nan)}, "NaN or infinite pixels"),
+        ({"x_train": with_pixel(np.inf)}, "NaN or infinite pixels"),
         ({"x_train": with_pixel(1.5)}, "from 0.5 to 1.5; scale it"),
         ({"x_train": with_pixel(-0.1)}, "from -0.1 to 0.5; scale it"),
         ({"x_train": X.astype(int) + 256}, "from 256 to 256; scale it"),
         ({"x_train": X.astype(bool)}, "integers or floats, not bool"),
-        ({"x_train": X.astype(object)}, "holds other things than numbers"),
+        ({"x_train": X.astype(object)}, "values that are not numbers"),
         ({"y_train": Y / 2}, "y_train must be integers, not float64"),
         ({"y_train": Y[:, None]}, r"y_train has shape \[60, 1\]"),
         ({"y_train": Y - 1}, "labels out of range.* from -1 to 1"),
         ({"y_train": Y + 1}, "labels out of range.* from 1 to 3"),
         ({"y_train": Y * 10**12}, "labels out of range.*number them 0 … 2"),
         ({"y_test": np.full(20, 7)}, "labels out of range: y_test has 7"),
-        ({"y_train": Y * 0}, "one class only"),
+        ({"y_train": Y * 0}, "only one class"),
         ({"x_test": X[:0], "y_test": Y[:0]}, "the test split is empty"),
         ({"x_train": X[:0], "y_train": Y[:0]}, "the train split is empty"),
         ({"x_train": X[:3], "y_train": Y[:3]}, "validation_share 0.1 cannot be split off 3"),
@@ -190,7 +190,7 @@ def test_bad_arrays_are_refused(tmp_path, npz, change, message):
     assert path in str(error.value)
 
 
-def test_a_class_keeps_a_training_image(tmp_path, npz):
+def test_every_class_needs_a_training_image(tmp_path, npz):
     y = np.r_[np.arange(58) % 2, 2, 2]
     with pytest.raises(StudyError, match="no training image"):
         load(tmp_path, "npz", path=npz(y_train=y), validation_share=0.95)
@@ -215,10 +215,10 @@ def test_garbage_and_truncation_are_refused(tmp_path, npz):
         ({"source": "npz", "path": "data/nowhere.npz"}, "data/nowhere.npz does not exist"),
         ({"source": "folder", "path": "pyproject.toml"}, "is not a folder of images"),
         ({"source": "npz", "path": "conf"}, "is not an .npz file"),
-        ({"source": "digits", "path": "conf"}, "path is set but source 'digits' reads none"),
+        ({"source": "digits", "path": "conf"}, "path is set, but source 'digits' does not use it"),
     ],
 )
-def test_what_needs_no_reading_to_be_refused(tmp_path, given, message):
+def test_bad_paths_are_refused_before_reading(tmp_path, given, message):
     with pytest.raises(StudyError, match=message):
         check_image_source(ImageDataParameters(**given))
     with pytest.raises(StudyError, match=message):
@@ -243,14 +243,14 @@ def test_relative_paths_start_at_the_project(tmp_path, monkeypatch):
         {"image_size": 0},
     ],
 )
-def test_parameters_have_types(given):
+def test_invalid_parameters_are_refused(given):
     with pytest.raises(ValidationError):
         ImageDataParameters(**{"source": "digits", **given})
 
 
 @pytest.fixture
 def folder(tmp_path):
-    """Writes images of two classes, brighter for the second: n for training, 3 for test."""
+    """Images of two classes, the second brighter: 10 per class for training, 3 for test."""
 
     def write(root, n=10, size=(4, 6)):
         for i, name in enumerate(("cat", "dog")):
@@ -288,16 +288,16 @@ def test_a_folder_without_a_test_set(tmp_path, folder, inner):
     assert (counts(data.y_test), len(data.y_valid), len(data.y_train)) == ([3, 3], 2, 12)
 
 
-def test_images_are_resized_if_asked(tmp_path, folder):
+def test_files_of_different_shapes_need_image_size(tmp_path, folder):
     Image.new("RGB", (50, 30), (7, 8, 9)).save(folder / "train" / "dog" / "wide.png")
-    with pytest.raises(StudyError, match=r"wide\.png is 50×30 pixels where others are 6×4"):
+    with pytest.raises(StudyError, match=r"wide\.png has 50×30 pixels, but others have 6×4"):
         load(tmp_path, "folder", path=str(folder))
     data, _ = load(tmp_path, "folder", path=str(folder), image_size=5)
     assert data.x_train.shape[1:] == data.x_test.shape[1:] == (3, 5, 5)
 
 
-def test_arrays_are_resized_too(tmp_path):
-    """As Pillow resizes the files of a folder."""
+def test_arrays_are_resized_like_files(tmp_path):
+    """Pillow resizes files; pixels of both differ by at most 1."""
     whole, _ = load(tmp_path, "digits")
     half, _ = load(tmp_path, "digits", image_size=4)
     assert half.x_train.shape == (*whole.x_train.shape[:2], 4, 4)
@@ -308,7 +308,7 @@ def test_arrays_are_resized_too(tmp_path):
         assert np.abs(np.asarray(pillow).astype(int) - found[0].numpy().astype(int)).max() <= 1
 
 
-def test_faults_of_a_folder(tmp_path, folder):
+def test_bad_folders_are_refused(tmp_path, folder):
     def refused(message):
         with pytest.raises(StudyError, match=message):
             load(tmp_path, "folder", path=str(folder))
@@ -319,16 +319,16 @@ def test_faults_of_a_folder(tmp_path, folder):
     (folder / "train" / "ant").mkdir()
     refused("ant has no image files")
     (folder / "train" / "ant").rmdir()
-    sound = folder / "train" / "cat" / "3.png"
-    good = sound.read_bytes()
+    valid = folder / "train" / "cat" / "3.png"
+    good = valid.read_bytes()
     for content in (b"", b"no image", good[:50]):
-        sound.write_bytes(content)
+        valid.write_bytes(content)
         refused(r"3\.png is damaged")
-    Image.fromarray(np.full((4, 6), 40_000, np.uint16)).save(sound)
-    refused(r"3\.png is damaged or of a kind .*more than 8 bits")
-    sound.write_bytes(good)
+    Image.fromarray(np.full((4, 6), 40_000, np.uint16)).save(valid)
+    refused(r"3\.png is damaged or has an unsupported format .*more than 8 bits")
+    valid.write_bytes(good)
     Image.new("RGB", (9, 4)).save(folder / "test" / "cat" / "z.png")
-    refused(r"z\.png is 9×4 pixels")
+    refused(r"z\.png has 9×4 pixels")
     for file in (folder / "test").glob("*/*"):
         file.unlink()
     refused("the test split is empty")

@@ -1,4 +1,4 @@
-"""Networks as tasks: the modules, their losses, their batches, members apart."""
+"""Network tasks: modules, losses, batches and independence of members."""
 
 import numpy as np
 import pytest
@@ -18,10 +18,10 @@ CPU = torch.device("cpu")
 
 
 def images(train=20, size=6, channels=3, classes=4):
-    stream = torch.Generator().manual_seed(0)
+    g = torch.Generator().manual_seed(0)
 
     def split(n):
-        x = torch.randint(256, (n, channels, size, size), generator=stream, dtype=torch.uint8)
+        x = torch.randint(256, (n, channels, size, size), generator=g, dtype=torch.uint8)
         return x, torch.arange(n) % classes
 
     (x, y), (xv, yv), (xt, yt) = split(train), split(7), split(9)
@@ -31,8 +31,8 @@ def images(train=20, size=6, channels=3, classes=4):
 
 
 def text(train=200, words=11):
-    stream = torch.Generator().manual_seed(0)
-    parts = [torch.randint(words, (n,), generator=stream) for n in (train, 31, 40)]
+    g = torch.Generator().manual_seed(0)
+    parts = [torch.randint(words, (n,), generator=g) for n in (train, 31, 40)]
     return TextData(*parts, vocabulary_size=words, sha256="00" * 32)
 
 
@@ -69,7 +69,7 @@ def text_task(members=1, data=None, **changes):
 TASKS = [image_task, text_task]
 
 
-def test_resnet18_is_torchvisions_with_the_stem_for_small_images():
+def test_resnet18_equals_torchvision_with_a_stem_for_small_images():
     own, theirs = ResNet(3, 10, [64, 128, 256, 512], [2, 2, 2, 2]), resnet18(num_classes=10)
     theirs.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
     theirs.maxpool = nn.Identity()
@@ -86,7 +86,7 @@ def test_resnet18_is_torchvisions_with_the_stem_for_small_images():
     torch.testing.assert_close(own(x), theirs(x))
 
 
-def test_the_transformer_looks_back_only():
+def test_transformer_is_causal():
     torch.manual_seed(0)
     net = TransformerLanguageModel(
         9, width=8, heads=2, feedforward=8, layers=2, dropout=0.3, window=6
@@ -100,7 +100,7 @@ def test_the_transformer_looks_back_only():
     torch.testing.assert_close(net(tokens[:, :3]), before[:, :3])  # shorter than the window
 
 
-def test_the_transformer_starts_as_published():
+def test_transformer_has_the_published_initialisation_and_size():
     net = TransformerLanguageModel(
         10_000, width=256, heads=4, feedforward=256, layers=4, dropout=0.2, window=35
     )
@@ -112,7 +112,7 @@ def test_the_transformer_starts_as_published():
 
 
 @pytest.mark.parametrize("make", TASKS)
-def test_loss_and_gradient_are_the_modules(make):
+def test_loss_and_gradient_equal_those_of_the_module(make):
     task = make()
     weights = task.initial_parameters()
     torch.manual_seed(0)
@@ -139,10 +139,10 @@ def test_loss_and_gradient_are_the_modules(make):
 
 @pytest.mark.parametrize("make", TASKS)
 @pytest.mark.parametrize("twice", [False, True])
-def test_members_are_apart(make, twice):
-    """An ensemble's losses, gradients, curvature and buffers are those of its members alone."""
+def test_members_are_independent(make, twice):
+    """Loss, gradient, curvature and buffers of a member are the same in an ensemble and alone."""
 
-    def look(task):
+    def results(task):
         weights = task.initial_parameters()
         for batch in list(task.epoch(1))[:2]:
             loss = task.loss(weights, batch)
@@ -151,17 +151,17 @@ def test_members_are_apart(make, twice):
                 grads = torch.autograd.grad(grads, weights, [torch.ones_like(g) for g in grads])
         return [loss.detach(), *(g.detach() for g in grads), *task.buffers.values()]
 
-    together = look(make([5, 6, 7]))
+    together = results(make([5, 6, 7]))
     for i, seed in enumerate((5, 6, 7)):
         orders = {"order": lambda _, e, i=i: 100 * i + e} if make is image_task else {}
-        alone = look(make([seed], **orders))
+        alone = results(make([seed], **orders))
         for a, b in zip(together, alone, strict=True):
             scale = float(b.abs().max()) if b.numel() else 0.0
             torch.testing.assert_close(a[i], b[0], rtol=1e-3, atol=1e-4 * scale + 1e-6)
 
 
 @pytest.mark.parametrize("make", TASKS)
-def test_an_epoch_can_be_begun_anywhere_and_repeats(make):
+def test_epochs_repeat_and_can_start_at_any_batch(make):
     task = make(2)
     whole = list(task.epoch(3))
     assert len(whole) == task.batches_per_epoch
@@ -173,7 +173,7 @@ def test_an_epoch_can_be_begun_anywhere_and_repeats(make):
             assert torch.equal(a[1], b[1])
 
 
-def test_every_image_is_seen_once_an_epoch_shifted_and_mirrored():
+def test_an_epoch_has_every_image_once_shifted_and_mirrored():
     data = images()
     task = image_task(2, data)
     seen, offsets, mirrors = [], set(), set()
@@ -193,7 +193,7 @@ def test_every_image_is_seen_once_an_epoch_shifted_and_mirrored():
 
 
 def find(image, data):
-    """Which image it is of, and how it was moved: tried against all that could be."""
+    """Index, shift and mirroring of an augmented image, by trying all of them."""
     padded = nn.functional.pad(data.x_train.float(), (2, 2, 2, 2))
     for index in range(len(padded)):
         for dy in range(5):
@@ -202,7 +202,7 @@ def find(image, data):
                 for mirror in (False, True):
                     if torch.allclose(crop.flip(-1) if mirror else crop, image, atol=1e-2):
                         return index, dy, dx, mirror
-    raise AssertionError("no image looks like this")
+    raise AssertionError("no augmented image matches")
 
 
 def test_orders_differ_between_epochs_and_members():
@@ -212,7 +212,7 @@ def test_orders_differ_between_epochs_and_members():
     assert not torch.equal(first[0], first[1])
 
 
-def test_without_augmentation_images_are_as_they_are():
+def test_images_are_unchanged_without_augmentation():
     data = images()
     task = image_task(data=data, crop_padding=0, flip=False, batch_size=20)
     x, y = next(task.epoch(0))
@@ -222,7 +222,7 @@ def test_without_augmentation_images_are_as_they_are():
         assert int(label) in data.y_train[matches[:, 0]].tolist()
 
 
-def test_windows_cover_the_streams_and_look_one_token_ahead():
+def test_windows_cover_the_streams_and_targets_are_one_token_ahead():
     data = text()
     task = text_task(data=data)
     streams = data.train.view(4, 50)
@@ -233,10 +233,10 @@ def test_windows_cover_the_streams_and_look_one_token_ahead():
 
 
 @pytest.mark.parametrize("make", TASKS)
-def test_evaluation_is_the_mean_over_all_of_the_split(make):
+def test_evaluation_is_the_mean_over_the_whole_split(make):
     task = make()
     weights = task.initial_parameters()
-    task.loss_and_gradient(weights, next(task.epoch(0)))  # moves the running statistics
+    task.loss_and_gradient(weights, next(task.epoch(0)))  # changes the running statistics
     before = {n: b.clone() for n, b in task.buffers.items()}
     found = task.evaluate(weights, "valid")
     torch.manual_seed(0)
@@ -258,7 +258,7 @@ def test_evaluation_is_the_mean_over_all_of_the_split(make):
 
 
 @pytest.mark.parametrize("make", TASKS)
-def test_curvature_of_a_part_leaves_buffers_and_metrics_alone(make):
+def test_curvature_on_part_of_a_batch_keeps_buffers_and_metrics(make):
     task = make(2, execution=Execution(CPU, curvature_share=0.5))
     weights = task.initial_parameters()
     batch = next(task.epoch(0))
@@ -275,8 +275,8 @@ def test_curvature_of_a_part_leaves_buffers_and_metrics_alone(make):
 
 @pytest.mark.parametrize("share", [1.0, 0.5])
 @pytest.mark.parametrize("make", TASKS)
-def test_sampled_loss_is_that_of_the_model_s_own_labels(make, share):
-    """The loss is the ordinary one; the labels of a member are those it draws when alone."""
+def test_sampled_loss_uses_labels_from_the_model(make, share):
+    """The loss is the usual one; a member samples the same labels in an ensemble and alone."""
     execution = Execution(CPU, curvature_share=share)
     together, alone = make([1, 2], execution=execution), make([2], execution=execution)
     batch = next(together.epoch(0))
@@ -285,8 +285,8 @@ def test_sampled_loss_is_that_of_the_model_s_own_labels(make, share):
     found = {}
     for task, data, seeds in ((together, batch, (5, 6)), (alone, single, (6,))):
         weights = task.initial_parameters()
-        streams = [torch.Generator().manual_seed(s) for s in seeds]
-        loss, sampled = task.loss_and_sampled_loss(weights, data, streams)
+        generators = [torch.Generator().manual_seed(s) for s in seeds]
+        loss, sampled = task.loss_and_sampled_loss(weights, data, generators)
         plain, _ = make([1, 2] if task is together else [2]).loss_and_gradient(weights, data)
         torch.testing.assert_close(loss.detach(), plain)
         targets = data[1] if share == 1 else task.part(data, share)[1]
@@ -311,7 +311,7 @@ def test_bf16_is_first_order_only():
     assert torch.equal(plain.loss(weights, batch), low.loss(weights, batch))
 
 
-def test_channels_last_changes_the_order_in_memory_and_nothing_else():
+def test_channels_last_changes_only_the_memory_format():
     execution = Execution(CPU, channels_last=True)
     plain, last = (image_task(widths=[16, 6], execution=e) for e in (Execution(CPU), execution))
     batch = next(last.epoch(0))
@@ -326,14 +326,14 @@ def test_channels_last_changes_the_order_in_memory_and_nothing_else():
         torch.testing.assert_close(x, y, rtol=1e-3, atol=1e-5)
 
 
-def test_channels_first_where_the_last_would_corrupt_memory():
-    """On a CPU; see SAFE_WIDTH."""
+def test_narrow_networks_ignore_channels_last():
+    """On CPUs; see SAFE_WIDTH."""
     narrow = image_task(widths=[15, 16], execution=Execution(CPU, channels_last=True))
     assert not narrow.execution.channels_last
     assert narrow.initial_parameters()[0][0].is_contiguous()
 
 
-def test_compiled_passes_are_the_same_and_preparing_changes_nothing():
+def test_compiled_passes_agree_and_prepare_changes_no_state():
     data = text()
     plain = text_task(data=data, layers=1)
     compiled = text_task(data=data, layers=1, execution=Execution(CPU, compile=True))
@@ -343,15 +343,17 @@ def test_compiled_passes_are_the_same_and_preparing_changes_nothing():
     assert torch.equal(state, torch.get_rng_state())
     compiled.evaluate(weights, "valid")
     graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
-    for batch in list(plain.epoch(0))[-2:]:  # a full window and the short one
+    for batch in list(plain.epoch(0))[-2:]:  # a full and a short window
         (a, ga), (b, gb) = (t.loss_and_gradient(weights, batch) for t in (plain, compiled))
         torch.testing.assert_close(a, b)
         for x, y in zip(ga, gb, strict=True):
             torch.testing.assert_close(x, y, rtol=1e-3, atol=1e-5)
-    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == graphs  # none on the clock
+    assert (
+        torch._dynamo.utils.counters["stats"]["unique_graphs"] == graphs
+    )  # no compilation after prepare
 
 
-def test_dropout_is_drawn_anew_for_each_member_and_step():
+def test_dropout_differs_between_members_and_steps():
     task = text_task([3, 3], dropout=0.5)
     weights, batch = task.initial_parameters(), next(task.epoch(0))
     torch.manual_seed(0)
@@ -366,7 +368,7 @@ def test_dropout_is_drawn_anew_for_each_member_and_step():
     ("lengths", "words"),
     [((23, 31, 40), "training text has 23 tokens"), ((200, 1, 40), "validation text has 1")],
 )
-def test_text_too_short(lengths, words):
+def test_short_texts_are_refused(lengths, words):
     parts = [torch.zeros(n, dtype=torch.int64) for n in lengths]
     data = TextData(*parts, vocabulary_size=11, sha256="00" * 32)
     with pytest.raises(StudyError, match=words):
@@ -383,8 +385,8 @@ def test_held_out_text_may_be_shorter_than_a_window(length):
 
 
 @pytest.mark.parametrize(("size", "batches"), [(19, [19, 1]), (10, [10, 10]), (9, [9, 9, 2])])
-def test_a_last_image_is_not_left_by_itself(size, batches):
-    """Batch normalisation has nothing to normalise it by."""
+def test_a_single_last_image_joins_the_batch_before(size, batches):
+    """Batch normalisation needs more than one image."""
     task = image_task(batch_size=size)
     found = [y.shape[1] for _, y in task.epoch(0)]
     assert found == ([20] if batches == [19, 1] else batches)
@@ -392,17 +394,17 @@ def test_a_last_image_is_not_left_by_itself(size, batches):
     assert task.part(next(task.epoch(0)), 0.01)[1].shape[1] == 2
 
 
-def test_curvature_is_fp32_whatever_first_order_work_is(monkeypatch):
+def test_curvature_is_fp32_if_first_order_passes_are_tf32(monkeypatch):
     seen = []
     backends = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)
     task = image_task(execution=Execution(CPU, precision="tf32", curvature_share=0.5))
-    inner = task._one
+    inner = task._member_loss
 
     def spy(*args):
         seen.append([b.fp32_precision for b in backends])
         return inner(*args)
 
-    monkeypatch.setattr(task, "_one", spy)
+    monkeypatch.setattr(task, "_member_loss", spy)
     before = [b.fp32_precision for b in backends]
     weights, batch = task.initial_parameters(), next(task.epoch(0))
     task.loss_and_gradient(weights, batch)
@@ -412,7 +414,7 @@ def test_curvature_is_fp32_whatever_first_order_work_is(monkeypatch):
     assert [b.fp32_precision for b in backends] == before
 
 
-def test_curvature_draws_nothing_from_the_stream_of_dropout():
+def test_curvature_keeps_the_random_state_of_dropout():
     task = text_task(dropout=0.5, execution=Execution(CPU, curvature_share=0.5))
     weights, batch = task.initial_parameters(), next(task.epoch(0))
     torch.manual_seed(0)
@@ -424,6 +426,6 @@ def test_curvature_draws_nothing_from_the_stream_of_dropout():
     assert not torch.equal(a, task.curvature_loss(weights, batch))
 
 
-def test_stages_of_different_number_are_refused():
+def test_different_numbers_of_widths_and_blocks_are_refused():
     with pytest.raises(ValueError, match="2 widths but 1"):
         ResNet(1, 2, [4, 8], [1])

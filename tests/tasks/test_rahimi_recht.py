@@ -1,4 +1,4 @@
-"""The batched task against a DataLoader and a module, sample by sample."""
+"""Comparison of the batched task with a DataLoader and a module, sample by sample."""
 
 import pytest
 import torch
@@ -36,13 +36,13 @@ def module_loss(function, weights, rows, kind):
 
 
 @pytest.mark.parametrize("kind", ["rmse", "mse"])
-def test_batches_are_those_of_a_shuffling_loader(kind):
+def test_batches_equal_those_of_a_shuffling_loader(kind):
     problem = task(kind=kind)
     weights = problem.initial_parameters()
     assert problem.batches_per_epoch == 4
-    streams = [torch.Generator().manual_seed(s) for s in (0, 1)]
+    generators = [torch.Generator().manual_seed(s) for s in (0, 1)]
     for _ in range(2):
-        orders = [torch.randperm(100, generator=g).split(32) for g in streams]
+        orders = [torch.randperm(100, generator=g).split(32) for g in generators]
         grams = list(problem.epoch())
         assert len(grams) == 4
         for b, gram in enumerate(grams):
@@ -59,13 +59,13 @@ def test_batches_are_those_of_a_shuffling_loader(kind):
 
 @pytest.mark.parametrize("kind", ["rmse", "mse"])
 def test_sampled_loss_estimates_the_gauss_newton_matrix(kind):
-    """Its gradients have that matrix as covariance, and its diagonal is the Hessian's."""
+    """The covariance of its gradients is that matrix; the diagonal is the Hessian's."""
     members = 4000
     problem = task(seeds=range(members), kind=kind, shared=True, batch_size=100)
     weights = problem.initial_parameters()
     gram = next(iter(problem.epoch()))
-    streams = [torch.Generator().manual_seed(s) for s in range(members)]
-    loss, sampled = problem.loss_and_sampled_loss(weights, gram, streams)
+    generators = [torch.Generator().manual_seed(s) for s in range(members)]
+    loss, sampled = problem.loss_and_sampled_loss(weights, gram, generators)
     torch.testing.assert_close(loss, problem.loss(weights, gram))
     grads = torch.autograd.grad(sampled.output, weights, sampled.gradient)
     flat = torch.cat([g.flatten(1) for g in grads], dim=1)
@@ -94,16 +94,16 @@ def test_sampled_loss_estimates_the_gauss_newton_matrix(kind):
     torch.testing.assert_close(expected.diagonal(), exact)
 
 
-def test_sampled_loss_of_a_batch_smaller_than_the_input():
+def test_sampled_loss_is_finite_on_batches_smaller_than_the_input():
     problem = task(batch_size=2)
     weights = problem.initial_parameters()
-    streams = [torch.Generator().manual_seed(s) for s in (0, 1)]
+    generators = [torch.Generator().manual_seed(s) for s in (0, 1)]
     for gram in problem.epoch():
-        _, sampled = problem.loss_and_sampled_loss(weights, gram, streams)
+        _, sampled = problem.loss_and_sampled_loss(weights, gram, generators)
         assert torch.isfinite(sampled.gradient).all()
 
 
-def test_an_epoch_sees_every_sample_once():
+def test_an_epoch_has_every_sample_once():
     problem = task()
     sizes = torch.tensor([32.0, 32.0, 32.0, 4.0], dtype=torch.float64)
     total = sum(n * g for n, g in zip(sizes, problem.epoch(), strict=True)) / 100
@@ -118,7 +118,7 @@ def test_train_loss_is_over_all_samples():
     torch.testing.assert_close(problem.train_loss(weights)[1], expected)
 
 
-def test_initial_weights():
+def test_initial_weights_come_from_the_seed_or_the_function():
     own = task().initial_parameters()
     assert not torch.equal(own[0][0], own[0][1])
     alone = task(seeds=(1,)).initial_parameters()
@@ -147,7 +147,7 @@ def test_hessian_rows_follow_the_parameter_order():
     torch.testing.assert_close(hessians.diagonal(dim1=1, dim2=2), expected)
 
 
-def test_the_batch_order_continues():
+def test_state_dict_restores_the_batch_order():
     problem, other = task(), task()
     list(problem.epoch())
     other.load_state_dict(problem.state_dict())

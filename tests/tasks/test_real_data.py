@@ -1,4 +1,4 @@
-"""CIFAR-10 and the Penn Treebank themselves, where they are at hand."""
+"""Tests on CIFAR-10 and the Penn Treebank; skipped if the files are missing."""
 
 import io
 import tarfile
@@ -18,10 +18,10 @@ SPLITS = ("train", "valid", "test")
 
 @pytest.fixture(scope="session")
 def cifar10(real_data, tmp_path_factory):
-    """CIFAR-10 as arrays, from a copy whose images are JPEG files without their headers."""
+    """An ``.npz`` of CIFAR-10, from a copy that stores JPEG files without their headers."""
     source = real_data / "cifar10_q75_jpegpack.npz"
     if not source.is_file():
-        pytest.skip(f"{source} is not here")
+        pytest.skip(f"{source} is missing")
     packed = np.load(source)
     header = packed["header"].tobytes()
     arrays = {}
@@ -45,7 +45,7 @@ def test_cifar10(cifar10, tmp_path):
     assert data.x_test.shape == (10_000, 3, 32, 32)
     for split, each in (("train", 4_500), ("valid", 500), ("test", 1_000)):
         assert torch.bincount(getattr(data, f"y_{split}")).tolist() == [each] * 10
-    # As published for the training images; JPEG takes a little from the deviations.
+    # Published statistics of the training images; JPEG lowers the deviations a little.
     assert data.mean.tolist() == pytest.approx([0.4914, 0.4822, 0.4465], abs=2e-3)
     assert data.std.tolist() == pytest.approx([0.2470, 0.2435, 0.2616], abs=4e-3)
     stored = np.load(cifar10)
@@ -62,7 +62,7 @@ def test_cifar10(cifar10, tmp_path):
 
 @pytest.fixture
 def penn_treebank(real_data, tmp_path):
-    """A folder of downloads with the three files."""
+    """Download folder with the three files."""
     with tarfile.open(real_data / "ptb.tar.xz") as archive:
         for split in SPLITS:
             member = next(m for m in archive if m.name.endswith(f"ptb.{split}.txt"))
@@ -79,7 +79,7 @@ def check_counts(data):
     lines = [int((getattr(data, split) == 1).sum()) for split in SPLITS]
     assert lines == [42_068, 3_370, 3_761]
     assert len(torch.unique(data.train)) == 10_000
-    assert int((data.test == 0).sum()) == 4_794  # "<unk>" in the text: no word is unknown
+    assert int((data.test == 0).sum()) == 4_794  # all from "<unk>" in the text
 
 
 def test_penn_treebank(penn_treebank):
@@ -96,7 +96,7 @@ def test_penn_treebank_as_files(penn_treebank):
     check_counts(load_text(TextDataParameters(source="files", path=path), penn_treebank))
 
 
-def test_one_wrong_byte_is_noticed(penn_treebank):
+def test_one_wrong_byte_is_reported(penn_treebank):
     path = penn_treebank / "penn_treebank" / "ptb.valid.txt"
     content = bytearray(path.read_bytes())
     content[1234] ^= 1

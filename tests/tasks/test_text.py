@@ -1,4 +1,4 @@
-"""Text of every source becomes the words it should, or is refused."""
+"""Reading, splitting and checking text of every source."""
 
 import hashlib
 import io
@@ -32,13 +32,13 @@ def load(raw, source, **given):
     return load_text(TextDataParameters(source=source, **given), raw)
 
 
-def spoken(data, split):
+def decode(data, split):
     return " ".join(data.vocabulary[i] for i in getattr(data, split).tolist())
 
 
 @pytest.fixture
 def files(tmp_path):
-    """Writes a folder of three texts."""
+    """Function that writes a folder with three texts."""
 
     def write(**change):
         texts = {
@@ -57,12 +57,12 @@ def files(tmp_path):
     return write
 
 
-def test_words_are_numbered_by_the_training_text(tmp_path, files):
+def test_vocabulary_comes_from_the_training_text(tmp_path, files):
     data = load(tmp_path, "files", path=files())
     assert data.vocabulary == ["<unk>", "<eos>", "b", "a", "c"]
     assert data.train.tolist() == [2, 3, 2, 1, 4, 0, 3, 2, 1]
-    assert spoken(data, "valid") == "a <unk> <eos>"
-    assert spoken(data, "test") == "c <eos> b <unk> <unk> <eos>"
+    assert decode(data, "valid") == "a <unk> <eos>"
+    assert decode(data, "test") == "c <eos> b <unk> <unk> <eos>"
     assert data.train.dtype == torch.int64
 
 
@@ -76,7 +76,7 @@ def test_words_are_numbered_by_the_training_text(tmp_path, files):
         ({"min_count": 3}, ["b"]),
     ],
 )
-def test_the_vocabulary_has_limits(tmp_path, files, limits, words):
+def test_vocabulary_limits(tmp_path, files, limits, words):
     data = load(tmp_path, "files", path=files(), **limits)
     assert data.vocabulary == ["<unk>", "<eos>", *words]
     assert data.vocabulary_size == len(data.vocabulary) == int(data.train.max()) + 1
@@ -87,7 +87,7 @@ def test_equally_frequent_words_are_in_alphabetical_order(tmp_path, files):
     assert data.vocabulary[2:] == ["y", "w", "x", "z"]
 
 
-# As torchtext has it: patterns applied one after the other.
+# torchtext's patterns, applied one after the other.
 PATTERNS = [
     (r"\'", " '  "), (r"\"", ""), (r"\.", " . "), (r"<br \/>", " "), (r",", " , "),
     (r"\(", " ( "), (r"\)", " ) "), (r"\!", " ! "), (r"\?", " ? "), (r"\;", " "), (r"\:", " "),
@@ -104,7 +104,7 @@ PATTERNS = [
         '<b"r />x<br.; />',
     ],
 )
-def test_basic_english_is_torchtexts(line):
+def test_basic_english_equals_torchtext(line):
     wanted = line.lower()
     for pattern, replacement in PATTERNS:
         wanted = re.sub(pattern, replacement, wanted)
@@ -112,19 +112,19 @@ def test_basic_english_is_torchtexts(line):
 
 
 @pytest.mark.parametrize("tokenizer", ["whitespace", "basic_english"])
-def test_lines_end_wherever_a_system_ends_them(tokenizer):
+def test_line_endings_of_all_systems_are_recognised(tokenizer):
     found = list(split_words("a b\r\nc\rd\n\n;\ne\x0bf\u2028g", tokenizer))
     extra = [";", "<eos>"] if tokenizer == "whitespace" else []
     ends = ["a", "b", "<eos>", "c", "<eos>", "d", "<eos>"]
     assert found == [*ends, *extra, "e", "f", "g", "<eos>"]
 
 
-def test_a_mark_at_the_start_of_a_file_is_no_word(tmp_path, files):
+def test_byte_order_mark_is_removed(tmp_path, files):
     data = load(tmp_path, "files", path=files(train=b"\xef\xbb\xbfb a"))
     assert data.vocabulary[2:] == ["a", "b"]
 
 
-def test_tensors_round_trip_with_the_digest_as_stored(tmp_path, files):
+def test_tensors_round_trip_and_keep_the_stored_digest(tmp_path, files):
     data = load(tmp_path, "files", path=files())
     tensors = data.to_tensors()
     assert int(tensors["vocabulary_size"]) == 5
@@ -136,7 +136,7 @@ def test_tensors_round_trip_with_the_digest_as_stored(tmp_path, files):
     assert TextData.from_tensors(tensors).digest() == bytes(range(16)).hex()
 
 
-def test_the_digest_sees_streams_and_words(tmp_path, files):
+def test_digest_depends_on_streams_and_words(tmp_path, files):
     found = {
         load(tmp_path, "files", path=files(**change)).digest()
         for change in ({}, {"test": "c\nb e e\nf"}, {"valid": "b d"}, {"train": "b a b\nc x a b\n"})
@@ -145,7 +145,7 @@ def test_the_digest_sees_streams_and_words(tmp_path, files):
     assert len({*found, load(tmp_path, "files", path=renamed).digest()}) == 5
 
 
-def test_a_summary_is_readable(tmp_path, files):
+def test_summary_has_lengths_and_unknown_words(tmp_path, files):
     data = load(tmp_path, "files", path=files())
     rows = {(r["split"], r["quantity"]): r["value"] for r in summarise_text(data)}
     assert (rows["train", "words"], rows["train", "lines"]) == (9, 2)
@@ -186,10 +186,10 @@ def test_a_missing_file_is_named(tmp_path, files):
         ({"source": "files"}, "path must name a folder"),
         ({"source": "files", "path": "data/nowhere"}, "data/nowhere does not exist"),
         ({"source": "files", "path": "pyproject.toml"}, "is not a folder"),
-        ({"source": "python_docs", "path": "conf"}, "reads none"),
+        ({"source": "python_docs", "path": "conf"}, "does not use it"),
     ],
 )
-def test_what_needs_no_reading_to_be_refused(tmp_path, given, message):
+def test_bad_paths_are_refused_before_reading(tmp_path, given, message):
     with pytest.raises(StudyError, match=message):
         check_text_source(TextDataParameters(**given))
     with pytest.raises(StudyError, match=message):
@@ -200,7 +200,7 @@ def test_what_needs_no_reading_to_be_refused(tmp_path, given, message):
     "given",
     [{"source": "wikipedia"}, {"tokenizer": "bpe"}, {"max_vocabulary": 2}, {"min_count": 0}],
 )
-def test_parameters_have_types(given):
+def test_invalid_parameters_are_refused(given):
     with pytest.raises(ValidationError):
         TextDataParameters(**{"source": "python_docs", **given})
 
@@ -221,51 +221,51 @@ def test_python_docs_are_split_by_topic_without_repetition():
     assert parts.sha256 == other.sha256
 
 
-def test_a_python_without_its_docs(monkeypatch):
+def test_missing_python_docs_are_reported(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "pydoc_data.topics", None)
-    with pytest.raises(StudyError, match="comes without pydoc_data"):
+    with pytest.raises(StudyError, match="lacks the module pydoc_data"):
         text_sources.read_python_docs(0)
 
 
 @pytest.fixture
 def server(monkeypatch):
-    """A server with a small Penn Treebank; gives what it answers and what it was asked."""
+    """Fake server of a small Penn Treebank; returns its answers and the requested URLs."""
     answers = {s: f"{s} text of\n <unk> words\n".encode() for s in text_sources.SPLITS}
     known = {s: hashlib.md5(a, usedforsecurity=False).hexdigest() for s, a in answers.items()}
     monkeypatch.setattr(text_sources, "PENN_TREEBANK_MD5", known)
-    asked = []
+    requested = []
 
     def answer(url, timeout):
-        asked.append(url)
+        requested.append(url)
         found = answers[re.search(r"ptb\.(\w+)\.txt$", url)[1]]
         if isinstance(found, Exception):
             raise found
         return io.BytesIO(found)
 
     monkeypatch.setattr(text_sources, "urlopen", answer)
-    return answers, asked
+    return answers, requested
 
 
 def test_penn_treebank_is_downloaded_once(tmp_path, server):
-    _, asked = server
+    _, requested = server
     data = load(tmp_path, "penn_treebank")
-    assert spoken(data, "train") == "train text of <eos> <unk> words <eos>"
-    assert len(asked) == 3
-    assert all(url.startswith("https://raw.githubusercontent.com/") for url in asked)
+    assert decode(data, "train") == "train text of <eos> <unk> words <eos>"
+    assert len(requested) == 3
+    assert all(url.startswith("https://raw.githubusercontent.com/") for url in requested)
     assert load(tmp_path, "penn_treebank").digest() == data.digest()
-    assert len(asked) == 3
+    assert len(requested) == 3
     names = sorted(f.name for f in (tmp_path / "penn_treebank").iterdir())
     assert names == ["ptb.test.txt", "ptb.train.txt", "ptb.valid.txt"]
 
 
 @pytest.mark.parametrize("error", [URLError("no network"), IncompleteRead(b"tr"), TimeoutError()])
-def test_penn_treebank_without_a_network_says_what_to_put_where(tmp_path, server, error):
-    answers, asked = server
+def test_failed_download_names_file_url_and_checksum(tmp_path, server, error):
+    answers, requested = server
     answers["valid"] = error
     with pytest.raises(StudyError, match="cannot be downloaded") as found:
         load(tmp_path, "penn_treebank")
     place = str(tmp_path / "penn_treebank" / "ptb.valid.txt")
-    for part in (place, asked[-1], text_sources.PENN_TREEBANK_MD5["valid"], "source to files"):
+    for part in (place, requested[-1], text_sources.PENN_TREEBANK_MD5["valid"], "source to files"):
         assert part in str(found.value)
 
 
@@ -277,7 +277,7 @@ def test_a_wrong_download_is_not_kept(tmp_path, server):
     assert not (tmp_path / "penn_treebank" / "ptb.test.txt").exists()
 
 
-def test_a_folder_that_cannot_be_written(tmp_path, server):
+def test_unwritable_folder_is_reported(tmp_path, server):
     (tmp_path / "penn_treebank").write_text("a file in the way")
     with pytest.raises(StudyError, match="cannot be written"):
         load(tmp_path, "penn_treebank")

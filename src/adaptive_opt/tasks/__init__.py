@@ -1,1 +1,1 @@
-"""What is trained: models, data sets, losses."""
+"""Models, data sets and losses."""

@@ -1,4 +1,4 @@
-"""Which data a run was made on. Needs no torch: arrays do as well as tensors."""
+"""Digests of a task's data, computed without importing torch."""
 
 from __future__ import annotations
 
@@ -17,24 +17,31 @@ __all__ = ["data_digest", "function_digest"]
 
 
 def function_digest(tensors: Mapping[str, Any]) -> str:
-    """Identifies a Rahimi–Recht function: a hash of A, X and all W.
+    """Hash of A, X and the initial weights of a Rahimi–Recht function.
 
     Args:
-        tensors: on the CPU, or arrays.
+        tensors: ``A``, ``X``, ``W1`` … ``WL``, as NumPy arrays or CPU tensors.
+
+    Returns:
+        The first 16 hexadecimal digits of a SHA-256.
     """
-    made = hashlib.sha256()
+    hasher = hashlib.sha256()
     for name in ("A", "X", *(f"W{i}" for i in range(1, len(tensors) - 1))):
         array = np.asarray(tensors[name])
-        made.update(f"{name}{array.shape}".encode())
-        made.update(array.tobytes())
-    return made.hexdigest()[:16]
+        hasher.update(f"{name}{array.shape}".encode())
+        hasher.update(array.tobytes())
+    return hasher.hexdigest()[:16]
 
 
 def data_digest(task: str, tensors: Mapping[str, Any]) -> str:
-    """Identifies what a task learns, from its tensors as they come out of the catalog.
+    """Digest of the data that a task learns from.
+
+    Args:
+        task: name of the task.
+        tensors: its data as loaded from the catalog.
 
     Raises:
-        StudyError: the tensors say nothing of it.
+        StudyError: the data of a network task have no ``digest``.
     """
     if get_task(task).family == "rahimi_recht":
         return function_digest(tensors)

@@ -1,4 +1,4 @@
-"""What identifies a data set: a hash of everything in it."""
+"""Fingerprints of data sets: a hash of all tensors and words."""
 
 from __future__ import annotations
 
@@ -13,7 +13,14 @@ __all__ = ["as_hex", "as_tensor", "fingerprint"]
 
 
 def fingerprint(tensors: Mapping[str, Tensor], words: Iterable[str] = ()) -> str:
-    """BLAKE2b of names, shapes, types, values and words, 16 bytes as hexadecimal.
+    """BLAKE2b hash of names, shapes, dtypes, values and words.
+
+    Args:
+        tensors: by name, on the CPU.
+        words: a vocabulary, in order.
+
+    Returns:
+        32 hexadecimal digits.
 
     Example:
         >>> import torch
@@ -22,22 +29,22 @@ def fingerprint(tensors: Mapping[str, Tensor], words: Iterable[str] = ()) -> str
     """
     import torch
 
-    made = hashlib.blake2b(digest_size=16)
+    hasher = hashlib.blake2b(digest_size=16)
     for name, tensor in tensors.items():
-        made.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-        made.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        hasher.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        hasher.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
     for word in words:
-        made.update(word.encode() + b"\n")
-    return made.hexdigest()
+        hasher.update(word.encode() + b"\n")
+    return hasher.hexdigest()
 
 
 def as_tensor(digest: str) -> Tensor:
-    """A hexadecimal digest as uint8, for a file of tensors."""
+    """Convert a hexadecimal digest to a uint8 tensor, for a file of tensors."""
     import torch
 
     return torch.tensor(list(bytes.fromhex(digest)), dtype=torch.uint8)
 
 
 def as_hex(digest: Any) -> str:
-    """Inverse of :func:`as_tensor`, for a NumPy array too."""
+    """Inverse of :func:`as_tensor`; also accepts a NumPy array."""
     return bytes(digest.tolist()).hex()

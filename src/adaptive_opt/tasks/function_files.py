@@ -1,10 +1,9 @@
-"""Reading Rahimi–Recht functions that somebody else made.
+"""Read Rahimi–Recht functions from files.
 
-Two formats: ``.npz`` with arrays ``A, X`` and optionally ``W1 … WL`` (the initial weights),
-and the ``.pth`` of the original study, a pickled module of a class that does not exist
-here. A pickle can run code, so it is never loaded as one: :class:`_TensorReader` knows the
-instructions that build arrays and inert attribute holders, and refuses a file that asks for
-more.
+Two formats: ``.npz`` with arrays ``A``, ``X`` and optional initial weights ``W1 … WL``, and the
+``.pth`` of the original study, a pickled module whose class does not exist here. Unpickling can
+run code, so ``pickle`` never loads the file. :class:`_TensorReader` interprets only the
+instructions that build arrays and attribute holders, and refuses all others.
 """
 
 from __future__ import annotations
@@ -40,18 +39,21 @@ _MODULES = {
     ("torch.nn.modules.container", "Sequential"),
     ("torch.nn.modules.linear", "Linear"),
 }
-_LIMIT = 64 * 2**20
+_UNPACKED_LIMIT = 64 * 2**20
 _PICKLE_LIMIT = 64 * 2**10
 
 
 def read_function_file(path: str | Path) -> tuple[Array, Array, list[Array]]:
-    """``(A, X, [W1, …, WL])`` of a function file; the list is empty if it has no weights.
+    """Read ``(A, X, [W1, …, WL])`` from a file; the list is empty if it has no weights.
 
     Args:
         path: an ``.npz`` or ``.pth`` file.
 
+    Returns:
+        float64 arrays: A ``[y_dim, x_dim]``, X ``[samples, x_dim]``, W_i ``[d_out, d_in]``.
+
     Raises:
-        StudyError: the file is missing, damaged, of another kind, would run code, or its
+        StudyError: the file is missing or damaged, has another format, would run code, or its
             arrays do not fit together.
     """
     path = Path(path)
@@ -73,7 +75,7 @@ def read_function_file(path: str | Path) -> tuple[Array, Array, list[Array]]:
         raise StudyError(
             f"function file {path} is damaged or not a {path.suffix} file: {error}"
         ) from error
-    return _checked(path, arrays)
+    return _validate(path, arrays)
 
 
 def _read_npz(path: Path) -> dict[str, Any]:
@@ -85,8 +87,8 @@ def _read_npz(path: Path) -> dict[str, Any]:
 
 
 def _check_size(path: Path, archive: zipfile.ZipFile) -> None:
-    if sum(entry.file_size for entry in archive.infolist()) > _LIMIT:
-        raise StudyError(f"function file {path} unpacks to more than {_LIMIT >> 20} MiB")
+    if sum(entry.file_size for entry in archive.infolist()) > _UNPACKED_LIMIT:
+        raise StudyError(f"function file {path} unpacks to more than {_UNPACKED_LIMIT >> 20} MiB")
 
 
 def _read_pth(path: Path) -> dict[str, Any]:
@@ -97,7 +99,7 @@ def _read_pth(path: Path) -> dict[str, Any]:
             raise StudyError(f"function file {path} is not a torch archive")
         root = names[0].removesuffix("data.pkl")
         if archive.getinfo(names[0]).file_size > _PICKLE_LIMIT:
-            raise ValueError(f"its description is longer than {_PICKLE_LIMIT} bytes")
+            raise ValueError(f"its pickle is longer than {_PICKLE_LIMIT} bytes")
         attributes = _TensorReader(path, archive, root).load().state
     layers = attributes["_modules"]["layers"].state["_modules"].values()
     arrays = {"A": attributes["Atrue"], "X": attributes["X"]}
@@ -107,34 +109,34 @@ def _read_pth(path: Path) -> dict[str, Any]:
 
 
 class _Module:
-    """Stands in for an instance of a class that is not here: its state, nothing else."""
+    """Placeholder for an instance of an unavailable class; holds its state only."""
 
     def __init__(self) -> None:
         self.state: dict[str, Any] = {}
 
 
 class _TensorReader:
-    """Runs the few pickle instructions that a saved module is made of, and no others.
+    """Interpreter of the few pickle instructions that saved modules consist of.
 
-    Nothing is imported and nothing of the file's is called: a name is looked up in a fixed
-    table whose entries build arrays, dicts, sets and :class:`_Module`.
+    It imports nothing and calls nothing from the file. A fixed table maps names to functions
+    that build arrays, dicts, sets and :class:`_Module`.
     """
 
     def __init__(self, path: Path, archive: zipfile.ZipFile, root: str) -> None:
         self._path, self._archive, self._root = path, archive, root
         self._storages: dict[str, Array] = {}
-        self._numbers = 0
+        self._total_numbers = 0
         self._stack: list[Any] = []
         self._marks: list[int] = []
         self._memo: dict[int, Any] = {}
 
     def load(self) -> Any:
-        """The object that the file describes."""
+        """Build the object that the file describes."""
         for opcode, argument, _ in pickletools.genops(self._archive.read(f"{self._root}data.pkl")):
             if opcode.name == "STOP":
                 return self._stack.pop()
             self._execute(opcode.name, argument)
-        raise ValueError("it ends before its end")
+        raise ValueError("its pickle has no STOP instruction")
 
     def _execute(self, name: str, argument: Any) -> None:
         stack = self._stack
@@ -153,22 +155,22 @@ class _TensorReader:
         elif name in ("BINGET", "LONG_BINGET"):
             stack.append(self._memo[argument])
         elif name == "GLOBAL":
-            stack.append(self._named(*argument.split(" ")))
+            stack.append(self._resolve_name(*argument.split(" ")))
         elif name in ("REDUCE", "NEWOBJ"):
             arguments, call = stack.pop(), stack.pop()
             stack.append(call(*arguments))
         elif name == "BINPERSID":
-            stack.append(self._storage(stack.pop()))
+            stack.append(self._read_storage(stack.pop()))
         elif name in ("SETITEM", "SETITEMS"):
             self._set_items(len(stack) - 2 if name == "SETITEM" else self._marks.pop())
         elif name == "BUILD":
             state = stack.pop()
             if not isinstance(stack[-1], _Module):
-                raise ValueError("state for something that has none")
+                raise ValueError("its pickle sets the state of an object without state")
             stack[-1].state = dict(state)
         elif name != "PROTO":
-            raise StudyError(f"function file {self._path} has an instruction ({name}) that no "
-                             "saved module needs; it is refused")  # fmt: skip
+            raise StudyError(f"function file {self._path} is refused: saved modules do not use "
+                             f"the pickle instruction {name}")  # fmt: skip
 
     def _push_tuple(self, start: int) -> None:
         items = tuple(self._stack[start:])
@@ -180,10 +182,10 @@ class _TensorReader:
         target = self._stack[-1]
         for key, value in zip(items[::2], items[1::2], strict=True):
             if not isinstance(key, str) or not isinstance(target, dict):
-                raise ValueError("a key that is no name")
+                raise ValueError("a dict key is not a string")
             target[key] = value
 
-    def _named(self, module: str, name: str) -> Callable[..., Any]:
+    def _resolve_name(self, module: str, name: str) -> Callable[..., Any]:
         if (module, name) in _MODULES:
             return _Module
         if module == "torch" and name.endswith("Storage"):
@@ -192,31 +194,31 @@ class _TensorReader:
             ("collections", "OrderedDict"): dict,
             ("__builtin__", "set"): set,
             ("builtins", "set"): set,
-            ("torch._utils", "_rebuild_tensor_v2"): self._tensor,
+            ("torch._utils", "_rebuild_tensor_v2"): self._build_tensor,
             ("torch._utils", "_rebuild_parameter"): lambda data, *_: data,
         }
         if (module, name) not in table:
             raise StudyError(
-                f"function file {self._path} asks for {module}.{name}, which may run code; "
-                "it is refused"
+                f"function file {self._path} is refused: it loads {module}.{name}, which may "
+                "run code"
             )
         return table[module, name]
 
-    def _storage(self, pid: Any) -> Array:
+    def _read_storage(self, pid: Any) -> Array:
         kind, storage, key = pid[0], pid[1](), str(pid[2])
         if kind != "storage" or not key.isalnum():
-            raise ValueError("a storage of an unknown kind")
+            raise ValueError("unknown storage type")
         if storage not in _DTYPES:
-            raise ValueError(f"numbers of a kind that a function does not have ({storage})")
+            raise ValueError(f"{storage} is not a storage of 32- or 64-bit floats")
         if key not in self._storages:
             content = self._archive.read(f"{self._root}data/{key}")
             self._storages[key] = np.frombuffer(content, dtype=_DTYPES[storage])
         return self._storages[key]
 
-    def _tensor(self, storage: Array, offset: int, size: Any, stride: Any, *_: Any) -> Array:
+    def _build_tensor(self, storage: Array, offset: int, size: Any, stride: Any, *_: Any) -> Array:
         numbers = math.prod(size)
-        self._numbers += numbers
-        if numbers > storage.size or self._numbers > _LIMIT // 8:
+        self._total_numbers += numbers
+        if numbers > storage.size or self._total_numbers > _UNPACKED_LIMIT // 8:
             raise ValueError(f"a tensor of {numbers} numbers from a storage of {storage.size}")
         index = np.full(size, offset, dtype=np.int64)
         for axis, (n, step) in enumerate(zip(size, stride, strict=True)):
@@ -226,7 +228,7 @@ class _TensorReader:
         return np.asarray(storage[index], dtype=np.float64)
 
 
-def _checked(path: Path, arrays: dict[str, Any]) -> tuple[Array, Array, list[Array]]:
+def _validate(path: Path, arrays: dict[str, Any]) -> tuple[Array, Array, list[Array]]:
     for name in ("A", "X"):
         if name not in arrays:
             raise StudyError(f"function file {path} has no array {name}")
@@ -242,12 +244,14 @@ def _checked(path: Path, arrays: dict[str, Any]) -> tuple[Array, Array, list[Arr
             np.asarray(w, dtype=np.float64) for w in (arrays["A"], arrays["X"], *weights)
         )
     except (TypeError, ValueError) as error:
-        raise StudyError(f"function file {path} holds something else than numbers") from error
+        raise StudyError(f"function file {path} has values that are not numbers") from error
     for name, array in {"A": a, "X": x, **{f"W{i + 1}": w for i, w in enumerate(weights)}}.items():
         if array.ndim != 2 or array.size == 0 or not np.isfinite(array).all():
             raise StudyError(f"function file {path}: {name} is not a finite, non-empty matrix")
     dims = [x.shape[1], *(w.shape[0] for w in weights)]
     chained = all(w.shape[1] == d for w, d in zip(weights, dims, strict=False))
     if a.shape[1] != x.shape[1] or not chained or (weights and dims[-1] != a.shape[0]):
-        raise StudyError(f"function file {path}: the shapes of A, X and the weights do not fit")
+        raise StudyError(
+            f"function file {path}: shapes of A, X and the weights do not fit together"
+        )
     return a, x, weights

@@ -1,7 +1,6 @@
-"""Where images come from: arrays of pixels and labels from each source, not yet split.
+"""Image sources: read arrays of pixels and labels, not yet split.
 
-scikit-learn, torchvision and PIL are imported where they are used: only the source that is
-asked for pays for its library.
+Functions import scikit-learn, torchvision and PIL themselves: each source loads its library only.
 """
 
 from __future__ import annotations
@@ -26,17 +25,17 @@ __all__ = ["ImageArrays", "read_cifar", "read_digits", "read_folder", "read_npz"
 Pixels = NDArray[np.uint8]
 Labels = NDArray[np.int64]
 
-TIMEOUT = 60.0  # seconds without a byte, after which a server counts as gone
+TIMEOUT = 60.0  # seconds without data after which a download fails
 
 
 @dataclass(frozen=True)
 class ImageArrays:
-    """What a source gives.
+    """Pixels and labels of an image source.
 
     Attributes:
-        name: of the source, to begin a message with.
-        x_train, y_train: pixels ``[N, H, W, C]``, 0 … 255, and labels ``[N]``.
-        test: likewise; None: the source has no test set.
+        name: of the source, for error messages.
+        x_train, y_train: pixels ``[N, H, W, C]``, uint8, and labels ``[N]``, int64.
+        test: pixels and labels of the test set; None if the source has none.
         classes: name of each label.
     """
 
@@ -48,7 +47,7 @@ class ImageArrays:
 
 
 def read_digits() -> ImageArrays:
-    """The 1,797 handwritten digits that scikit-learn ships, 8×8, grey."""
+    """The 1,797 handwritten digits of scikit-learn, 8×8, grey."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()
@@ -57,17 +56,17 @@ def read_digits() -> ImageArrays:
 
 
 def read_cifar(source: str, raw: Path) -> ImageArrays:
-    """CIFAR-10 or CIFAR-100, downloaded into ``raw`` where it is not there yet.
+    """Read CIFAR-10 or CIFAR-100; download it if it is not in ``raw``.
 
-    The files are pickles, which may run code: none is opened before the checksums of all
-    are what torchvision knows them to be.
+    The files are pickles, which can run code: no file is opened before the checksums of all files
+    match those of torchvision.
 
     Args:
         source: ``cifar10`` or ``cifar100``.
-        raw: folder of the downloads.
+        raw: folder for downloads.
 
     Raises:
-        StudyError: the archive cannot be had, or it or its files are damaged.
+        StudyError: the archive cannot be downloaded, or it or its files are damaged.
     """
     from torchvision import datasets
 
@@ -105,7 +104,7 @@ def _download(name: str, kind: Any, raw: Path) -> None:
             )
     except (OSError, HTTPException, RuntimeError, EOFError, tarfile.TarError) as error:
         found = calculate_md5(archive) if archive.is_file() else None
-        state = f"is damaged (its md5 is {found})" if found else "is not there"
+        state = f"is damaged (its md5 is {found})" if found else "is missing"
         raise StudyError(
             f"{name}: {archive} {state} and cannot be downloaded ({error}); put "
             f"{kind.url} there (md5 {kind.tgz_md5}), or set source to npz and path to a "
@@ -115,7 +114,7 @@ def _download(name: str, kind: Any, raw: Path) -> None:
 
 @contextmanager
 def _timeout(seconds: float) -> Iterator[None]:
-    """A limit for libraries that set none: without it a silent server blocks for ever."""
+    """Set a timeout for libraries without one; otherwise a silent server blocks for ever."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(seconds)
     try:
@@ -125,20 +124,20 @@ def _timeout(seconds: float) -> Iterator[None]:
 
 
 def read_folder(path: Path, image_size: int | None) -> ImageArrays:
-    """Image files, a folder a class, as RGB.
+    """Read image files as RGB, from one folder per class.
 
     Args:
-        path: has ``train/<class>/*`` and possibly ``test/<class>/*``, and whatever else it
-            has is left alone; or has a folder for each class itself.
-        image_size: height and width to resize to (the shape is not kept); None: all images
-            must have the shape of the first.
+        path: a folder with ``train/<class>/*`` and optionally ``test/<class>/*`` (all else is
+            ignored), or with ``<class>/*``.
+        image_size: height and width to resize to, without keeping the aspect ratio; None: all
+            images must have the same shape.
 
     Raises:
-        StudyError: no class or no image, a class without training images, a damaged file,
-            images of different shapes.
+        StudyError: there is no class or image, a class has no training images, a file is damaged,
+            or shapes differ.
     """
     name = f"image folder {path}"
-    # A class may be called "train", so only a folder of folders counts as the training set.
+    # A class may be named "train": only a folder with subfolders is the training set.
     train = path / "train" if _class_folders(path / "train") else path
     classes = _class_folders(train)
     if not classes:
@@ -169,7 +168,7 @@ def _class_folders(folder: Path) -> list[str]:
 def _read_images(
     folder: Path, classes: list[str], image_size: int | None, shape: tuple[int, ...] | None
 ) -> tuple[Pixels, Labels]:
-    """Pixels and labels of a folder; ``shape``: what each image must have, None: the first's."""
+    """Pixels and labels of a folder; all images must have ``shape``, or that of the first."""
     from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
 
     labels = {c: i for i, c in enumerate(classes)}
@@ -181,7 +180,7 @@ def _read_images(
         if image.shape != shape:
             wanted, found = (f"{s[1]}×{s[0]}" for s in (shape, image.shape))
             raise StudyError(
-                f"image file {file} is {found} pixels where others are {wanted}; "
+                f"image file {file} has {found} pixels, but others have {wanted}; "
                 "set image_size to resize all"
             )
         images.append(image)
@@ -195,11 +194,11 @@ def _read_image(path: Path, image_size: int | None) -> Pixels:
     try:
         with Image.open(path) as file:
             if file.mode.startswith(("I", "F")):
-                raise ValueError(f"more than 8 bits a channel, mode {file.mode}")
+                raise ValueError(f"more than 8 bits per channel, mode {file.mode}")
             image = file.convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise StudyError(
-            f"image file {path} is damaged or of a kind that cannot be read ({error}); "
+            f"image file {path} is damaged or has an unsupported format ({error}); "
             "replace or remove it"
         ) from error
     if image_size is not None:
@@ -208,14 +207,14 @@ def _read_image(path: Path, image_size: int | None) -> Pixels:
 
 
 def read_npz(path: Path) -> ImageArrays:
-    """Images as arrays ``x_train``, ``y_train``, ``x_test``, ``y_test``.
+    """Read images from arrays ``x_train``, ``y_train``, ``x_test``, ``y_test``.
 
     Args:
         path: an ``.npz`` file; x ``[N, H, W]`` or ``[N, H, W, C]`` with 1 or 3 channels,
             integers 0 … 255 or floats in [0, 1]; y ``[N]``, integers.
 
     Raises:
-        StudyError: the file is damaged, lacks an array, or one of them is not of that form.
+        StudyError: the file is damaged, lacks an array, or an array has another form.
     """
     name = f"image file {path}"
     keys = ("x_train", "y_train", "x_test", "y_test")
@@ -225,10 +224,10 @@ def read_npz(path: Path) -> ImageArrays:
         with np.load(path, allow_pickle=False) as file:
             arrays = {key: file[key] for key in keys if key in file.files}
         if not all(isinstance(array, np.ndarray) for array in arrays.values()):
-            raise ValueError("a part of it is no array")
-    except Exception as error:  # zipfile, zlib and numpy each raise their own
+            raise ValueError("an entry is not an array")
+    except Exception as error:  # zipfile, zlib and numpy raise many types
         raise StudyError(
-            f"{name} is damaged or holds other things than numbers ({error}); "
+            f"{name} is damaged or has values that are not numbers ({error}); "
             "make it again with numpy.savez"
         ) from error
     for key in keys:
@@ -253,10 +252,10 @@ def _pixels(name: str, key: str, x: NDArray[Any]) -> Pixels:
         top = 1 if x.dtype.kind == "f" else 255
         low, high = x.min(), x.max()
         if not (np.isfinite(low) and np.isfinite(high)):
-            raise StudyError(f"{name}: {key} has pixels that are no numbers; replace NaN and inf")
+            raise StudyError(f"{name}: {key} has NaN or infinite pixels; replace them")
         if low < 0 or high > top:
             raise StudyError(
-                f"{name}: {key} reaches from {low:g} to {high:g}; scale it to floats in [0, 1] "
+                f"{name}: {key} ranges from {low:g} to {high:g}; scale it to floats in [0, 1] "
                 "or integers 0 … 255"
             )
         x = x if top == 255 else np.rint(x * 255)

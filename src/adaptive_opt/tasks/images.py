@@ -1,4 +1,4 @@
-"""Images with labels, split for training, validation and test."""
+"""Labelled images, split into training, validation and test sets."""
 
 from __future__ import annotations
 
@@ -25,14 +25,13 @@ SPLITS = ("train", "valid", "test")
 
 @dataclass(frozen=True)
 class ImageData:
-    """Images of one shape, and their labels.
+    """Images of one shape with their labels.
 
     Attributes:
         x_train, x_valid, x_test: pixels, ``[N, C, H, W]``, uint8.
         y_train, y_valid, y_test: labels ``0 … classes − 1``, ``[N]``, int64.
-        mean, std: of each channel of the training images, ``[C]``, float32, where a pixel
-            is 0 … 1.
-        identity: what :meth:`digest` says; empty: is computed.
+        mean, std: of each channel of the training images, ``[C]``, float32, for pixels in [0, 1].
+        identity: the digest; computed if empty.
     """
 
     x_train: Tensor
@@ -51,21 +50,21 @@ class ImageData:
 
     @property
     def classes(self) -> int:
-        """Number of classes; each has a training image."""
+        """Number of classes; each has at least one training image."""
         return int(self.y_train.max()) + 1
 
     def digest(self) -> str:
-        """Identifies the data: a hash of everything in it, hexadecimal."""
+        """Hash of all tensors, 32 hexadecimal digits."""
         return self.identity
 
     def to_tensors(self) -> dict[str, Tensor]:
-        """As a flat dict, with the ``digest`` (uint8, ``[16]``) and number of ``classes``."""
+        """Tensors by name, with ``digest`` (uint8, ``[16]``) and ``classes`` (their number)."""
         known = {"digest": as_tensor(self.identity), "classes": torch.tensor(self.classes)}
         return {**self._parts(), **known}
 
     @classmethod
     def from_tensors(cls, tensors: dict[str, Tensor]) -> ImageData:
-        """Inverse of :meth:`to_tensors`; the digest is read, not computed again."""
+        """Inverse of :meth:`to_tensors`; reads the digest, does not compute it."""
         parts = {f.name: tensors[f.name] for f in fields(cls) if f.name != "identity"}
         return cls(**parts, identity=as_hex(tensors["digest"]))
 
@@ -74,17 +73,17 @@ class ImageData:
 
 
 def check_image_source(parameters: ImageDataParameters) -> None:
-    """Refuse what is known to fail without reading any images.
+    """Check the path of a source without reading any images.
 
     Raises:
-        StudyError: ``path`` is missing, does not exist or would not be used.
+        StudyError: ``path`` is missing or does not exist, or the source has no use for it.
     """
     source, location = parameters.source, parameters.location
     if source not in ("folder", "npz"):
         if location is not None:
             raise StudyError(
-                f"path is set but source {source!r} reads none; set source to 'folder' or 'npz', "
-                "or path to null"
+                f"path is set, but source {source!r} does not use it; set source to 'folder' or "
+                "'npz', or path to null"
             )
         return
     wanted = "a folder of images" if source == "folder" else "an .npz file"
@@ -95,24 +94,24 @@ def check_image_source(parameters: ImageDataParameters) -> None:
 
 
 def load_images(parameters: ImageDataParameters, raw: Path) -> tuple[ImageData, list[str]]:
-    """The images of a source, split.
+    """Read the images of a source and split them.
 
-    The validation set is drawn from the training set, and so is the test set where the
-    source has none; each split has every class in the same proportion, and the same seed
-    gives the same split.
+    The validation set is drawn from the training set, as is the test set if the source has none.
+    All splits have the same class proportions. The same seed gives the same split.
 
     Args:
-        parameters: the source and the splits.
-        raw: folder where downloads are kept.
+        parameters: source, splits and seed.
+        raw: folder for downloads.
 
     Returns:
-        The data and the name of each class.
+        The data, and the name of each class.
 
     Raises:
-        StudyError: the source cannot be read, its arrays do not fit together or are too few.
+        StudyError: the source cannot be read, its arrays do not fit together, or it has too few
+            images.
     """
     check_image_source(parameters)
-    arrays = _read(parameters, raw)
+    arrays = _read_source(parameters, raw)
     x, y = arrays.x_train, arrays.y_train
     _check_images(arrays.name, "train", x, y)
     _check_labels(arrays.name, y)
@@ -123,7 +122,7 @@ def load_images(parameters: ImageDataParameters, raw: Path) -> tuple[ImageData, 
         x_test, y_test = arrays.test
         _check_test(arrays)
     if parameters.image_size is not None:
-        x, x_test = (resized(part, parameters.image_size) for part in (x, x_test))
+        x, x_test = (resize(part, parameters.image_size) for part in (x, x_test))
     kept, taken = _split(arrays.name, y, "validation_share", parameters)
     x_train = _channels_first(x[kept])
     mean, std = _channel_statistics(arrays.name, x_train)
@@ -140,22 +139,22 @@ def load_images(parameters: ImageDataParameters, raw: Path) -> tuple[ImageData, 
     return data, arrays.classes
 
 
-def resized(x: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """Images ``[N, height, width, C]`` as squares of ``size`` pixels, antialiased.
+def resize(x: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """Resize images ``[N, height, width, C]`` to ``size`` × ``size`` pixels, with antialiasing.
 
     Example:
-        >>> resized(np.full((1, 4, 6, 3), 7, np.uint8), 2).shape
+        >>> resize(np.full((1, 4, 6, 3), 7, np.uint8), 2).shape
         (1, 2, 2, 3)
     """
     if x.shape[1:3] == (size, size):
         return x
     parts = torch.from_numpy(x).movedim(-1, 1).split(4096)
-    made = [interpolate(p, (size, size), mode="bilinear", antialias=True) for p in parts]
-    squares: NDArray[np.uint8] = torch.cat(made).movedim(1, -1).numpy()
+    chunks = [interpolate(p, (size, size), mode="bilinear", antialias=True) for p in parts]
+    squares: NDArray[np.uint8] = torch.cat(chunks).movedim(1, -1).numpy()
     return squares
 
 
-def _read(parameters: ImageDataParameters, raw: Path) -> ImageArrays:
+def _read_source(parameters: ImageDataParameters, raw: Path) -> ImageArrays:
     if parameters.source == "digits":
         return read_digits()
     if parameters.source in ("cifar10", "cifar100"):
@@ -171,7 +170,7 @@ def _check_images(name: str, split: str, x: NDArray[Any], y: NDArray[Any]) -> No
     if len(x) != len(y):
         raise StudyError(
             f"{name}: x_{split} has {len(x)} images but y_{split} {len(y)} labels; "
-            "they must be as many"
+            "give each image one label"
         )
     if x.size == 0:
         raise StudyError(f"{name}: the {split} split is empty; give it images")
@@ -180,36 +179,36 @@ def _check_images(name: str, split: str, x: NDArray[Any], y: NDArray[Any]) -> No
 def _check_labels(name: str, y: NDArray[Any]) -> None:
     labels = np.unique(y)
     if len(labels) < 2:
-        raise StudyError(f"{name} has one class only; there is nothing to tell apart")
+        raise StudyError(f"{name} has only one class; classification needs at least two")
     if labels[0] != 0 or labels[-1] != len(labels) - 1:
         raise StudyError(
-            f"{name}: labels out of range: y_train has {len(labels)} different ones from "
+            f"{name}: labels out of range: y_train has {len(labels)} classes, numbered from "
             f"{labels[0]} to {labels[-1]}; number them 0 … {len(labels) - 1}"
         )
 
 
 def _check_test(arrays: ImageArrays) -> None:
-    assert arrays.test is not None  # noqa: S101  the caller's case
+    assert arrays.test is not None  # noqa: S101  the caller checks
     x, y = arrays.test
     _check_images(arrays.name, "test", x, y)
     if x.shape[1:] != arrays.x_train.shape[1:]:
         sizes = [list(a.shape[1:]) for a in (x, arrays.x_train)]
         raise StudyError(
             f"{arrays.name}: test images are {sizes[0]} (height, width, channels) but training "
-            f"images {sizes[1]}; make them alike"
+            f"images {sizes[1]}; make the shapes equal"
         )
     foreign = np.setdiff1d(y, arrays.y_train)
     if len(foreign):
         raise StudyError(
             f"{arrays.name}: labels out of range: y_test has {foreign[0]}, which y_train lacks; "
-            "add such images there or remove them"
+            "add training images of this class or remove its test images"
         )
 
 
 def _split(
     name: str, y: NDArray[Any], key: str, parameters: ImageDataParameters
 ) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Positions kept and taken, each in the order of the source."""
+    """Positions of images to keep and to split off, each in the order of the source."""
     from sklearn.model_selection import train_test_split
 
     share = getattr(parameters, key)
@@ -232,10 +231,9 @@ def _channels_first(x: NDArray[Any]) -> Tensor:
 
 
 def _channel_statistics(name: str, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of each channel, in pixels of 0 … 1.
+    """Mean and standard deviation of each channel, for pixels in [0, 1].
 
-    Sums of integers: exact, whatever the order, and chunked, for uint8 must not become
-    eight times its size at once.
+    Integer sums are exact in any order. Chunks avoid an int64 copy of all images.
     """
     total = torch.zeros(x.shape[1], dtype=torch.int64)
     squares = torch.zeros_like(total)
@@ -256,11 +254,14 @@ def _channel_statistics(name: str, x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def summarise_images(data: ImageData, classes: list[str]) -> list[dict[str, Any]]:
-    """What is in the data, for people: rows of ``split``, ``quantity`` and ``value``.
+    """Table of sizes, class counts and channel statistics.
 
     Args:
         data: the images.
         classes: name of each class.
+
+    Returns:
+        Rows with ``split``, ``quantity`` and ``value``.
     """
     channels, height, width = data.x_train.shape[1:]
     rows: list[tuple[str, str, Any]] = [

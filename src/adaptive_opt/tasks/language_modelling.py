@@ -1,4 +1,4 @@
-"""Prediction of the next word by a Transformer."""
+"""Next-word prediction with a Transformer."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ __all__ = ["LanguageModelling"]
 EVALUATION_WINDOWS = 256
 
 TRAINING_SAMPLE = 16_384
-"""Training tokens over which the final training loss is measured, about."""
+"""Approximate number of training tokens in the sample for the final training loss."""
 
 
 class LanguageModelling(NetworkTask):
-    """Training of a Transformer on streams of text, window by window.
+    """Train a Transformer on text, window by window.
 
-    The training text is cut into ``streams`` of equal length, read side by side in windows
-    of ``window`` tokens (truncated backpropagation through time; a Transformer keeps
-    nothing between windows). All members read the same batches, in the order of the text;
-    they differ in their initial weights and their dropout, which comes from torch's global
-    generator. The last window of an epoch may be shorter. Held-out text is read in windows
-    of the same length, each token once.
+    The training text is cut into ``streams`` of equal length. A batch holds the next ``window``
+    tokens of every stream (truncated backpropagation through time; a Transformer carries no state
+    between windows). All members read the same batches, in the order of the text. They differ in
+    initial weights and in dropout, which uses torch's global generator. The last window of an
+    epoch may be shorter. Held-out text is read in windows of the same length, each token once.
 
     Args:
         data: the text.
         width, heads, feedforward, layers, dropout: see :class:`.models.TransformerLanguageModel`.
-        streams: of the training text, the batch.
-        window: tokens.
-        weight_seeds: one for each member.
+        streams: number of streams, the batch size.
+        window: tokens per window.
+        weight_seeds: one per member, for its initial weights.
         execution: device and precision.
 
     Raises:
-        StudyError: the training text is shorter than one batch, a held-out one than two tokens.
+        StudyError: the training text is shorter than one batch, or a held-out text than two
+            tokens.
     """
 
     own_batches = False
@@ -76,14 +76,14 @@ class LanguageModelling(NetworkTask):
         self._window = window
         self._train = data.train[: streams * length].view(streams, length).to(self.device)
         self._held_out = {"valid": data.valid.to(self.device), "test": data.test.to(self.device)}
-        # Pieces of the training text, each with the token after it, from all over the text.
-        pieces = (len(data.train) - 1) // window
-        sample = fixed_sample(pieces, max(1, TRAINING_SAMPLE // window))
+        # A sample of windows from the whole text, each with the token that follows it.
+        windows = (len(data.train) - 1) // window
+        sample = fixed_sample(windows, max(1, TRAINING_SAMPLE // window))
         self._sample = data.train.unfold(0, window + 1, window)[sample].to(self.device)
         self.batches_per_epoch = -(-(length - 1) // window)
 
     def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
-        """Windows and the same one token on, ``[streams, window]`` each, alike at every epoch."""
+        """Windows and their next tokens, ``[streams, window]`` each; the same in every epoch."""
         del number
         last = self._train.shape[1] - 1
         for first in range(start * self._window, last, self._window):
@@ -91,12 +91,12 @@ class LanguageModelling(NetworkTask):
             yield self._train[:, first:end], self._train[:, first + 1 : end + 1]
 
     def part(self, batch: Batch, share: float) -> Batch:
-        """The first streams."""
+        """The first streams of a batch, at least one."""
         count = max(1, round(share * len(batch[0])))
         return batch[0][:count], batch[1][:count]
 
     def evaluation(self, split: str) -> Iterator[Batch]:
-        """The whole text of a split, window by window; ``train``: a fixed sample of windows."""
+        """All windows of a split; of ``train``, a fixed sample of windows."""
         if split == "train":
             for piece in self._sample.split(EVALUATION_WINDOWS):
                 yield piece[:, :-1], piece[:, 1:]
@@ -117,17 +117,17 @@ class LanguageModelling(NetworkTask):
         return frequency_loss(self._train, targets)
 
     def evaluate(self, weights: Sequence[Tensor], split: str) -> dict[str, Tensor]:
-        """Loss and its exponential, the perplexity, over a split, ``[members]`` each."""
+        """Loss and perplexity (its exponential) over a split, ``[members]`` each."""
         found = super().evaluate(weights, split)
         return {**found, f"{split}_perplexity": found[f"{split}_loss"].exp()}
 
 
 def check_length(data: TextData, streams: int, window: int) -> None:
-    """Refuse a text that fills no batch.
+    """Check that every split has enough tokens.
 
     Raises:
         StudyError: the training text has fewer than ``streams · (window + 1)`` tokens, or a
-            held-out one has fewer than two.
+            held-out text fewer than two.
     """
     if len(data.train) < streams * (window + 1):
         raise StudyError(

@@ -1,4 +1,4 @@
-"""What a task learns, from the tensors it is kept as."""
+"""Rebuild a task's data from stored tensors."""
 
 from __future__ import annotations
 
@@ -18,5 +18,13 @@ TYPES: dict[str, Any] = {"rahimi_recht": RRFunction, "images": ImageData, "text"
 
 
 def task_data(task: str, tensors: dict[str, Tensor]) -> Any:
-    """In the type of the task's family."""
+    """Data of a task as an object of its family's class.
+
+    Args:
+        task: name of the task.
+        tensors: its data as loaded from the catalog.
+
+    Returns:
+        An :class:`.RRFunction`, :class:`.ImageData` or :class:`.TextData`.
+    """
     return TYPES[get_task(task).family].from_tensors(tensors)

@@ -1,4 +1,4 @@
-"""The networks of the study, at any size."""
+"""Networks of the study, in any size."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ __all__ = ["ResNet", "TransformerLanguageModel"]
 
 
 class ResNet(nn.Module):
-    """A residual network of basic blocks with the stem for small images.
+    """Residual network of basic blocks for small images.
 
-    A 3×3 convolution with stride 1 and no max-pooling, then stages of torchvision's
-    :class:`~torchvision.models.resnet.BasicBlock`, of which all but the first halve the
-    resolution, then global average pooling and a linear layer. With widths 64, 128, 256, 512
-    and two blocks each it is ResNet-18 as it is trained on CIFAR.
+    A 3×3 convolution with stride 1 and no max-pooling, stages of torchvision's
+    :class:`~torchvision.models.resnet.BasicBlock`, global average pooling and a linear layer. All
+    stages but the first halve the resolution. With widths 64, 128, 256, 512 and two blocks per
+    stage, this is ResNet-18 as trained on CIFAR.
 
     Args:
-        channels: of the images.
-        classes: number of them.
+        channels: channels of the images.
+        classes: number of classes.
         widths: channels of each stage.
-        blocks: blocks of each stage.
+        blocks: number of blocks in each stage.
 
     Raises:
         ValueError: ``widths`` and ``blocks`` differ in length.
@@ -60,7 +60,7 @@ class ResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, images: Tensor) -> Tensor:
-        """``[batch, channels, height, width]`` to logits ``[batch, classes]``."""
+        """Map images ``[batch, channels, height, width]`` to logits ``[batch, classes]``."""
         x = self.relu(self.bn1(self.conv1(images)))
         logits: Tensor = self.fc(self.stages(x).mean((2, 3)))
         return logits
@@ -73,21 +73,22 @@ def _shortcut(width: int, out: int, stride: int) -> nn.Module | None:
 
 
 class TransformerLanguageModel(nn.Module):
-    """A causal Transformer encoder over words.
+    """Causal Transformer encoder for language modelling.
 
-    ``embedding · √d`` plus sinusoidal positions, dropout, post-norm encoder layers with a
-    causal mask, a linear layer. Embedding and output weights start from U(−0.1, 0.1), the
-    output bias from 0; the layers start alike, as :class:`torch.nn.TransformerEncoder` makes
-    them.
+    ``embedding · √d`` plus sinusoidal positions, dropout, post-norm encoder layers with a causal
+    mask, and a linear layer. Embedding and output weights start from U(−0.1, 0.1), the output
+    bias from 0. All encoder layers start with the same weights, because
+    :class:`torch.nn.TransformerEncoder` copies one layer.
 
     Args:
         words: size of the vocabulary.
-        width: d, even.
-        heads: of the attention; divides d.
-        feedforward: hidden width of each layer's perceptron.
-        layers: number of them.
-        dropout: rate, of positions, attention weights, perceptron and residual branches.
-        window: longest input, in tokens.
+        width: model dimension d, even.
+        heads: number of attention heads; divides d.
+        feedforward: hidden width of each feed-forward block.
+        layers: number of encoder layers.
+        dropout: rate for the embedded input, attention weights, feed-forward and residual
+            branches.
+        window: maximum input length in tokens.
 
     Source: Vaswani et al., *Attention is all you need* (2017).
     """
@@ -121,7 +122,7 @@ class TransformerLanguageModel(nn.Module):
         self._scale = math.sqrt(width)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """``[batch, length ≤ window]`` to logits of each next word ``[batch, length, words]``."""
+        """Map tokens ``[batch, length ≤ window]`` to logits ``[batch, length, words]``."""
         length = tokens.shape[1]
         x = self.embedding(tokens) * self._scale + self.positions[:length]
         mask = self.mask[:length, :length]
@@ -131,7 +132,7 @@ class TransformerLanguageModel(nn.Module):
 
 
 def sinusoids(length: int, width: int) -> Tensor:
-    """Sine and cosine of positions at geometrically spaced frequencies, ``[length, width]``.
+    """Sines and cosines of positions, at geometrically spaced frequencies, ``[length, width]``.
 
     Example:
         >>> sinusoids(2, 2)

