@@ -1,4 +1,4 @@
-"""Small networks and data for the tests of the engine."""
+"""Small networks and data for tests of the engine."""
 
 import torch
 
@@ -24,12 +24,12 @@ ARMS = {
 
 
 def images():
-    """Three kinds of noisy stripes, easy to tell apart."""
-    stream = torch.Generator().manual_seed(0)
+    """Three classes of noisy stripes, easy to classify."""
+    generator = torch.Generator().manual_seed(0)
 
     def split(n):
         y = torch.arange(n) % 3
-        x = 20 + 80 * torch.rand(n, 1, 6, 6, generator=stream)
+        x = 20 + 80 * torch.rand(n, 1, 6, 6, generator=generator)
         for k in range(3):
             x[y == k, :, 2 * k : 2 * k + 2] += 120
         return x.to(torch.uint8), y
@@ -39,18 +39,18 @@ def images():
 
 
 def text():
-    """Words that mostly follow one another in order."""
-    stream = torch.Generator().manual_seed(0)
+    """Words that mostly follow each other in order."""
+    g = torch.Generator().manual_seed(0)
 
     def split(n):
-        jumps = (torch.rand(n, generator=stream) < 0.1) * torch.randint(7, (n,), generator=stream)
+        jumps = (torch.rand(n, generator=g) < 0.1) * torch.randint(7, (n,), generator=g)
         return (torch.arange(n) + jumps.cumsum(0)) % 7
 
     return TextData(split(400), split(60), split(61), vocabulary_size=7, sha256="00" * 32)
 
 
 def task_parameters(task, **changes):
-    """Of the smallest networks that still have every part."""
+    """Parameters of the smallest networks that have every part."""
     common = {"epochs": 3, "seeds": 2, "log_every": 2, "target": 0.5, **changes}
     if task == "resnet18":
         sizes = {"widths": [4, 6], "blocks": [1, 1], "batch_size": 16, "crop_padding": 1}
@@ -61,7 +61,7 @@ def task_parameters(task, **changes):
 
 
 def training_parameters(**changes):
-    """On the CPU, looked at often."""
+    """Training on the CPU, with frequent statistics."""
     return TrainingParameters(**{"device": "cpu", "statistics_every": 4, **changes})
 
 
@@ -69,7 +69,7 @@ def train(
     task, arm, seeds=(0, 1), checkpoint=None, hyperparameters=None, sizes=None, snapshots=None,
     **training,
 ):  # fmt: skip
-    """One arm on one of the two tasks."""
+    """Train one arm on ``resnet18`` or ``transformer``."""
     settings = training_parameters(**training)
     arms = {**ARMS, arm: hyperparameters} if hyperparameters else ARMS
     return run_network(

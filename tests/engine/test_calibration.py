@@ -1,4 +1,4 @@
-"""Prices of steps: measured in turns, with an arm that is made to be slow."""
+"""Seconds per step: arms alternate, and a slow arm is measured as slow."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SECOND = {**FIRST, "rho": 0.1, "eps": 1e-12, "update_period": 5}
 
 
 class Slow(Adam):
-    """Adam, and a pause at every step."""
+    """Adam with a pause at every step."""
 
     def step(self, closure=None):
         time.sleep(PAUSE)
@@ -56,12 +56,12 @@ def prices(task="rr_cond29", data=None, settings=None, arms=ARMS):
     )
 
 
-def test_what_the_evidence_reads_is_what_the_engine_writes():
+def test_engine_writes_the_columns_that_the_evidence_reads():
     assert COLUMNS == PRICE_COLUMNS
     assert list(prices().columns) == list(COLUMNS)
 
 
-def test_a_slow_arm_is_dear_and_curvature_has_a_price():
+def test_slow_arms_and_curvature_cost_more():
     table = prices()
     assert table.groupby("arm")["round"].apply(sorted).to_dict() == {a: [0, 1, 2] for a in ARMS}
     ratios = price_ratios(table, "adam")
@@ -76,23 +76,23 @@ def test_a_slow_arm_is_dear_and_curvature_has_a_price():
     assert (table[table["arm"] == "adam"]["refresh"] == 0).all()
 
 
-def test_arms_take_turns_in_alternating_order(monkeypatch):
+def test_arms_alternate(monkeypatch):
     order = []
-    take = calibration._Turns.take
+    measure = calibration._ArmTimer.measure
 
-    def noted(self, periods):
+    def recorded(self, periods):
         order.append((type(self.optimizer).__name__, periods))
-        return take(self, periods)
+        return measure(self, periods)
 
-    monkeypatch.setattr(calibration._Turns, "take", noted)
+    monkeypatch.setattr(calibration._ArmTimer, "measure", recorded)
     prices(arms={name: ARMS[name] for name in ("adam", "ssdh")})
     names = [name for name, _ in order]
-    assert [p for _, p in order] == [1, 1, 2, 2, 2, 2, 2, 2]  # a warm-up first
+    assert [p for _, p in order] == [1, 1, 2, 2, 2, 2, 2, 2]  # warm-up first
     assert names == ["Adam", "SSDH", "Adam", "SSDH", "SSDH", "Adam", "Adam", "SSDH"]
 
 
 @pytest.mark.parametrize("task", ["resnet18", "transformer"])
-def test_networks_have_prices_too(task):
+def test_networks_are_measured(task):
     data = networks.images() if task == "resnet18" else networks.text()
     threads = torch.get_num_threads()
     table = prices(task, data, networks.task_parameters(task))

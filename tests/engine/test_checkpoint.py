@@ -1,4 +1,4 @@
-"""A run that is killed goes on where it was and ends as if nothing had happened."""
+"""A killed run resumes from its checkpoint and ends like an uninterrupted run."""
 
 import json
 import multiprocessing
@@ -29,13 +29,13 @@ CASES = {
     "transformer_ensemble": {"task": "transformer", "arm": "sadh", "ensemble": "together"},
 }
 
-# A process that is killed is forked from one that has imported everything, and computed nothing.
+# Fork processes from one that has imported everything but computed nothing.
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload([__name__, "adaptive_opt.engine.rahimi_recht"])
 
 
 def run_case(name, folder, every):
-    """One arm, with a checkpoint every so many seconds; long enough to be killed now and then."""
+    """Train one arm, long enough to be killed, with a checkpoint every ``every`` seconds."""
     checkpoint = Checkpoint(folder / "checkpoint.pt", "digest", every)
     case = dict(CASES[name])
     if case["task"] == "rr_cond29":
@@ -55,8 +55,8 @@ def run_case(name, folder, every):
     return train(**{"ensemble": "apart", **case}, sizes={"epochs": 40}, checkpoint=checkpoint)
 
 
-def leave(name, folder, every):
-    """Run a case and leave its results in a folder."""
+def run_and_save(name, folder, every):
+    """Run a case and save its results in a folder."""
     torch.set_num_threads(1)
     history, weights, summary = run_case(name, folder, every)
     history.to_parquet(folder / "history.parquet")
@@ -65,7 +65,7 @@ def leave(name, folder, every):
 
 
 def start(name, folder, every):
-    process = PROCESSES.Process(target=leave, args=(name, folder, every), daemon=True)
+    process = PROCESSES.Process(target=run_and_save, args=(name, folder, every), daemon=True)
     process.start()
     return process
 
@@ -76,18 +76,18 @@ def wait(process):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_killed_again_and_again(name, tmp_path):
-    """SIGKILL at a random moment after each new checkpoint, three times; then to the end."""
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
+def test_a_run_killed_several_times_ends_the_same(name, tmp_path):
+    """SIGKILL at a random moment after a new checkpoint, three times; then run to the end."""
+    whole, interrupted = tmp_path / "whole", tmp_path / "interrupted"
     whole.mkdir()
-    broken.mkdir()
+    interrupted.mkdir()
     uninterrupted = start(name, whole, 1e9)
     chance = np.random.default_rng(len(name))
     kills = 0
     for _ in range(3):
-        process = start(name, broken, 0.01)
-        before = _changed(broken)
-        while process.is_alive() and _changed(broken) == before:
+        process = start(name, interrupted, 0.01)
+        before = _changed(interrupted)
+        while process.is_alive() and _changed(interrupted) == before:
             time.sleep(0.002)
         time.sleep(chance.uniform(0, 0.1))
         if process.is_alive():
@@ -95,14 +95,14 @@ def test_killed_again_and_again(name, tmp_path):
             kills += 1
         process.join()
     assert kills >= 2
-    assert wait(start(name, broken, 1e9)) == 0
+    assert wait(start(name, interrupted, 1e9)) == 0
     assert wait(uninterrupted) == 0
-    a, b = (pd.read_parquet(f / "history.parquet") for f in (whole, broken))
+    a, b = (pd.read_parquet(f / "history.parquet") for f in (whole, interrupted))
     timeless = [c for c in a if c != "device_seconds"]
     pd.testing.assert_frame_equal(a[timeless], b[timeless], check_exact=True)
-    wa, wb = (torch.load(f / "weights.pt", weights_only=True) for f in (whole, broken))
+    wa, wb = (torch.load(f / "weights.pt", weights_only=True) for f in (whole, interrupted))
     assert all(torch.equal(wa[n], wb[n]) for n in wa)
-    assert (whole / "summary.json").read_text() == (broken / "summary.json").read_text()
+    assert (whole / "summary.json").read_text() == (interrupted / "summary.json").read_text()
 
 
 def _changed(folder):
@@ -110,8 +110,8 @@ def _changed(folder):
     return file.stat().st_mtime_ns if file.exists() else 0
 
 
-def test_a_diverged_seed_stays_so(tmp_path):
-    """Frozen members are among what is saved."""
+def test_a_diverged_seed_stays_diverged(tmp_path):
+    """Checkpoints save which members are frozen."""
 
     def run(checkpoint):
         hyper = {"optimizer": "torch.optim.SGD", "lr": 1e9}
@@ -122,8 +122,8 @@ def test_a_diverged_seed_stays_so(tmp_path):
         )  # fmt: skip
 
     history, weights, summary = run(None)
-    checkpoint = _Once(tmp_path / "checkpoint.pt", after=40)
-    with pytest.raises(_Stopped):
+    checkpoint = InterruptingCheckpoint(tmp_path / "checkpoint.pt", after=40)
+    with pytest.raises(Interrupted):
         run(checkpoint)
     resumed, weights_resumed, summary_resumed = run(Checkpoint(checkpoint.path))
     assert summary["diverged_at"] == summary_resumed["diverged_at"]
@@ -136,31 +136,31 @@ def test_a_diverged_seed_stays_so(tmp_path):
     )
 
 
-class _Stopped(Exception):  # noqa: N818 - it is no error
+class Interrupted(Exception):  # noqa: N818 - not an error
     pass
 
 
-class _Once(Checkpoint):
-    """Saves after so many offers, then stops the run."""
+class InterruptingCheckpoint(Checkpoint):
+    """Interrupts the run at its first save, which is due after ``after`` checks."""
 
     def __init__(self, path, after):
         super().__init__(path, "", 0.0)
-        self.offers, self.after = 0, after
+        self.checks, self.after = 0, after
 
     @property
     def due(self):
-        self.offers += 1
-        return self.offers > self.after
+        self.checks += 1
+        return self.checks > self.after
 
     def save(self, state):
         super().save(state)
-        raise _Stopped
+        raise Interrupted
 
 
 STATE = {"tensor": torch.arange(3), "list": [1, None, "x"]}
 
 
-def test_saved_and_loaded(tmp_path):
+def test_save_load_and_remove(tmp_path):
     checkpoint = Checkpoint(tmp_path / "deep" / "c.pt", "a")
     assert checkpoint.load() is None
     checkpoint.save(STATE)
@@ -173,7 +173,7 @@ def test_saved_and_loaded(tmp_path):
     checkpoint.remove()
 
 
-def test_what_a_killed_writer_left_is_cleared(tmp_path):
+def test_files_of_a_killed_writer_are_deleted(tmp_path):
     checkpoint = Checkpoint(tmp_path / "c.pt", "a")
     dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"],
                           capture_output=True, text=True, check=True).stdout.strip()  # fmt: skip
@@ -182,7 +182,7 @@ def test_what_a_killed_writer_left_is_cleared(tmp_path):
     assert [f.name for f in tmp_path.iterdir()] == ["c.pt"]
 
 
-def test_due_by_the_clock(tmp_path):
+def test_saves_are_due_by_the_clock(tmp_path):
     assert not Checkpoint(None, every=0.0).due
     assert Checkpoint(tmp_path / "c.pt", every=0.0).due
     slow = Checkpoint(tmp_path / "c.pt", every=60.0)
@@ -193,15 +193,15 @@ def test_due_by_the_clock(tmp_path):
     assert not slow.due
 
 
-def test_another_configuration_is_never_mixed_in(tmp_path, caplog):
+def test_checkpoints_of_another_configuration_are_not_used(tmp_path, caplog):
     Checkpoint(tmp_path / "c.pt", "a").save(STATE)
     caplog.set_level("INFO")
     assert Checkpoint(tmp_path / "c.pt", "b").load() is None
-    assert "of another configuration; the run starts anew" in caplog.text
+    assert "of another configuration; the run starts from iteration 0" in caplog.text
 
 
 @pytest.mark.parametrize("damage", ["empty", "half", "noise", "flipped", "other", "keys"])
-def test_a_damaged_file_is_left_out(tmp_path, caplog, damage):
+def test_damaged_checkpoints_are_not_used(tmp_path, caplog, damage):
     checkpoint = Checkpoint(tmp_path / "c.pt", "a")
     checkpoint.save({"tensor": torch.arange(10_000)})
     content = bytearray(checkpoint.path.read_bytes())
@@ -247,13 +247,13 @@ signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 checkpoint = Checkpoint(Path(sys.argv[1]), "a")
 checkpoint.save({"tensor": torch.zeros(10)})
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-checkpoint.save({"tensor": torch.zeros(100_000)})  # what does not fit
+checkpoint.save({"tensor": torch.zeros(100_000)})  # does not fit
 print(checkpoint.load()["tensor"].numel(), sorted(f.name for f in checkpoint.path.parent.iterdir()))
 """
 
 
-def test_a_full_disk_loses_nothing(tmp_path):
-    """The write fails half-way, the old file stays, the run is told and goes on."""
+def test_a_full_disk_keeps_the_old_checkpoint(tmp_path):
+    """The write fails half-way, the old file stays, and a warning is logged."""
     done = subprocess.run(
         [sys.executable, "-c", FULL_DISK, tmp_path / "c.pt"],
         capture_output=True,
@@ -264,17 +264,17 @@ def test_a_full_disk_loses_nothing(tmp_path):
     assert "was not written" in done.stderr
 
 
-def test_digests():
+def test_digest_depends_on_values_not_on_order():
     a = configuration_digest({"lr": 0.1, "seeds": [0, 1]})
     assert a == configuration_digest({"seeds": [0, 1], "lr": 0.1})
     assert a != configuration_digest({"lr": 0.1, "seeds": [0, 2]})
     assert len(json.dumps(a)) == 34
 
 
-def test_the_file_is_small_enough_to_write_often(tmp_path):
-    """Parameters, where they last were well, and the optimizer's state: four times the weights."""
-    checkpoint = _Once(tmp_path / "c.pt", after=5)
-    with pytest.raises(_Stopped):
+def test_a_checkpoint_has_about_four_times_the_weights(tmp_path):
+    """Parameters, their last good state, and two tensors of the optimizer's state."""
+    checkpoint = InterruptingCheckpoint(tmp_path / "c.pt", after=5)
+    with pytest.raises(Interrupted):
         train("transformer", "ssdh", checkpoint=checkpoint, sizes={"width": 64, "feedforward": 64})
     state = checkpoint.load()["state"]
     parameters = sum(p.numel() for p in state["params"])

@@ -1,4 +1,4 @@
-"""Curvature at the weights that training left, against exact dense Hessians."""
+"""Curvature at saved weights, compared with exact dense Hessians."""
 
 import numpy as np
 import pandas as pd
@@ -36,7 +36,7 @@ SETTINGS = CurvatureParameters(
 FEW = SETTINGS.model_copy(update={"trace_draws": 2, "density_steps": 2})
 
 
-def kept(task, arm, epochs=(0, 3)):
+def trained(task, arm, epochs=(0, 3)):
     snapshots = Snapshots(epochs)
     history, *_ = train(task, arm, snapshots=snapshots)
     return history, snapshots.tensors
@@ -55,7 +55,7 @@ def measured(task, arm, tensors, settings=SETTINGS):
     )
 
 
-def place(task, **changes):
+def network(task, **changes):
     data = images() if task == "resnet18" else text()
     return CurvatureOfNetwork(
         data, task, task_parameters(task, **changes), training_parameters(), SETTINGS, 0
@@ -67,13 +67,13 @@ def dense(operator):
 
 
 @pytest.mark.parametrize("task", ["resnet18", "transformer"])
-def test_along_a_run(task):
-    _, tensors = kept(task, "ssdh", epochs=(3,))
+def test_measurements_equal_those_of_the_dense_hessian(task):
+    _, tensors = trained(task, "ssdh", epochs=(3,))
     measures, densities, estimates = measured(task, "ssdh", tensors)
     assert set(densities["epoch"]) == {3}
     assert set(estimates["epoch"]) == {3}
     last = read_snapshots(tensors)[-1]
-    loss = place(task).at(last)
+    loss = network(task).at(last)
     matrix = dense(loss.operator("hessian"))
     rows = measures[measures["epoch"] == 3].set_index(["matrix", "quantity", "index"])
     assert rows["good"].all()
@@ -87,8 +87,8 @@ def test_along_a_run(task):
         found = rows.loc[("hessian", quantity, 0)]
         assert abs(found["value"] - float(exact)) < 5 * found["error"]
 
-    # η λ of the preconditioned Hessian of the coordinates that are not clipped, over its limit.
-    flat = {k: _flat(loss, getattr(last, k)) for k in ("denominators", "momentum")}
+    # η λ of the preconditioned Hessian over coordinates that are not clipped, divided by its limit.
+    flat = {k: flatten(loss, getattr(last, k)) for k in ("denominators", "momentum")}
     free = (flat["momentum"] / flat["denominators"]).abs() <= ARMS["ssdh"]["rho"]
     quotient = (matrix / flat["denominators"][:, None])[free][:, free]
     highest = torch.linalg.eigvals(quotient).real.max()
@@ -97,7 +97,7 @@ def test_along_a_run(task):
     share = rows.loc[("preconditioned", "fixed_share", 0), "value"]
     assert share == pytest.approx(1 - float(free.double().mean()))
 
-    # Known of one Rademacher draw: relative error √(Σ_{i≠j} H_ij²) / ‖d‖.
+    # Relative error of one Rademacher draw: √(Σ_{i≠j} H_ij²) / ‖d‖.
     diagonal = matrix.diagonal()
     known = (matrix.square().sum() - diagonal.square().sum()).sqrt() / diagonal.norm()
     chosen = estimates[(estimates["probe"] == "rademacher")]
@@ -108,13 +108,13 @@ def test_along_a_run(task):
     assert abs(held["value"] - float(exact)) < 5 * held["error"] + 0.02
 
 
-def _flat(loss, named):
+def flatten(loss, named):
     names = [n for n, _ in loss.network.named_parameters()]
     return torch.cat([named[n].reshape(-1) for n in names]).double()
 
 
-def test_gradient_descent_with_momentum():
-    _, tensors = kept("resnet18", "sgdm")
+def test_stability_of_gradient_descent_with_momentum():
+    _, tensors = trained("resnet18", "sgdm")
     measures, _, estimates = measured("resnet18", "sgdm", tensors, FEW)
     assert estimates.empty
     rows = measures.set_index(["epoch", "matrix", "quantity", "index"])["value"]
@@ -124,8 +124,8 @@ def test_gradient_descent_with_momentum():
         assert found == pytest.approx(snapshot.lr * top / 3.8)
 
 
-def test_a_quadratic_loss_blows_up_beyond_the_threshold():
-    """Each rule on ½ λ θ², just below and just above."""
+def test_a_quadratic_loss_diverges_beyond_the_threshold():
+    """Each rule on ½ λ θ², just below and just above its threshold."""
     for averaged, beta in ((False, 0.0), (False, 0.9), (True, 0.9), (True, 0.5)):
         for factor, grows in ((0.98, False), (1.02, True)):
             lr = factor * threshold(beta, averaged=averaged) / 2.0
@@ -152,9 +152,9 @@ def sharpness(task, kept_by_arm, **changes):
 
 
 @pytest.mark.parametrize("task", ["resnet18", "transformer"])
-def test_sharpness_is_that_of_the_whole_measurement(task):
+def test_sharpness_equals_the_full_measurement(task):
     arms = ("sgdm", "ssdh")
-    tensors = {arm: kept(task, arm)[1] for arm in arms}
+    tensors = {arm: trained(task, arm)[1] for arm in arms}
     found = sharpness(task, tensors)
     assert found["good"].all()
     keys = ["arm", "epoch", "matrix", "quantity", "index"]
@@ -165,14 +165,14 @@ def test_sharpness_is_that_of_the_whole_measurement(task):
         pd.testing.assert_series_equal(mine, whole[mine.index], rtol=1e-5)
 
 
-def test_sharpness_stops_when_the_products_are_spent_and_marks_it():
-    tensors = {"ssdh": kept("resnet18", "ssdh", epochs=(3,))[1]}
+def test_sharpness_is_marked_if_the_products_do_not_suffice():
+    tensors = {"ssdh": trained("resnet18", "ssdh", epochs=(3,))[1]}
     found = sharpness("resnet18", tensors, products=2)
     assert not found[found["quantity"] == "eigenvalue"]["good"].any()
 
 
-def test_sharpness_leaves_out_what_has_diverged(caplog):
-    tensors = {"sgdm": kept("resnet18", "sgdm", epochs=(0, 3))[1]}
+def test_diverged_snapshots_have_no_sharpness(caplog):
+    tensors = {"sgdm": trained("resnet18", "sgdm", epochs=(0, 3))[1]}
     tensors["sgdm"]["seed0.epoch3.parameters.conv1.weight"].fill_(torch.nan)
     found = sharpness("resnet18", tensors)
     assert set(found[found["epoch"] == 3]["quantity"]) == {"loss"}
@@ -180,10 +180,10 @@ def test_sharpness_leaves_out_what_has_diverged(caplog):
     assert "sgdm, epoch 3: the loss is nan, so there is no sharpness" in caplog.text
 
 
-def test_surface_and_line():
-    _, tensors = kept("resnet18", "adam")
+def test_surface_and_line_contain_the_solutions():
+    _, tensors = trained("resnet18", "adam")
     first, second = read_snapshots(tensors)
-    here = place("resnet18")
+    here = network("resnet18")
     surface = network_surface(here, second, SETTINGS, "surface")
     assert surface.shape == (9, 5)
     centre = surface[(surface["a"] == 0) & (surface["b"] == 0)]["loss"]
@@ -194,16 +194,16 @@ def test_surface_and_line():
 
 
 def test_bad_snapshots_are_refused():
-    _, tensors = kept("resnet18", "sgdm", epochs=(3,))
+    _, tensors = trained("resnet18", "sgdm", epochs=(3,))
     (snapshot,) = read_snapshots(tensors)
     with pytest.raises(StudyError, match="the checkpoint is of another architecture"):
-        place("resnet18", widths=[4, 8]).at(snapshot)
+        network("resnet18", widths=[4, 8]).at(snapshot)
     tensors["seed0.epoch3.parameters.conv1.weight"].fill_(torch.inf)
     with pytest.raises(StudyError, match="so there is no curvature to measure"):
         measured("resnet18", "sgdm", tensors)
 
 
-def test_whole_spectra_of_rahimi_recht():
+def test_full_spectra_of_rahimi_recht():
     settings = TrainingParameters(device="cpu", hessian_every=8)
     parameters = TaskParameters(epochs=4, seeds=1, target=0.1, batch_size=32)
     snapshots = Snapshots([0, 4])

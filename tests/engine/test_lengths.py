@@ -1,4 +1,4 @@
-"""Training at several lengths: what is trained, with what, and that it goes on after a break."""
+"""Training at several lengths: jobs, their hyperparameters, and resuming after interruptions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from adaptive_opt.engine.checkpoint import Checkpoint
-from adaptive_opt.engine.lengths import COLUMNS, Lengths, plan_turns
+from adaptive_opt.engine.lengths import COLUMNS, Lengths, plan_jobs
 from adaptive_opt.engine.network import run_network
 from adaptive_opt.engine.rahimi_recht import run_rahimi_recht
 from adaptive_opt.parameters import TaskParameters, TrainingParameters
@@ -57,14 +57,14 @@ def test_every_length_has_a_row_with_its_own_schedule():
     full = table[table["share"] == 1].set_index("seed")["train_loss"]
     last = history[history["iteration"] == 80].set_index("seed")["train_loss"]
     assert full.tolist() == pytest.approx(last.tolist(), rel=1e-6)
-    # A short run is not the beginning of a long one: its learning rate has fallen at its end.
+    # A short run is not the beginning of a long one: its learning rate decays earlier.
     early = history[history["iteration"] == 20].set_index("seed")["train_loss"]
     short = table[table["share"] == 0.25].set_index("seed")["train_loss"]
     assert not (short == early.astype(float)).any()
     assert (table["gradient_equivalents"] >= table["iterations"]).all()
 
 
-def test_the_run_of_a_seed_takes_the_configuration_of_its_search():
+def test_each_seed_uses_the_configuration_of_its_search():
     _, weights, summary, table = trained((0.5,))
     alone = [trained((0.5,), studies=[config]) for config in STUDIES]
     for seed in range(4):
@@ -76,57 +76,59 @@ def test_the_run_of_a_seed_takes_the_configuration_of_its_search():
     assert summary["hyperparameters"] == STUDIES
 
 
-def of_seed(history, seed):
+def history_of_seed(history, seed):
     rows = history[history["seed"] == seed]
     return rows.drop(columns="device_seconds").reset_index(drop=True)
 
 
-def test_a_foreign_optimizer_trains_each_search_by_itself():
+def test_a_foreign_optimizer_trains_each_search_separately():
     studies = [{"lr": 0.01}, {"lr": 0.1}]
     history, weights, _, table = trained((0.5,), optimizer="torch.optim.RAdam", studies=studies)
     for i, config in enumerate(studies):
         other = trained((0.5,), optimizer="torch.optim.RAdam", studies=[config])
         for seed in (i, i + 2):
             assert torch.equal(weights["W1"][seed], other[1]["W1"][seed])
-            pd.testing.assert_frame_equal(of_seed(history, seed), of_seed(other[0], seed))
+            pd.testing.assert_frame_equal(
+                history_of_seed(history, seed), history_of_seed(other[0], seed)
+            )
     assert len(table) == 8
 
 
-def test_seeds_whose_search_found_nothing_are_not_trained():
-    turns = plan_turns((1.0,), [1, 3], [None, HYPER], together=True, per_member=True)
-    assert [list(t.seeds) for t in turns] == [[1, 3]]
+def test_seeds_of_searches_without_result_are_not_trained():
+    jobs = plan_jobs((1.0,), [1, 3], [None, HYPER], together=True, per_member=True)
+    assert [list(t.seeds) for t in jobs] == [[1, 3]]
     _, weights, summary, table = trained((), studies=[None, STUDIES[1]], chosen=[1, 3])
     assert summary["seeds"] == [1, 3]
     assert weights["W1"].shape[0] == 2
     assert table["seed"].tolist() == [1, 3]
 
 
-class BrokenError(Exception):
+class InterruptionError(Exception):
     pass
 
 
-def broken_off(monkeypatch, file, after, run):
-    """What a run leaves that is taken up where it was broken off, after so many saves."""
+def interrupt_and_resume(monkeypatch, file, after, run):
+    """Results of a run that is interrupted after some saves and resumed."""
     saves = {"left": after}
     save = Checkpoint.save
 
-    def then_break(self, state):
+    def save_or_interrupt(self, state):
         save(self, state)
         saves["left"] -= 1
         if saves["left"] == 0:
-            raise BrokenError
+            raise InterruptionError
 
     with monkeypatch.context() as patch:
-        patch.setattr(Checkpoint, "save", then_break)
-        with pytest.raises(BrokenError):
+        patch.setattr(Checkpoint, "save", save_or_interrupt)
+        with pytest.raises(InterruptionError):
             run(Checkpoint(file, "a", every=0))
     return run(Checkpoint(file, "a", every=0))
 
 
 @pytest.mark.parametrize("after", [1, 7, 21, 24, 30])
-def test_rahimi_recht_goes_on_within_any_length(monkeypatch, tmp_path, after):
+def test_rahimi_recht_resumes_within_any_length(monkeypatch, tmp_path, after):
     whole = trained((0.25, 0.5))
-    again = broken_off(
+    again = interrupt_and_resume(
         monkeypatch, tmp_path / "c.pt", after, lambda c: trained((0.25, 0.5), checkpoint=c)
     )
     pd.testing.assert_frame_equal(
@@ -138,7 +140,7 @@ def test_rahimi_recht_goes_on_within_any_length(monkeypatch, tmp_path, after):
 
 @pytest.mark.parametrize("after", [2, 8, 14])
 @pytest.mark.parametrize("task", ["resnet18", "transformer"])
-def test_networks_go_on_within_any_length(monkeypatch, tmp_path, task, after):
+def test_networks_resume_within_any_length(monkeypatch, tmp_path, task, after):
     data = networks.images() if task == "resnet18" else networks.text()
 
     def run(checkpoint):
@@ -157,7 +159,7 @@ def test_networks_go_on_within_any_length(monkeypatch, tmp_path, task, after):
         return history.drop(columns="device_seconds"), weights, lengths.table()
 
     whole = run(Checkpoint(None))
-    again = broken_off(monkeypatch, tmp_path / "c.pt", after, run)
+    again = interrupt_and_resume(monkeypatch, tmp_path / "c.pt", after, run)
     pd.testing.assert_frame_equal(whole[0], again[0])
     pd.testing.assert_frame_equal(whole[2], again[2])
     assert all(torch.equal(whole[1][name], again[1][name]) for name in whole[1])

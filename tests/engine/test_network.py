@@ -1,4 +1,4 @@
-"""Training of networks: every arm, against plain training, members apart, what is noted."""
+"""Training of networks: every arm, comparison with plain training, ensembles, histories."""
 
 import math
 
@@ -47,7 +47,7 @@ def test_exact_curvature_is_not_offered_on_networks():
 
 @pytest.mark.parametrize("task", TASKS)
 def test_plain_training_gives_the_same_weights(task):
-    """A module, a loop, torch's SGD and clipping, one run by itself."""
+    """Plain training: a module, a loop, torch's SGD and clipping, one run."""
     augmentation = {"crop_padding": 0, "flip": False} if task == "resnet18" else {"dropout": 0.0}
     hyper = {"lr": 0.1, "momentum": 0.9}
     settings = training_parameters(schedule="constant", channels_last=False)
@@ -75,8 +75,8 @@ def test_plain_training_gives_the_same_weights(task):
 
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("arm", ["adam", "ssdh", "ssvp"])
-def test_seeds_together_are_the_seeds_apart(task, arm):
-    """But for dropout, whose random numbers an ensemble shares out among its members."""
+def test_ensembles_equal_separate_runs(task, arm):
+    """Without dropout, whose random numbers the members of an ensemble share."""
     sizes = {"dropout": 0.0} if task == "transformer" else {}
     sizes |= {"epochs": 1}
     apart, w, _ = train(task, arm, ensemble="apart", sizes=sizes)
@@ -91,14 +91,14 @@ def test_seeds_together_are_the_seeds_apart(task, arm):
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_arms_start_alike_and_seeds_do_not(task):
+def test_initial_losses_agree_between_arms_and_differ_between_seeds(task):
     a, b = (losses(train(task, arm)[0], "batch_loss").iloc[0] for arm in ("sgdm", "ssdh"))
     np.testing.assert_allclose(a, b, rtol=1e-5)
     assert a[0] != a[1]
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_what_is_noted(task):
+def test_history_has_the_planned_rows_and_columns(task):
     history, _, summary = train(task, "ssdh", sizes={"epochs": 2})
     length = summary["iterations"]
     per_epoch = length // 2
@@ -106,14 +106,14 @@ def test_what_is_noted(task):
     expected = sorted({*range(0, length, 2), *range(0, length, 4), 0, per_epoch, length})
     assert one.index.tolist() == expected
     assert one["epoch"].tolist() == [t // per_epoch for t in expected]
-    # Validation at each epoch, test data once.
+    # Validation data at each epoch, test data once.
     assert one["valid_loss"].dropna().index.tolist() == [0, per_epoch, length]
     assert one["test_loss"].dropna().index.tolist() == [length]
     extra = "accuracy" if task == "resnet18" else "perplexity"
     assert np.isfinite(one.loc[length, f"test_{extra}"])
     if task == "resnet18":
         assert one["batch_accuracy"].dropna().between(0, 1).all()
-    # Row 0 has the first batch; every other one the mean since the row before.
+    # Row 0 has the first batch; every other row has the mean since the row before.
     assert one.loc[0, "train_loss"] == one.loc[0, "batch_loss"]
     assert one["device_seconds"].is_monotonic_increasing
     assert one["clipped_fraction"].dropna().between(0, 1).all()
@@ -123,18 +123,18 @@ def test_what_is_noted(task):
     assert one["lr"].iloc[-1] == pytest.approx(0.005)
 
 
-@pytest.mark.parametrize("what", ["loss", "accuracy"])
-def test_training_loss_and_accuracy_are_means_since_the_last_row(what):
+@pytest.mark.parametrize("quantity", ["loss", "accuracy"])
+def test_training_loss_and_accuracy_are_means_since_the_last_row(quantity):
     every, _, _ = train("resnet18", "adam", sizes={"epochs": 2, "log_every": 1})
     third, _, _ = train("resnet18", "adam", sizes={"epochs": 2, "log_every": 3}, statistics_every=3)
-    batches = losses(every, f"batch_{what}")
-    means = losses(third, f"train_{what}")
+    batches = losses(every, f"batch_{quantity}")
+    means = losses(third, f"train_{quantity}")
     np.testing.assert_allclose(means.loc[3], batches.loc[1:3].mean(), rtol=1e-5)
     np.testing.assert_allclose(means.loc[6], batches.loc[4:6].mean(), rtol=1e-5)
 
 
-def test_gradient_and_curvature_are_clipped_alike():
-    """A clip that bites scales m and c: the update m/D of SADH then hardly changes."""
+def test_gradient_and_curvature_are_clipped_by_the_same_factor():
+    """Active clipping scales m and c, so that SADH's update m/D hardly changes."""
     hyper = {"lr": 1e-3, "beta2": 0.5, "rho": 1e6, "eps": 1e-12}
     norms, curvatures = [], []
     for limit in (1e-3, 1e-2):
@@ -149,7 +149,7 @@ def test_gradient_and_curvature_are_clipped_alike():
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_curvature_of_part_of_the_batch_costs_that_part(task):
+def test_curvature_on_part_of_the_batch_costs_that_part(task):
     history, _, summary = train(task, "ssdh", curvature_share=0.25, sizes={"epochs": 4})
     length = summary["iterations"]
     assert summary["gradient_equivalents"] == length + 0.75 * math.ceil(length / 10)
@@ -159,9 +159,9 @@ def test_curvature_of_part_of_the_batch_costs_that_part(task):
 
 def test_a_diverged_seed_is_marked_and_the_others_go_on():
     hyper = {"optimizer": "torch.optim.SGD", "lr": 1e9}
-    for how in ("apart", "together"):
+    for ensemble in ("apart", "together"):
         history, weights, summary = train(
-            "resnet18", "custom", hyperparameters=hyper, ensemble=how, diverged_above=10.0
+            "resnet18", "custom", hyperparameters=hyper, ensemble=ensemble, diverged_above=10.0
         )
         assert all(t is not None for t in summary["diverged_at"])
         assert summary["final_train_loss"] == [None, None]
@@ -171,12 +171,12 @@ def test_a_diverged_seed_is_marked_and_the_others_go_on():
         assert all(torch.isfinite(weights[n]).all() for n in weights if "running" not in n)
 
 
-@pytest.mark.parametrize("how", ["apart", "together"])
-def test_a_run_that_ends_early_keeps_its_place_in_the_tables(how):
-    """Its history has the length of the others', empty from where it diverged."""
+@pytest.mark.parametrize("ensemble", ["apart", "together"])
+def test_a_run_that_ends_early_has_a_history_of_full_length(ensemble):
+    """Its values are NaN from where it diverged."""
     history, _, summary = train(
         "resnet18", "custom", hyperparameters={"optimizer": "torch.optim.SGD", "lr": 1e9},
-        ensemble=how, diverged_above=10.0, sizes={"epochs": 40, "log_every": 1},
+        ensemble=ensemble, diverged_above=10.0, sizes={"epochs": 40, "log_every": 1},
     )  # fmt: skip
     assert all(t is not None for t in summary["diverged_at"])
     assert history.groupby("seed")["iteration"].max().tolist() == [120, 120]
@@ -184,7 +184,7 @@ def test_a_run_that_ends_early_keeps_its_place_in_the_tables(how):
     assert outcome_table([history]).iloc[0]["diverged"] == 2
 
 
-def test_a_diverged_seed_keeps_the_buffers_it_last_was_well_with():
+def test_a_diverged_seed_has_its_last_good_buffers():
     _, weights, summary = train(
         "resnet18", "custom", hyperparameters={"optimizer": "torch.optim.SGD", "lr": 1e9},
         diverged_above=10.0, sizes={"epochs": 40, "log_every": 1},
@@ -211,11 +211,11 @@ def test_the_same_code_trains_on_a_gpu(task, precision, arm):
     assert (found.iloc[-1] < found.iloc[0]).all()
 
 
-def test_small_networks_train_their_seeds_together_and_large_ones_apart(monkeypatch):
-    ways = [train("transformer", "adam", sizes={"epochs": 1})[2]["ensemble"]]
+def test_small_networks_train_seeds_together_and_large_ones_apart(monkeypatch):
+    found = [train("transformer", "adam", sizes={"epochs": 1})[2]["ensemble"]]
     monkeypatch.setattr("adaptive_opt.engine.network.SMALL_NETWORK", 100)
-    ways.append(train("transformer", "adam", sizes={"epochs": 1})[2]["ensemble"])
-    assert ways == ["together", "apart"]
+    found.append(train("transformer", "adam", sizes={"epochs": 1})[2]["ensemble"])
+    assert found == ["together", "apart"]
 
 
 def test_histories_of_several_seeds_are_one_table():
@@ -227,14 +227,14 @@ def test_histories_of_several_seeds_are_one_table():
     assert history.loc[logged, "train_loss"].notna().all()
 
 
-def test_without_a_terminal_the_log_tells_how_far_it_is(caplog, monkeypatch):
-    monkeypatch.setattr("adaptive_opt.engine.results.LINE_EVERY", 0.0)
+def test_progress_is_logged_without_a_terminal(caplog, monkeypatch):
+    monkeypatch.setattr("adaptive_opt.engine.results.LOG_INTERVAL", 0.0)
     caplog.set_level("INFO")
     train("transformer", "adam", sizes={"epochs": 1}, ensemble="apart")
     assert "transformer adam: 7 of 14 iterations, about 0 min left" in caplog.text
 
 
-def test_an_optimizer_that_was_edited_is_another_one(tmp_path, monkeypatch):
+def test_editing_an_optimizer_changes_the_code_digest(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr("sys.dont_write_bytecode", True)
     text = "import torch\nclass Mine(torch.optim.SGD):\n    pass\n"

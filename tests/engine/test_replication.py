@@ -1,4 +1,4 @@
-"""The published ordering, at full length, from the published functions."""
+"""The published order of the arms, at full length on the published functions."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from tests.project.test_parameters import load
 
 
 def median_passage(reference, task, arm, env):
-    """Median iteration to the target over the seeds that get there, and their number."""
+    """Median iterations to the target over the seeds that reach it, and their number."""
     parameters = load(env)
     training = TrainingParameters(**{**parameters["training"], "hessian_every": 0, "device": "cpu"})
     given = TaskParameters(**parameters["tasks"][task])
@@ -46,13 +46,13 @@ def test_published_ordering(reference, task, expected, at_least):
     assert order == sorted(order)
 
 
-def test_rademacher_probes_mend_ssdh(reference):
+def test_rademacher_probes_correct_ssdh(reference):
     published, _ = median_passage(reference, "rr_cond15099", "ssdh", "replication")
     corrected, _ = median_passage(reference, "rr_cond15099", "ssdh", "base")
     assert 6300 / 1.5 < corrected < 6300 * 1.5
     assert corrected < published / 1.5
 
 
-def test_first_order_arms_never_get_there(reference):
+def test_first_order_arms_never_reach_the_target(reference):
     for arm in ("sgdm", "adam"):
         assert median_passage(reference, "rr_cond29", arm, "replication")[1] == 0

@@ -1,4 +1,4 @@
-"""The training loop: against plain training, repeatable, members apart, faults contained."""
+"""The training loop: comparison with plain training, reproducibility, ensembles, divergence."""
 
 import math
 
@@ -77,14 +77,14 @@ def test_every_arm_learns_and_repeats_exactly(arm):
 
 
 @pytest.mark.parametrize("arm", arm_names())
-def test_a_run_does_not_depend_on_its_company(arm):
+def test_a_run_does_not_depend_on_other_members(arm):
     _, together, _ = train(arm, seeds=(0, 1, 2), hessian_every=0)
     _, alone, _ = train(arm, seeds=(1,), hessian_every=0)
     np.testing.assert_allclose(final(together)[1], final(alone)[0], rtol=2e-5, atol=2e-6)
 
 
 def test_plain_training_gives_the_same_weights():
-    """A module, a sampler, torch's SGD and torch's scheduler, one run by itself."""
+    """Plain training: a module, a sampler, torch's SGD and scheduler, one run."""
     _, weights, _ = train("sgdm", seeds=(1,), schedule="cosine_by_epoch", hessian_every=0)
     seed = derive_seed("rr_cond29", 1, "weights")
     generator = torch.Generator().manual_seed(seed)
@@ -119,7 +119,7 @@ def test_arms_are_paired():
     assert batches[0].equals(batches[1])
 
 
-def test_history_has_what_it_promises():
+def test_history_has_the_planned_rows_and_columns():
     history, _, summary = train("ssdh")
     assert sorted(history["iteration"].unique()) == list(range(0, 21, 2))
     assert set(history["seed"]) == {0, 1}
@@ -135,7 +135,7 @@ def test_history_has_what_it_promises():
     assert cost.tolist() == [20 + 2 * 2] == [summary["gradient_equivalents"]]
 
 
-def test_hessian_columns_are_those_of_the_weights():
+def test_hessian_columns_match_the_weights():
     history, weights, _ = train("sadh")
     rows = history[history["iteration"] == 20]
     for i in range(2):
@@ -152,7 +152,7 @@ def test_hessian_columns_are_those_of_the_weights():
     assert sorted(measured) == [0, 10, 20]
 
 
-def test_a_diverged_member_is_frozen_and_the_others_go_on():
+def test_a_diverged_member_is_frozen_and_the_others_continue():
     settings = TrainingParameters(device="cpu", log_every=1, hessian_every=40)
     parameters = TaskParameters(epochs=100, seeds=3, target=0.1, batch_size=100, loss="mse")
 
@@ -173,10 +173,10 @@ def test_a_diverged_member_is_frozen_and_the_others_go_on():
     start = summary["diverged_at"][1]
     assert 0 < start < 100
     assert all(bool(w.isfinite().all()) for w in weights.values())
-    dead = history[history["seed"] == 1]
-    frozen = dead["iteration"] >= start
-    assert dead.loc[frozen, ["train_loss", *COLUMNS]].isna().all(axis=None)
-    assert dead.loc[~frozen, "train_loss"].notna().all()
+    diverged = history[history["seed"] == 1]
+    frozen = diverged["iteration"] >= start
+    assert diverged.loc[frozen, ["train_loss", *COLUMNS]].isna().all(axis=None)
+    assert diverged.loc[~frozen, "train_loss"].notna().all()
     assert summary["final_train_loss"][1] is None
     _, alone, _ = attempt([0.001, 0.001], (0, 2))
     np.testing.assert_allclose(final(weights)[[0, 2]], final(alone), rtol=1e-6)
@@ -206,7 +206,7 @@ def test_a_run_whose_members_all_diverge_ends_early():
     ],
 )
 def test_a_frozen_member_stays_where_it_was(path, kwargs):
-    """Neither momentum nor weight decay moves it."""
+    """Neither momentum nor weight decay changes its weights."""
     ends = []
     for epochs in (40, 80):
         problem = RahimiRecht(
@@ -234,7 +234,7 @@ def test_a_frozen_member_stays_where_it_was(path, kwargs):
         assert torch.equal(a, b)
 
 
-def test_grids_need_not_divide_each_other():
+def test_logging_intervals_need_not_divide_each_other():
     history, _, _ = train("ssdh", log_every=3, statistics_every=4, hessian_every=5)
     at = lambda column: history[history[column].notna()]["iteration"].unique().tolist()  # noqa: E731
     assert at("hessian_spectral_norm") == [0, 5, 10, 15, 20]
@@ -243,7 +243,7 @@ def test_grids_need_not_divide_each_other():
 
 
 @pytest.mark.parametrize("initialisation", ["per_seed", "shared"])
-def test_initialisation(initialisation):
+def test_initialisation_per_seed_or_shared(initialisation):
     history, _, _ = train("sgdm", task={"initialisation": initialisation})
     start = history[history["iteration"] == 0]["train_loss"]
     assert (start.nunique() == 1) == (initialisation == "shared")
@@ -280,12 +280,12 @@ def test_schedules():
 
 
 def test_seeds_are_pinned():
-    """A change here would change every published number."""
+    """Other seeds would change every published number."""
     assert derive_seed("rr_cond29", 0, "weights") == 6997068838916024216
     assert len({derive_seed("t", a, s) for a in ("x", "y") for s in range(100)}) == 200
 
 
-def test_every_arm_of_this_package_has_a_class():
+def test_optimizers_of_all_arms_can_be_built():
     for arm in ARMS:
         if arm.kind == "zoo":  # tests/optim/test_needs.py
             continue
@@ -317,7 +317,7 @@ def test_bad_optimizers_are_refused(path, kwargs, message):
         build_optimizer(path, kwargs, [p], probe_seeds=[0])
 
 
-def test_cuda_without_a_gpu(monkeypatch):
+def test_cuda_without_a_gpu_is_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert resolve_device("auto").type == "cpu"
     with pytest.raises(StudyError, match="torch sees no GPU"):

@@ -1,4 +1,4 @@
-"""Weights after chosen epochs: they are those of the run, and taking them changes nothing."""
+"""Snapshots: they equal the run's weights, and taking them does not change the run."""
 
 import pandas as pd
 import pytest
@@ -10,11 +10,11 @@ from adaptive_opt.engine.snapshots import Snapshots, read_snapshots
 from adaptive_opt.optim import SGDM, SSDH, Adam, Memberwise
 from adaptive_opt.parameters import TaskParameters, TrainingParameters, resolve_arm
 from tests.engine.networks import train
-from tests.engine.test_checkpoint import _Once, _Stopped
+from tests.engine.test_checkpoint import Interrupted, InterruptingCheckpoint
 from tests.engine.test_run import CONFIGURATIONS, FUNCTION
 
 
-def taken(task, arm, kept=(0,), checkpoint=None, **options):
+def train_with_snapshots(task, arm, kept=(0,), checkpoint=None, **options):
     snapshots = Snapshots([0, 1, 3, 9], kept)
     history, weights, _ = train(task, arm, snapshots=snapshots, checkpoint=checkpoint, **options)
     return history, weights, snapshots.tensors
@@ -22,8 +22,8 @@ def taken(task, arm, kept=(0,), checkpoint=None, **options):
 
 @pytest.mark.parametrize("arm", ["sgdm", "adam", "sophia", "ssvp", "adamw"])
 @pytest.mark.parametrize("ensemble", ["together", "apart"])
-def test_they_are_those_of_the_run(arm, ensemble):
-    history, weights, tensors = taken("resnet18", arm, kept=(1,), ensemble=ensemble)
+def test_snapshots_equal_the_weights_of_the_run(arm, ensemble):
+    history, weights, tensors = train_with_snapshots("resnet18", arm, kept=(1,), ensemble=ensemble)
     plain, *_ = train("resnet18", arm, ensemble=ensemble)
     timeless = [c for c in history if c != "device_seconds"]
     pd.testing.assert_frame_equal(history[timeless], plain[timeless], check_exact=True)
@@ -40,19 +40,19 @@ def test_they_are_those_of_the_run(arm, ensemble):
     assert last.lr < found[0].lr
 
 
-def test_after_an_interruption_they_are_the_same(tmp_path):
+def test_snapshots_are_the_same_after_an_interruption(tmp_path):
     options = {"ensemble": "apart", "arm": "ssdh", "task": "transformer"}
-    _, _, whole = taken(**options)
-    checkpoint = _Once(tmp_path / "c.pt", after=15)
-    with pytest.raises(_Stopped):
-        taken(**options, checkpoint=checkpoint)
-    _, _, resumed = taken(**options, checkpoint=Checkpoint(checkpoint.path))
+    _, _, whole = train_with_snapshots(**options)
+    checkpoint = InterruptingCheckpoint(tmp_path / "c.pt", after=15)
+    with pytest.raises(Interrupted):
+        train_with_snapshots(**options, checkpoint=checkpoint)
+    _, _, resumed = train_with_snapshots(**options, checkpoint=Checkpoint(checkpoint.path))
     assert whole.keys() == resumed.keys()
     assert len({n.split(".")[1] for n in whole}) == 3
     assert all(torch.equal(whole[n], resumed[n]) for n in whole)
 
 
-def test_of_rahimi_recht_too():
+def test_snapshots_of_rahimi_recht():
     settings = TrainingParameters(device="cpu", hessian_every=0)
     snapshots = Snapshots([0, 4])
     _, weights, _ = run_rahimi_recht(
@@ -70,8 +70,8 @@ def test_of_rahimi_recht_too():
 
 
 @pytest.mark.parametrize("kind", ["adam", "torch", "amsgrad", "ssdh"])
-def test_denominators_are_what_the_step_divides_by(kind):
-    """θ moves by lr · m̂ / denominator, for a member of an ensemble as for a single run."""
+def test_steps_divide_by_the_denominators(kind):
+    """θ changes by lr · m̂ / denominator, in an ensemble as in a single run."""
     p = torch.tensor([[1.0, -2.0], [0.5, 4.0]], requires_grad=True)
     options = {"lr": 0.1, "betas": (0.0, 0.9)}
     if kind == "ssdh":
@@ -91,7 +91,7 @@ def test_denominators_are_what_the_step_divides_by(kind):
     torch.testing.assert_close(p.detach(), expected)
 
 
-def test_gradient_descent_divides_by_nothing():
+def test_gradient_descent_has_no_denominators():
     p = torch.ones(1, 2, requires_grad=True)
     optimizer = SGDM([p], members=1)
     optimizer.backward((p**2).sum(1))

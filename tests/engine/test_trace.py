@@ -1,4 +1,4 @@
-"""A run that is followed is the run that is studied."""
+"""Recorded trajectories equal those of the study's runs."""
 
 import numpy as np
 import pytest
@@ -48,7 +48,7 @@ def flat(weights):
 
 
 @pytest.mark.parametrize("arm", ["ssdh", "ssvp", "ssdh_exact"])
-def test_the_trajectory_is_that_of_the_stored_run(arm):
+def test_a_trajectory_ends_at_the_weights_of_the_run(arm):
     given = arguments(arm, seeds=(0, 2))
     _, weights, _ = run_rahimi_recht(FUNCTION, **given)
     trace = trace_rahimi_recht(FUNCTION, **given)
@@ -57,7 +57,7 @@ def test_the_trajectory_is_that_of_the_stored_run(arm):
 
 
 def test_points_and_momentum_explain_the_next_step():
-    """k = 1: each point is the one before it minus the rate times the clipped update."""
+    """With k = 1, each step is the learning rate times the clipped update."""
     lr = 0.1
     given = arguments(schedule="constant", values={**VALUES, "lr": lr, "update_period": 1})
     trace = trace_rahimi_recht(FUNCTION, **given)
@@ -71,14 +71,14 @@ def test_points_and_momentum_explain_the_next_step():
     assert torch.equal(steps[moved].sign(), m[moved].sign())
 
 
-def test_every_refresh_is_kept():
+def test_every_refresh_is_recorded():
     trace = trace_rahimi_recht(FUNCTION, **arguments())
     assert trace["iterations"].tolist() == [0, 10, 20, 30]
     assert trace["points"].shape == trace["momentum"].shape == (4, 2, 32)
     assert not torch.equal(trace["momentum"][0], trace["momentum"][1])
 
 
-def test_a_diverged_seed_is_left_out(caplog):
+def test_points_of_a_diverged_seed_are_nan(caplog):
     given = arguments(values={**VALUES, "lr": 1e6, "rho": 1e3}, diverged_above=1e3)
     trace = trace_rahimi_recht(FUNCTION, **given)
     assert trace["points"][0].isfinite().all()
@@ -86,12 +86,12 @@ def test_a_diverged_seed_is_left_out(caplog):
     assert "seed 1 diverged at" in caplog.text
 
 
-def test_a_first_order_arm_has_nothing_to_follow():
+def test_first_order_arms_have_no_trajectory():
     with pytest.raises(TypeError, match=r"arm sgdm: .* no curvature"):
         trace_rahimi_recht(FUNCTION, **arguments("sgdm", values={"lr": 0.01}))
 
 
-def test_measures_are_of_the_last_refresh_up_to_each_iteration():
+def test_fidelity_is_measured_at_the_last_refresh_up_to_each_iteration():
     given = arguments()
     trace = trace_rahimi_recht(FUNCTION, **given)
     frame = measure_fidelity(
@@ -114,8 +114,8 @@ def test_measures_are_of_the_last_refresh_up_to_each_iteration():
     assert (first[first["stage"] == "clipped"]["relative_error"] == 0).all()
 
 
-def test_each_seed_is_followed_and_measured_with_what_its_search_found():
-    """And a seed whose search found nothing was not trained, so there is none to follow."""
+def test_each_seed_uses_the_values_of_its_search():
+    """A seed whose search found nothing was not trained and is refused."""
     given = arguments(seeds=(0, 1, 2))
     own = [{**given["hyperparameters"], "lr": lr, "beta2": b} for lr, b in ((0.1, 0.9), (0.2, 0.8))]
     given["hyperparameters"] = own

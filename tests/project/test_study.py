@@ -583,7 +583,7 @@ def test_a_killed_run_goes_on(smoke):
     assert not (folder / "summary.json").exists()
     done = kedro(project, *args)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "transformer, ssdh: going on from" in done.stdout
+    assert "transformer, ssdh: resuming from" in done.stdout
     after = pd.read_parquet(folder / "history.parquet").drop(columns="device_seconds")
     pd.testing.assert_frame_equal(before, after)
     assert sorted(p.name for p in folder.iterdir()) == [

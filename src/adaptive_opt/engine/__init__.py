@@ -1,1 +1,1 @@
-"""The one training loop, for every task and arm."""
+"""The training loop of every task and arm."""

@@ -1,7 +1,7 @@
-"""What a step of every arm costs in seconds, from arms that take turns within one process.
+"""Seconds per step of every arm, measured in alternation within one process.
 
-Seconds of whole runs depend on what else a machine did at the time. Here all arms of a task take
-turns, A B C … C B A, so that whatever slows the machine slows all of them.
+The duration of whole runs depends on other load of the machine. Here all arms of a task
+alternate, A B C … C B A, so that load affects all of them.
 """
 
 from __future__ import annotations
@@ -31,14 +31,15 @@ from .contract import Task
 from .device import resolve_device
 from .optimizers import build_optimizer
 from .problem import build_task
-from .rahimi_recht import small_kernels
-from .seeds import derive_seed, random_stream
-from .train import update
+from .rahimi_recht import single_threaded
+from .seeds import derive_seed, seeded_rng
+from .train import training_step
 
 __all__ = ["COLUMNS", "calibrate"]
 
 COLUMNS = ("task", "arm", "round", "plain", "refresh", "step")
-"""Seconds: of a step without curvature, of what a refresh adds, of a step on average."""
+"""``plain``: seconds of a step without curvature; ``refresh``: additional seconds of a refresh;
+``step``: mean seconds of a step."""
 
 
 def calibrate(
@@ -50,23 +51,23 @@ def calibrate(
     training: TrainingParameters,
     settings: CalibrationParameters,
 ) -> pd.DataFrame:
-    """Seconds a step of every arm, with one run at a time as a user would train it.
+    """Measure the seconds per step of every arm, with one run at a time as in users' training.
 
     Args:
-        data: what is learnt.
-        task: its name.
+        data: the task's data.
+        task: name of the task.
         arms: by name, ``optimizer`` and ``hyperparameters`` (``parameters.resolve_arm``).
         task_parameters, training: as for a run.
-        settings: rounds and the length of a turn.
+        settings: number of rounds, and update periods per arm and round.
 
     Returns:
-        A row for each arm and round, columns :data:`COLUMNS`.
+        One row per arm and round, with the columns :data:`COLUMNS`.
     """
     device = resolve_device(training.device)
 
-    with small_kernels(device) if isinstance(data, RRFunction) else random_stream(device, task):
-        turns = {
-            arm: _Turns(
+    with single_threaded(device) if isinstance(data, RRFunction) else seeded_rng(device, task):
+        timers = {
+            arm: _ArmTimer(
                 build_task(data, task, [0], task_parameters, training),
                 task,
                 arm,
@@ -76,19 +77,19 @@ def calibrate(
             )
             for arm, resolved in arms.items()
         }
-        for own in turns.values():
-            own.take(1)
+        for timer in timers.values():
+            timer.measure(1)  # warm-up
         rows = []
         for number in range(settings.rounds):
-            order = list(turns) if number % 2 == 0 else list(reversed(turns))
+            order = list(timers) if number % 2 == 0 else list(reversed(timers))
             for arm in order:
-                plain, refresh, step = turns[arm].take(settings.update_periods)
+                plain, refresh, step = timers[arm].measure(settings.update_periods)
                 rows.append((task, arm, number, plain, refresh, step))
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
-class _Turns:
-    """One arm, that is trained for a few steps at a time."""
+class _ArmTimer:
+    """Trains one arm for a few steps at a time and measures them."""
 
     def __init__(
         self,
@@ -102,7 +103,7 @@ class _Turns:
         self.problem, self.training = problem, training
         self.params = problem.initial_parameters()
         hyperparameters = dict(resolved["hyperparameters"])
-        self.curved = "update_period" in hyperparameters
+        self.has_curvature = "update_period" in hyperparameters
         self.period = int(hyperparameters.get("update_period", training.update_period))
         latest: list[Any] = []
         self.latest = latest
@@ -124,25 +125,27 @@ class _Turns:
     def _diagonal(self) -> Sequence[Tensor]:
         return self.problem.hessian_diagonal(self.params, self.latest[0])  # type: ignore[attr-defined,no-any-return]
 
-    def take(self, periods: int) -> tuple[float, float, float]:
-        """Seconds: median of a plain step, what a refresh adds, mean over an update period."""
+    def measure(self, periods: int) -> tuple[float, float, float]:
+        """Seconds: median plain step, addition of a refresh, mean over an update period."""
         plain: list[float] = []
         due: list[float] = []
-        with torch.no_grad():  # from where it began: a run that diverges would cost otherwise
+        with torch.no_grad():  # restart: steps of a diverged run may take another time
             for p, start in zip(self.params, self._initial, strict=True):
                 p.copy_(start)
         for batch in islice(self.batches, periods * self.period):
             self.latest[:] = [batch]
-            begun = self._now()
-            update(self.problem, self.params, self.optimizer, batch, self.training.curvature_share)
-            seconds = self._now() - begun
-            (due if self.curved and self.steps % self.period == 0 else plain).append(seconds)
+            start_time = self._now()
+            training_step(
+                self.problem, self.params, self.optimizer, batch, self.training.curvature_share
+            )
+            seconds = self._now() - start_time
+            (due if self.has_curvature and self.steps % self.period == 0 else plain).append(seconds)
             self.steps += 1
-        usual = median(plain or due)
-        refresh = max(0.0, median(due) - usual) if due else 0.0
+        without = median(plain or due)
+        refresh = max(0.0, median(due) - without) if due else 0.0
         if not plain:  # curvature at every step
             refresh = 0.0
-        return usual, refresh, usual + refresh / self.period
+        return without, refresh, without + refresh / self.period
 
     def _now(self) -> float:
         if self.problem.device.type == "cuda":

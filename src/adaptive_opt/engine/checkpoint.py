@@ -1,4 +1,4 @@
-"""The state of a run on disk, to go on after a crash."""
+"""Checkpoints: the state of a run on disk, to resume after an interruption."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ logger = logging.getLogger(__name__)
 
 
 class Checkpoint:
-    """One file with the newest state of a run, kept until the next is complete.
+    """One file with the latest state of a run, kept until the next file is complete.
 
-    A file that is damaged, or of another configuration, is not used: the run starts anew and
-    the log says why. A disk that is full does not stop a run either: the old checkpoint is
-    kept and a later save may succeed.
+    A damaged file, or one of another configuration, is not used: the run starts from iteration 0
+    and the log says why. A full disk does not stop a run: the old checkpoint stays, and a later
+    save may succeed.
 
     Args:
-        path: of the file, see :func:`adaptive_opt.files.at`; None: nothing is ever saved.
+        path: of the file, see :func:`adaptive_opt.files.at`; None disables checkpoints.
         digest: of the configuration, see ``adaptive_opt.parameters.configuration_digest``.
-        every: seconds between two saves.
+        every: seconds between saves.
     """
 
     def __init__(self, path: Path | None, digest: str = "", every: float = 60.0) -> None:
@@ -49,7 +49,7 @@ class Checkpoint:
         return self.path is not None and time.monotonic() - self._last >= self.every
 
     def save(self, state: dict[str, Any]) -> None:
-        """Write the state: tensors, numbers, text, and lists and dicts of them."""
+        """Write a state of tensors, numbers, strings, and lists and dicts of them."""
         if self.path is None:
             return
         self._last = time.monotonic()
@@ -63,13 +63,15 @@ class Checkpoint:
         try:
             write_whole(self.path, write)
         except (OSError, RuntimeError) as error:  # torch reports a failed write as the latter
-            logger.warning("checkpoint %s was not written (%s); going on", self.path, error)
+            logger.warning(
+                "checkpoint %s was not written (%s); training continues", self.path, error
+            )
 
     def load(self) -> dict[str, Any] | None:
-        """The state saved last, or None where there is none to go on from.
+        """Load the latest state; None if there is none to resume from.
 
         Raises:
-            StudyError: whether there is one cannot be found out.
+            StudyError: the storage cannot be reached.
         """
         if self.path is None:
             return None
@@ -77,35 +79,38 @@ class Checkpoint:
             if not exists(self.path):
                 return None
             with on_disk(self.path) as file:
-                # torch does not look at the checksums that it writes.
+                # torch.load does not verify the checksums of the archive.
                 with zipfile.ZipFile(file) as archive:
                     if (part := archive.testzip()) is not None:
-                        raise ValueError(f"{part} is not what its checksum says")
-                # Only tensors and plain values are unpickled, whoever wrote the file.
+                        raise ValueError(f"{part} does not match its checksum")
+                # weights_only: a file from any writer yields tensors and plain values only.
                 saved = torch.load(file, map_location="cpu", weights_only=True)
             digest, state = saved["digest"], saved["state"]
-        except UnreachableError as error:  # what is there is good, and would be written over
+        except UnreachableError as error:  # starting from iteration 0 would overwrite it
             raise StudyError(
                 f"checkpoint {self.path} cannot be reached ({error}); run again when it can"
             ) from error
         except Exception as error:
-            # zipfile, pickle and torch raise what they like on a damaged file.
+            # zipfile, pickle and torch raise many types on a damaged file.
             logger.warning(
-                "checkpoint %s is damaged (%s); the run starts anew",
+                "checkpoint %s is damaged (%s); the run starts from iteration 0",
                 self.path, str(error).split("\n")[0],
             )  # fmt: skip
             return None
         if digest != self.digest:
-            logger.info("checkpoint %s is of another configuration; the run starts anew", self.path)
+            logger.info(
+                "checkpoint %s is of another configuration; the run starts from iteration 0",
+                self.path,
+            )
             return None
         found: dict[str, Any] = state
         return found
 
     def remove(self) -> None:
-        """Delete the file: its run is finished and saved."""
+        """Delete the file of a finished run."""
         if self.path is not None:
             try:
                 remove(self.path)
-            except OSError as error:  # of no use any more, and of no harm
+            except OSError as error:  # an obsolete checkpoint is harmless
                 logger.warning("checkpoint %s was not deleted (%s)", self.path, error)
             clear_half_written(self.path)

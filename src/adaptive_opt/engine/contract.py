@@ -1,4 +1,4 @@
-"""What the training loop takes and gives: a task, a plan, a result."""
+"""Interfaces of the training loop: task, plan, result and observer."""
 
 from __future__ import annotations
 
@@ -14,73 +14,76 @@ from torch import Tensor
 
 from adaptive_opt.optim import SampledLoss
 
-__all__ = ["EnsembleResult", "HistoryBlock", "Observer", "Plan", "Rows", "Task", "ignore"]
+__all__ = ["EnsembleResult", "HistoryBlock", "Observer", "Plan", "Rows", "Task", "ignore_block"]
 
 Rows = Mapping[int, Mapping[str, NDArray[np.float32]]]
-"""Part of a history: by iteration, and by column, a value for each member."""
+"""Part of a history: iteration → column → one value per member, ``[members]``."""
 
 
 class Task(Protocol):
-    """What the loop needs of a task; parameters and losses have a leading member dimension."""
+    """Interface of a task; parameters and losses have a leading member dimension."""
 
     members: int
     device: torch.device
     batches_per_epoch: int
     resumes_within_epoch: bool
-    """Whether an epoch can be begun at any of its batches; else a checkpoint waits for its end."""
+    """Whether an epoch can start at any batch; otherwise checkpoints wait for its end."""
     batch_metrics: dict[str, Tensor]
-    """Beside the loss of the last batch, ``[members]`` each."""
+    """Metrics of the last batch besides the loss, ``[members]`` each."""
     buffers: dict[str, Tensor]
-    """What training changes beside the parameters, ``[members, ...]`` each."""
+    """Tensors that training changes besides the parameters, ``[members, ...]`` each."""
     hidden: list[bool]
-    """Of each parameter: a matrix inside the network, neither an embedding nor the output."""
+    """For each parameter, whether it is a matrix other than embedding and output."""
 
     def initial_parameters(self) -> list[Tensor]:
-        """Leaves that require grad."""
+        """Initial parameters, ``[members, ...]`` each, as leaves that require grad."""
 
     def epoch(self, number: int, start: int = 0) -> Iterator[Any]:
-        """Batches of an epoch, from the one with index ``start`` on."""
+        """Batches of an epoch, beginning at index ``start``."""
 
     def loss(self, weights: Sequence[Tensor], batch: Any) -> Tensor:
-        """``[members]``, differentiable twice."""
+        """Loss of each member, ``[members]``, twice differentiable."""
 
     def curvature_loss(self, weights: Sequence[Tensor], batch: Any) -> Tensor:
-        """The same on the part of the batch that curvature is computed on."""
+        """Like :meth:`loss`, on the part of the batch that curvature is computed on."""
 
     def loss_and_gradient(
         self, weights: Sequence[Tensor], batch: Any
     ) -> tuple[Tensor, list[Tensor]]:
-        """The same loss and its gradient, by the fastest way the task knows."""
+        """Loss ``[members]`` and gradients, computed in the fastest way."""
 
     def loss_and_sampled_loss(
         self, weights: Sequence[Tensor], batch: Any, generators: Sequence[torch.Generator]
     ) -> tuple[Tensor, SampledLoss]:
-        """The same loss, differentiable, and one for the Gauss–Newton estimate.
+        """Differentiable loss, and the sampled loss of the Gauss–Newton estimate.
 
-        A task's ``generators`` are one for each member.
+        Args:
+            weights: ``[members, ...]`` each.
+            batch: of the task.
+            generators: one per member, for the sampled loss.
         """
 
     measures_train_loss: bool
-    """Whether ``train_loss`` is quick; else the history has the mean over the batches since
-    its last row, likewise of ``batch_metrics``."""
+    """Whether ``train_loss`` is cheap. If not, the history has the mean loss of the batches since
+    its last row, and likewise means of ``batch_metrics``."""
 
     def train_loss(self, weights: Sequence[Tensor]) -> Tensor:
         """Loss over the training data, ``[members]``."""
 
     def evaluate(self, weights: Sequence[Tensor], split: str) -> dict[str, Tensor]:
-        """Losses and metrics in evaluation mode, as columns of the history; none without data.
+        """Losses and metrics in evaluation mode, by history column; empty if a split has no data.
 
         ``valid`` and ``test`` are held-out data, ``train`` is a fixed sample of the training data.
         """
 
     def constant_loss(self, split: str) -> float:
-        """Loss over a split of the best prediction that does not look at the input."""
+        """Loss over a split of the best prediction that ignores the input."""
 
     def prepare(self, weights: Sequence[Tensor]) -> None:
-        """What no clock shall count."""
+        """Do work that the clock must not count, such as compilation."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What else training changes, at the end of an epoch or where it can be resumed."""
+        """State besides the parameters, at an epoch's end or wherever training can resume."""
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Inverse of :meth:`state_dict`."""
@@ -88,22 +91,22 @@ class Task(Protocol):
 
 @dataclass(frozen=True)
 class Plan:
-    """Length of a run, and what is noted on the way.
+    """Length of a run, and what it records.
 
     Attributes:
-        epochs: passes over the data.
-        share: the part of them that is trained, rounded to whole iterations.
+        epochs: passes over the data at full length.
+        share: fraction of the full length to train, rounded to whole iterations.
         schedule, floor: see :func:`adaptive_opt.engine.schedule.make_schedule`.
-        schedule_epochs: what the schedule spans; None: the run, whatever its share.
-        log_every: iterations between two rows of the history.
-        statistics_every: iterations between two looks into the optimizer.
-        snapshot_every: iterations between two points of the trajectory; 0: none.
-        evaluate_every: iterations between two looks at validation data; 0: none. Test data
-            are looked at once, at the end, if validation data are at all.
+        schedule_epochs: length of the schedule; None: length of the run.
+        log_every: iterations between rows of the history.
+        statistics_every: iterations between statistics of the optimizer.
+        snapshot_every: iterations between points of the trajectory; 0: none.
+        evaluate_every: iterations between evaluations on validation data; 0: none. If above 0,
+            test data are evaluated once, at the end.
         measure_end: whether the result has ``final``.
-        curvature_share: below 1, curvature is that of part of the batch.
-        diverged_above: a member whose loss is not finite, or above this multiple of its
-            first loss, is frozen where it last was well.
+        curvature_share: fraction of the batch that curvature is computed on.
+        diverged_above: a member whose loss is not finite, or above this multiple of its first
+            loss, has diverged and is frozen in its last good state.
     """
 
     epochs: int
@@ -120,7 +123,7 @@ class Plan:
     diverged_above: float = 1e6
 
     def iterations(self, batches_per_epoch: int) -> int:
-        """Length of the run, at least one iteration.
+        """Number of iterations of the run, at least 1.
 
         Example:
             >>> Plan(epochs=3, share=0.25).iterations(100)
@@ -131,19 +134,19 @@ class Plan:
 
 @dataclass(frozen=True)
 class EnsembleResult:
-    """What a run leaves.
+    """Result of training an ensemble.
 
     Attributes:
-        history: one row for each (member, logged iteration).
-        final: at the end, measured without batch noise, in evaluation mode: ``train_loss``
-            over a fixed training sample, ``valid_loss`` and metrics over the validation
-            split where there is one; ``[members]`` each, NaN where a member diverged.
+        history: one row per (member, logged iteration).
+        final: values of the final weights without batch noise, in evaluation mode: ``train_loss``
+            over a fixed training sample; ``valid_loss`` and metrics over the validation split, if
+            there is one. ``[members]`` each, NaN for diverged members.
         weights: final parameters, ``[members, ...]`` each, on the CPU.
-        snapshots: the iterations whose points were handed to ``on_snapshot``.
-        diverged_at: for each member the iteration it was frozen at, or None.
-        seconds: training time of the whole ensemble, evaluation and logging apart.
+        snapshots: iterations of the points that ``on_snapshot`` received.
+        diverged_at: for each member the iteration at which it was frozen, or None.
+        seconds: training time of the whole ensemble, without evaluation and logging.
         gradient_equivalents: cost of one member.
-        task_state: what the task's ``state_dict`` has at the end.
+        task_state: the task's final ``state_dict``.
     """
 
     history: pd.DataFrame
@@ -158,13 +161,13 @@ class EnsembleResult:
 
 @dataclass(frozen=True)
 class HistoryBlock:
-    """Rows that the history of some runs has got since the last block.
+    """New rows of the history of an ensemble.
 
     Attributes:
         seeds: of the runs, in the order of the members.
         iterations: length of a run.
-        rows: an iteration may come in two blocks, with other columns in each.
-        diverged_at: for each member the iteration from which on its values mean nothing.
+        rows: two blocks may have the same iteration, with different columns.
+        diverged_at: for each member the iteration from which its values are invalid, or None.
     """
 
     seeds: Sequence[int]
@@ -174,10 +177,10 @@ class HistoryBlock:
 
 
 Observer = Callable[[HistoryBlock], None]
-"""Is told of a history while it grows. It is called with the clock stopped, keeps its hands off
-what it is given, and neither waits nor raises: training waits for it and fails with it."""
+"""Callback for new rows of a history, called with the clock stopped. It must not change its
+argument, block or raise: training waits for it and fails with it."""
 
 
-def ignore(block: HistoryBlock) -> None:
-    """An observer that looks away."""
+def ignore_block(block: HistoryBlock) -> None:
+    """Observer that does nothing."""
     del block

@@ -1,4 +1,4 @@
-"""The curvature of networks at the weights that training left."""
+"""Curvature of networks at weights that training saved."""
 
 from __future__ import annotations
 
@@ -49,20 +49,20 @@ __all__ = [
 
 PROBES = ("rademacher", "gaussian", "constant", "momentum_sign")
 AVERAGED = {"SGDM": False, "SGD": False, "Adam": True, "AdamW": True}
-"""Of first-order optimizers by name: whether the gradient is averaged or summed up."""
+"""For first-order optimizers by name, whether they average the gradient or sum it up."""
 
 
 class CurvatureOfNetwork:
-    """The loss of a task's network over some training batches, at any snapshot of it.
+    """Loss of a task's network over a few training batches, at any snapshot.
 
-    The batches are the first ones of the first epoch of a seed, images as they are, neither shifted
-    nor mirrored, so that all arms are looked at on the same data.
+    The batches are the first of a seed's first epoch. Images are neither shifted nor mirrored, so
+    that all arms are measured on the same data.
 
     Args:
-        data: what was learnt.
-        task: its name.
-        task_parameters, training: with which it was trained.
-        settings: how much to look at.
+        data: the task's data.
+        task: name of the task.
+        task_parameters, training: as in training.
+        settings: number of batches and samples, and precision.
         seed: of the run.
     """
 
@@ -77,8 +77,8 @@ class CurvatureOfNetwork:
     ) -> None:
         plain: dict[str, Any] = {"compile": False, "precision": "fp32"}
         if isinstance(task_parameters, ImageTaskParameters):
-            still = {"crop_padding": 0, "flip": False}
-            task_parameters = task_parameters.model_copy(update=still)
+            unaugmented = {"crop_padding": 0, "flip": False}
+            task_parameters = task_parameters.model_copy(update=unaugmented)
         training = training.model_copy(update=plain)
         self.problem: NetworkTask = build_network_task(
             data, task, [seed], task_parameters, training
@@ -90,10 +90,10 @@ class CurvatureOfNetwork:
         self._settings = settings
 
     def at(self, snapshot: Snapshot) -> NetworkLoss:
-        """The loss there.
+        """Loss at a snapshot's weights.
 
         Raises:
-            StudyError: the snapshot is of another architecture.
+            StudyError: the snapshot has another architecture.
         """
         with torch.random.fork_rng(devices=[]):
             network = self.problem.build()
@@ -110,7 +110,7 @@ class CurvatureOfNetwork:
 def measured_row(
     matrix: str, quantity: str, value: float, error: float = 0.0, index: int = 0, good: bool = True
 ) -> dict[str, Any]:
-    """One of the *measures* of :func:`measure_network`."""
+    """One row of the *measures* of :func:`measure_network`."""
     return {
         "matrix": matrix,
         "quantity": quantity,
@@ -123,12 +123,12 @@ def measured_row(
 
 @dataclass(frozen=True)
 class StepRule:
-    """What an optimizer's steps make of the Hessian at a snapshot.
+    """Preconditioned Hessian of an optimizer at a snapshot, and its stability limit.
 
     Attributes:
-        operator: the Hessian as the rule scales it.
-        limit: what its top eigenvalue may not exceed.
-        fixed_share: of coordinates that are clipped; None where the gradient is not divided.
+        operator: the Hessian, scaled by the optimizer's preconditioner.
+        limit: largest top eigenvalue at which steps are stable.
+        fixed_share: fraction of clipped coordinates; None if the gradient is not divided.
     """
 
     operator: Any
@@ -136,13 +136,13 @@ class StepRule:
     fixed_share: float | None
 
     def rows(self) -> list[dict[str, Any]]:
-        """Of *measures*: what is known before the eigenvalue."""
+        """Rows of *measures* that need no eigenvalue."""
         if self.fixed_share is None:
             return []
         return [measured_row("preconditioned", "fixed_share", self.fixed_share)]
 
     def stability(self, value: float, error: float, good: bool) -> list[dict[str, Any]]:
-        """The limit, and a top eigenvalue over it."""
+        """Rows of *measures*: the limit, and a top eigenvalue divided by it."""
         share, error = value / self.limit, error / self.limit
         return [
             measured_row("preconditioned", "threshold", self.limit),
@@ -157,11 +157,11 @@ def step_rule(
     optimizer: type[Any],
     hyperparameters: Mapping[str, Any],
 ) -> StepRule | None:
-    """The rule of an optimizer; None where its threshold, or what it divides by, is not known.
+    """Step rule of an optimizer; None if its threshold or its denominators are unknown.
 
     Args:
-        loss: at the snapshot.
-        snapshot: with what the steps were divided by.
+        loss: loss at the snapshot.
+        snapshot: with the denominators of the step.
         hessian: of the loss.
         optimizer, hyperparameters: of the arm.
     """
@@ -173,16 +173,16 @@ def step_rule(
         return None  # before the first step
     operator, share = hessian, None
     if averaged:
-        momentum = _flat(loss, snapshot.momentum) if second else None
+        momentum = _flatten(loss, snapshot.momentum) if second else None
         radius = hyperparameters["rho"] if second else None
-        scale = preconditioner_scale(_flat(loss, snapshot.denominators), momentum, radius)
+        scale = preconditioner_scale(_flatten(loss, snapshot.denominators), momentum, radius)
         operator, share = Scaled(hessian, scale), float((scale == 0).double().mean())
     beta = float(hyperparameters.get("momentum", hyperparameters.get("beta1", 0.0)))
     return StepRule(operator, threshold(beta, averaged=averaged) / snapshot.lr, share)
 
 
-def _flat(loss: NetworkLoss, named: Mapping[str, Tensor]) -> Tensor:
-    """All of them in the order of the network's parameters, ``[n]``."""
+def _flatten(loss: NetworkLoss, named: Mapping[str, Tensor]) -> Tensor:
+    """Concatenate tensors in the order of the network's parameters, ``[n]``."""
     flat = torch.cat([named[n].reshape(-1) for n, _ in loss.network.named_parameters()])
     return flat.to(loss.device, loss.dtype)
 
@@ -199,19 +199,19 @@ def measure_network(
     training: TrainingParameters,
     settings: CurvatureParameters,
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """Spectra, stability and the worth of curvature estimates along the runs of an arm.
+    """Measure spectra, stability and curvature estimates along the runs of an arm.
 
     Args:
         data, task, task_parameters, training: see :class:`CurvatureOfNetwork`.
-        tensors: what :class:`.snapshots.Snapshots` collected.
-        arm: its name.
-        optimizer, hyperparameters: with which the arm was trained.
-        settings: how much to look at.
+        tensors: from :class:`.snapshots.Snapshots`.
+        arm: name of the arm.
+        optimizer, hyperparameters: of the arm.
+        settings: batches, numbers of draws and tolerances.
 
     Returns:
-        *Measures*, a row for each (seed, epoch, matrix, quantity, index) with value, error and
-        whether it is good; *densities* of the last snapshot of each seed, a row for each (seed,
-        matrix, eigenvalue); *estimates*, a row for each (seed, epoch, estimate, metric).
+        *Measures*, one row per (seed, epoch, matrix, quantity, index) with value, error and
+        whether it converged (``good``); *densities* of each seed's last snapshot, one row per
+        (seed, matrix, eigenvalue); *estimates*, one row per (seed, epoch, estimate, metric).
     """
     snapshots = read_snapshots(tensors)
     last = {s.seed: s.epoch for s in snapshots}
@@ -222,16 +222,17 @@ def measure_network(
         tqdm(desc="products", unit=" products", leave=False, disable=None) as bar,
     ):
         for snapshot in snapshots:
-            place = CurvatureOfNetwork(
+            network = CurvatureOfNetwork(
                 data, task, task_parameters, training, settings, snapshot.seed
             )
-            look = _Look(place.at(snapshot), snapshot, settings, bar.update)
+            analysis = _SnapshotAnalysis(network.at(snapshot), snapshot, settings, bar.update)
             labels = {"task": task, "arm": arm, "seed": snapshot.seed, "epoch": snapshot.epoch}
-            rows = look.spectra() + look.stability(load_optimizer_class(optimizer), hyperparameters)
+            rows = analysis.spectra()
+            rows += analysis.stability(load_optimizer_class(optimizer), hyperparameters)
             tables[0].extend({**labels, **row} for row in rows)
             if snapshot.epoch == last[snapshot.seed]:
-                tables[1].extend({**labels, **row} for row in look.densities())
-            tables[2].extend({**labels, **row} for row in look.estimates())
+                tables[1].extend({**labels, **row} for row in analysis.densities())
+            tables[2].extend({**labels, **row} for row in analysis.estimates())
             progress.update(1)
     columns = ("task", "arm", "seed", "epoch")
     measures, densities, estimates = (
@@ -240,19 +241,19 @@ def measure_network(
     return measures, densities, estimates
 
 
-class _Look:
-    """At one snapshot."""
+class _SnapshotAnalysis:
+    """Measurements of the curvature at one snapshot."""
 
     def __init__(
         self,
         loss: NetworkLoss,
         snapshot: Snapshot,
         settings: CurvatureParameters,
-        told: Callable[[int], Any],
+        on_products: Callable[[int], Any],
     ) -> None:
         self.value = loss.value()
         self.loss, self.snapshot, self.settings = loss, snapshot, settings
-        self.operators = {kind: loss.operator(kind, told) for kind in KINDS}
+        self.operators = {kind: loss.operator(kind, on_products) for kind in KINDS}
         self._seed = derive_seed("curvature", snapshot.seed, snapshot.epoch) % 2**32
 
     def spectra(self) -> list[dict[str, Any]]:
@@ -289,7 +290,7 @@ class _Look:
     def stability(
         self, optimizer: type[Any], hyperparameters: Mapping[str, Any]
     ) -> list[dict[str, Any]]:
-        """Top eigenvalue of the preconditioned Hessian, and η times it over the threshold."""
+        """Top eigenvalue of the preconditioned Hessian, and its ratio to the stability limit."""
         rule = step_rule(
             self.loss, self.snapshot, self.operators["hessian"], optimizer, hyperparameters
         )
@@ -301,7 +302,7 @@ class _Look:
         return rows + rule.stability(top["value"], top["error"], top["good"])
 
     def densities(self) -> list[dict[str, Any]]:
-        """Of both matrices."""
+        """Spectral densities of the Hessian and the Gauss–Newton matrix."""
         rows = []
         for kind, operator in self.operators.items():
             steps, draws = self.settings.density_steps, self.settings.density_draws
@@ -314,20 +315,20 @@ class _Look:
         return rows
 
     def estimates(self) -> list[dict[str, Any]]:
-        """One draw of every probe, and what stands in a second-order method's denominator."""
+        """Errors of one draw of each probe, and of a second-order method's denominators."""
         if not self.snapshot.momentum:
             return []
         operator = self.operators["hessian"]
         groups = diagonal_groups(operator, self.settings.diagonal_draws, self._seed)
         noise = reference_noise(groups)
-        momentum = _flat(self.loss, self.snapshot.momentum)
+        momentum = _flatten(self.loss, self.snapshot.momentum)
         rows = []
         for probe in PROBES:
             found = compare_diagonals(one_draw(operator, self._probes(probe, momentum)), groups)
-            rows += [_estimate("raw", probe, name, e, noise) for name, e in found.items()]
-        held = _flat(self.loss, self.snapshot.denominators)
-        found = compare_diagonals(held[None], groups)
-        rows += [_estimate("denominator", "", name, e, noise) for name, e in found.items()]
+            rows += [_estimate_row("raw", probe, name, e, noise) for name, e in found.items()]
+        denominators = _flatten(self.loss, self.snapshot.denominators)
+        found = compare_diagonals(denominators[None], groups)
+        rows += [_estimate_row("denominator", "", name, e, noise) for name, e in found.items()]
         return rows
 
     def _probes(self, name: str, momentum: Tensor) -> Tensor:
@@ -335,13 +336,13 @@ class _Look:
             return -torch.ones_like(momentum)[:, None]
         if name == "momentum_sign":
             return momentum.sign()[:, None]
-        stream = torch.Generator(momentum.device).manual_seed(self._seed + 1)
+        generator = torch.Generator(momentum.device).manual_seed(self._seed + 1)
         size = (len(momentum), self.settings.estimate_draws)
-        drawn = torch.randn(size, generator=stream, device=momentum.device, dtype=momentum.dtype)
+        drawn = torch.randn(size, generator=generator, device=momentum.device, dtype=momentum.dtype)
         return drawn.sign() if name == "rademacher" else drawn
 
 
-def _estimate(stage: str, probe: str, metric: str, found: Any, noise: float) -> dict[str, Any]:
+def _estimate_row(stage: str, probe: str, metric: str, found: Any, noise: float) -> dict[str, Any]:
     return {
         "stage": stage,
         "probe": probe,

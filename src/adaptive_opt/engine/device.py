@@ -1,4 +1,4 @@
-"""Devices and the clock that runs on them."""
+"""Devices, and a clock for training time."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ __all__ = ["DeviceClock", "resolve_device"]
 
 
 def resolve_device(name: str) -> torch.device:
-    """``auto`` (a GPU where there is one), ``cpu`` or ``cuda``.
+    """Device for ``auto`` (a GPU if there is one), ``cpu`` or ``cuda``.
 
     Raises:
-        StudyError: ``cuda`` was asked for and torch sees no GPU.
+        StudyError: ``name`` is ``cuda``, but torch sees no GPU.
     """
     if name == "cuda" and not torch.cuda.is_available():
         raise StudyError(
@@ -29,9 +29,9 @@ def resolve_device(name: str) -> torch.device:
 
 
 class DeviceClock:
-    """Seconds of training, with the device's queue drained whenever it is read.
+    """Seconds of training; every reading waits for the device.
 
-    What happens while it is stopped (evaluation, logging) does not count.
+    Time while the clock is stopped (evaluation, logging) does not count.
     """
 
     def __init__(self, device: torch.device, total: float = 0.0) -> None:
@@ -45,11 +45,11 @@ class DeviceClock:
         return time.perf_counter()
 
     def start(self) -> None:
-        """Let it run."""
+        """Start the clock."""
         self._since = self._now()
 
     def stop(self) -> float:
-        """Stop it, and read it."""
+        """Stop the clock and return its total."""
         if self._since is not None:
             self._total += self._now() - self._since
             self._since = None
@@ -57,7 +57,7 @@ class DeviceClock:
 
     @contextmanager
     def paused(self) -> Iterator[float]:
-        """Stop it for a while, if it runs; gives the reading."""
+        """Stop a running clock within the context; yields its total."""
         running = self._since is not None
         yield self.stop()
         if running:

@@ -1,4 +1,4 @@
-"""All eigenvalues of Rahimi–Recht functions at the weights that training left."""
+"""Full Hessian spectra of Rahimi–Recht functions at weights that training saved."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ def rahimi_recht_spectra(
     task: str,
     task_parameters: TaskParameters,
 ) -> pd.DataFrame:
-    """All eigenvalues of the exact Hessian over all samples, in float64, at every snapshot.
+    """Eigenvalues of the exact Hessian over all samples, in float64, at every snapshot.
 
     Args:
-        function: what was learnt.
-        kept: by arm, what :class:`.snapshots.Snapshots` collected.
-        task: its name.
-        task_parameters: with which it was trained.
+        function: the learnt function.
+        kept: by arm, tensors from :class:`.snapshots.Snapshots`.
+        task: name of the task.
+        task_parameters: as in training.
 
     Returns:
-        A row for each (arm, seed, epoch, index), the eigenvalues descending, and below which
-        magnitude they count as zero.
+        One row per (arm, seed, epoch, index): ``eigenvalue``, in descending order, and
+        ``zero_tolerance``, the magnitude below which eigenvalues count as zero.
     """
     cpu = torch.device("cpu")
     problem = build_rahimi_recht_task(function, task, [0], task_parameters, cpu)
@@ -55,6 +55,6 @@ def rahimi_recht_spectra(
             frame = pd.DataFrame({"eigenvalue": values.numpy()})
             frame.insert(0, "index", range(1, 1 + len(values)))
             zero = float(zero_tolerance(values))
-            place = {"seed": snapshot.seed, "epoch": snapshot.epoch, "zero_tolerance": zero}
-            frames.append(frame.assign(task=task, arm=arm, **place))
+            labels = {"seed": snapshot.seed, "epoch": snapshot.epoch, "zero_tolerance": zero}
+            frames.append(frame.assign(task=task, arm=arm, **labels))
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()

@@ -1,4 +1,4 @@
-"""Arms that fail, so that a study can go on without them."""
+"""Failed arms, without which a study continues."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from .lengths import Lengths
 
 __all__ = ["failed_run", "reason_of"]
 
-HISTORY = {
+HISTORY_DTYPES = {
     **{"task": "object", "arm": "object", "seed": "int64", "iteration": "int64", "epoch": "int64"},
     **dict.fromkeys(["train_loss", "lr", "gradient_equivalents"], "float32"),
     "device_seconds": "float64",
 }
-"""Columns that every history has."""
+"""Columns of every history, with their dtypes."""
 
 
 def reason_of(error: Exception) -> str | None:
-    r"""Why an arm failed, in a line; None if the fault is not the arm's.
+    r"""Reason why an arm failed, in one line; None if the error is not the arm's.
 
-    Files, databases and parameters are not: a study stops there, so that the same command goes
-    on when the fault is mended.
+    Errors of files, databases and parameters stop the study instead, so that the same command
+    continues after they are fixed.
 
     Example:
         >>> reason_of(RuntimeError("out of memory\nTried to allocate"))
@@ -35,20 +35,20 @@ def reason_of(error: Exception) -> str | None:
     """
     if isinstance(error, OSError | StudyError) or type(error).__module__.startswith("kedro"):
         return None
-    said = str(error).split("\n")[0]
-    return said if isinstance(error, ValueError) else f"{type(error).__name__}: {said}"
+    message = str(error).split("\n")[0]
+    return message if isinstance(error, ValueError) else f"{type(error).__name__}: {message}"
 
 
 def failed_run(
     task: str, arm: str, reason: str
 ) -> tuple[pd.DataFrame, dict[str, Tensor], dict[str, Tensor], pd.DataFrame, dict[str, Any]]:
-    """What a run leaves that failed: tables without rows, no tensors, and why.
+    """Outputs of a failed run: empty tables, no tensors, and a summary with the reason.
 
     Args:
         task, arm: names.
-        reason: in a line.
+        reason: in one line.
     """
-    history = pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in HISTORY.items()})
+    history = pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in HISTORY_DTYPES.items()})
     summary = {
         "task": task,
         "arm": arm,

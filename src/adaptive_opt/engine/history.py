@@ -1,4 +1,4 @@
-"""Recording a run without stopping for it."""
+"""History of a run, recorded without waiting for the device."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Array = NDArray[np.float32]
 
 
 class Recorder:
-    """Collects per-member values on the device and moves them to the host in blocks.
+    """Collects values per member on the device and moves them to the host in blocks.
 
     Args:
         members: size of the ensemble.
@@ -28,11 +28,11 @@ class Recorder:
         self._columns: dict[str, dict[int, Array]] = {}
 
     def add(self, iteration: int, **values: Tensor | float) -> None:
-        """Note values for an iteration: ``[members]`` tensors, or one number for all."""
+        """Record values of an iteration: ``[members]`` tensors, or one number for all."""
         self._rows.setdefault(iteration, {}).update(values)
 
     def flush(self) -> dict[int, dict[str, Array]]:
-        """Move what was added to the host, one transfer a column, and return it."""
+        """Move new values to the host, one transfer per column, and return them."""
         by_column: dict[str, list[tuple[int, Tensor | float]]] = {}
         for iteration, row in self._rows.items():
             for name, value in row.items():
@@ -56,7 +56,7 @@ class Recorder:
         return moved_rows
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything noted so far, as tensors and numbers."""
+        """All recorded values, as tensors and numbers."""
         columns = {
             name: {
                 "iterations": torch.tensor(list(column), dtype=torch.int64),
@@ -79,7 +79,7 @@ class Recorder:
         }
 
     def blank(self, member: int, start: int) -> None:
-        """Forget a member's values from an iteration on: it was frozen there."""
+        """Set a frozen member's values to NaN, from iteration ``start`` on."""
         for name, column in self._columns.items():
             if name in ("lr", "gradient_equivalents", "device_seconds"):
                 continue
@@ -89,7 +89,7 @@ class Recorder:
                     column[iteration][member] = np.nan
 
     def to_frame(self) -> pd.DataFrame:
-        """Long format: one row for each (member, iteration); float32 except the clock."""
+        """Long format: one row per (member, iteration); float32 except ``device_seconds``."""
         iterations = sorted({i for column in self._columns.values() for i in column})
         missing = np.full(self.members, np.nan)
         frame = pd.DataFrame(

@@ -1,8 +1,8 @@
-"""Training at several lengths: what final loss a training budget buys.
+"""Training at several lengths: the final loss as a function of the training budget.
 
-A run at the share h of the full length T is a training of its own of h·T iterations, with its
-whole learning rate schedule, from the same initial weights and with the same first batches as
-the others of its seed. What is kept of it is the loss at its end, measured without batch noise.
+A run at share h of the full length T is a separate training of h·T iterations, with its own
+learning rate schedule. It has the same initial weights and first batches as the other runs of its
+seed. Only its final loss is kept, measured without batch noise.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ from .checkpoint import Checkpoint
 from .contract import EnsembleResult
 from .results import pack_result
 
-__all__ = ["COLUMNS", "Lengths", "Turn", "merge_configurations", "plan_turns", "train_turns"]
+__all__ = ["COLUMNS", "Job", "Lengths", "merge_configurations", "plan_jobs", "train_jobs"]
 
 COLUMNS = (
     *("task", "arm", "seed", "study", "share", "iterations"),
     *("train_loss", "valid_loss", "valid_accuracy", "diverged", "gradient_equivalents"),
 )
-"""Of the table of final losses."""
+"""Columns of the table of final losses."""
 
 Enclose = Callable[[dict[str, Any] | None], dict[str, Any]]
-Train = Callable[["Turn", dict[str, Any] | None, Enclose], EnsembleResult]
+Train = Callable[["Job", dict[str, Any] | None, Enclose], EnsembleResult]
 
 
 @dataclass(frozen=True)
-class Turn:
-    """Seeds that are trained as one program, at one length.
+class Job:
+    """Seeds that are trained together at one length.
 
     Attributes:
-        share: of the full length.
+        share: fraction of the full length.
         seeds: of the members.
-        hyperparameters: of the members together; a tensor ``[members]`` where they differ.
+        hyperparameters: of all members; values that differ are tensors ``[members]``.
     """
 
     share: float
@@ -46,15 +46,15 @@ class Turn:
 
     @property
     def is_full(self) -> bool:
-        """Whether it is the run that history and weights are kept of."""
+        """Whether the job has full length; only then history and weights are kept."""
         return self.share == 1
 
 
 class Lengths:
-    """Which lengths are trained, and the final losses found.
+    """Training lengths, and the final losses measured at them.
 
     Args:
-        shares: of the full length, apart from 1, which is always trained.
+        shares: lengths as fractions of the full length, besides 1, which is always trained.
     """
 
     def __init__(self, shares: Sequence[float] = ()) -> None:
@@ -64,13 +64,13 @@ class Lengths:
     def add(
         self, task: str, arm: str, studies: int, length: int, done: Sequence[Mapping[str, Any]]
     ) -> None:
-        """Note the final losses of finished turns.
+        """Record the final losses of finished jobs.
 
         Args:
             task, arm: names.
-            studies: number of searches; the run of seed s has the configuration of s mod that.
-            length: iterations of a run of full length.
-            done: records of :func:`train_turns`.
+            studies: number of searches; seed s uses the configuration of search s mod ``studies``.
+            length: iterations of a full-length run.
+            done: records of :func:`train_jobs`.
         """
         for record in done:
             for member, seed in enumerate(record["seeds"]):
@@ -90,35 +90,35 @@ class Lengths:
                 )
 
     def table(self) -> pd.DataFrame:
-        """A row for each (seed, share), columns :data:`COLUMNS`; NaN where there is no value."""
+        """One row per (seed, share), with the columns :data:`COLUMNS`; missing values are NaN."""
         frame = pd.DataFrame(self.rows, columns=list(COLUMNS))
         losses = ["train_loss", "valid_loss", "valid_accuracy", "gradient_equivalents"]
         frame = frame.astype({**dict.fromkeys(losses, float), "diverged": bool})
         return frame.sort_values(["seed", "share"], ignore_index=True)
 
 
-def plan_turns(
+def plan_jobs(
     shares: Sequence[float],
     seeds: Sequence[int],
     configurations: Sequence[dict[str, Any] | None],
     *,
     together: bool,
     per_member: bool,
-) -> list[Turn]:
-    """The programs of an arm, in the order in which they are trained.
+) -> list[Job]:
+    """Jobs of an arm, in the order of training.
 
     Args:
-        shares: lengths; those above 1 are trained by one run of each search.
+        shares: lengths; only one run per search is trained at lengths above 1.
         seeds: of the runs.
-        configurations: one for each search; that of seed s is number s mod their number. None
-            where no seed has it.
-        together: all seeds of a length as one ensemble; else one after the other.
-        per_member: whether the members of an ensemble may differ in hyperparameters.
+        configurations: one per search; seed s uses number s mod their count. None if no seed
+            uses it.
+        together: whether all seeds of a length train as one ensemble, else one after the other.
+        per_member: whether members of an ensemble may have different hyperparameters.
 
     Example:
-        >>> turns = plan_turns((1, 0.5), [0, 1, 2], [{"lr": 1.0}, {"lr": 2.0}], together=True,
+        >>> jobs = plan_jobs((1, 0.5), [0, 1, 2], [{"lr": 1.0}, {"lr": 2.0}], together=True,
         ...                    per_member=False)
-        >>> [(t.share, list(t.seeds)) for t in turns]
+        >>> [(t.share, list(t.seeds)) for t in jobs]
         [(1, [0, 2]), (1, [1]), (0.5, [0, 2]), (0.5, [1])]
     """
     number = len(configurations)
@@ -129,24 +129,24 @@ def plan_turns(
 
     groups: list[list[int]] = [[s] for s in seeds]
     if together:
-        alike = all(c == configurations[0] for c in configurations)
+        same = all(c == configurations[0] for c in configurations)
         groups = (
             [list(seeds)]
-            if per_member or alike
+            if per_member or same
             else [g for i in range(number) if (g := [s for s in seeds if s % number == i])]
         )
-    # Beyond the full length one run of each search will do: nothing is tested there.
-    few = list(seeds)[:number]
+    # Lengths above 1 are in no test: one run per search is enough.
+    one_per_search = list(seeds)[:number]
     members = [
-        (share, [s for s in group if share <= 1 or s in few])
+        (share, [s for s in group if share <= 1 or s in one_per_search])
         for share in shares
         for group in groups
     ]
-    return [Turn(share, group, merged(group)) for share, group in members if group]
+    return [Job(share, group, merged(group)) for share, group in members if group]
 
 
 def merge_configurations(each: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """One set of hyperparameters for an ensemble; a tensor ``[members]`` where values differ.
+    """Merge hyperparameters for an ensemble; values that differ become tensors ``[members]``.
 
     Example:
         >>> merge_configurations([{"lr": 1.0, "eps": 0.1}, {"lr": 2.0, "eps": 0.1}])
@@ -156,37 +156,37 @@ def merge_configurations(each: Sequence[dict[str, Any]]) -> dict[str, Any]:
     merged = {}
     for name, value in first.items():
         values = [c[name] for c in each]
-        merged[name] = value if _all_alike(values) else torch.tensor(values)
+        merged[name] = value if _all_equal(values) else torch.tensor(values)
     return merged
 
 
-def _all_alike(values: Sequence[Any]) -> bool:
+def _all_equal(values: Sequence[Any]) -> bool:
     first = values[0]
     if all(v is first for v in values):
-        return True  # a tensor of the members, which has no truth value
+        return True  # also for tensors, whose comparison has no truth value
     return not isinstance(first, torch.Tensor) and all(v == first for v in values)
 
 
-def train_turns(
-    turns: Sequence[Turn],
+def train_jobs(
+    jobs: Sequence[Job],
     train: Train,
     checkpoint: Checkpoint,
     saved: Mapping[str, Any],
     extra: Callable[[], dict[str, Any]],
 ) -> list[dict[str, Any]]:
-    """Train one turn after the other, from where a checkpoint says.
+    """Train jobs one after the other, continuing from a checkpoint.
 
     Args:
-        turns: see :func:`plan_turns`.
-        train: trains a turn, from a saved state or from the start; the last argument makes what
-            a checkpoint holds of a state.
-        checkpoint: where finished turns, and the state of the one under way, are kept.
-        saved: what it held: ``done`` and ``state``.
-        extra: what else a checkpoint has to hold.
+        jobs: see :func:`plan_jobs`.
+        train: trains a job from a saved state, or from the start if it is None; the last argument
+            converts a state to the content of a checkpoint.
+        checkpoint: where finished jobs and the state of the current job are saved.
+        saved: content of the checkpoint, ``done`` and ``state``.
+        extra: returns additional content for checkpoints.
 
     Returns:
-        A record for each turn: ``share``, ``seeds``, ``final``, ``diverged_at``,
-        ``gradient_equivalents``, ``seconds``; of a full length also ``result``.
+        One record per job: ``share``, ``seeds``, ``final``, ``diverged_at``,
+        ``gradient_equivalents``, ``seconds``; for full length also ``result``.
     """
     done: list[dict[str, Any]] = list(saved["done"])
     state = saved["state"]
@@ -194,18 +194,18 @@ def train_turns(
     def enclose(inner: dict[str, Any] | None) -> dict[str, Any]:
         return {"done": done, "state": inner, **extra()}
 
-    for turn in turns[len(done) :]:
-        result = train(turn, state, enclose)
+    for job in jobs[len(done) :]:
+        result = train(job, state, enclose)
         state = None
         record = {
-            "share": turn.share,
-            "seeds": list(turn.seeds),
+            "share": job.share,
+            "seeds": list(job.seeds),
             "final": result.final,
             "diverged_at": result.diverged_at,
             "gradient_equivalents": result.gradient_equivalents,
             "seconds": result.seconds,
         }
-        done.append(record | ({"result": pack_result(result)} if turn.is_full else {}))
-        if len(done) < len(turns) and (turn.is_full or checkpoint.due):
+        done.append(record | ({"result": pack_result(result)} if job.is_full else {}))
+        if len(done) < len(jobs) and (job.is_full or checkpoint.due):
             checkpoint.save(enclose(None))
     return done

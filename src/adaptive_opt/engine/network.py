@@ -1,4 +1,4 @@
-"""One (network task, arm): train all seeds, together or one after the other."""
+"""Train all seeds of an arm on a network task."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from adaptive_opt.tasks.networks import Execution, NetworkTask
 from adaptive_opt.tasks.text import TextData
 
 from .checkpoint import Checkpoint
-from .contract import EnsembleResult, HistoryBlock, Observer, Plan, Rows, ignore
+from .contract import EnsembleResult, HistoryBlock, Observer, Plan, Rows, ignore_block
 from .device import resolve_device
-from .lengths import Lengths, Turn, plan_turns, train_turns
-from .optimizers import build_optimizer, takes_members
-from .results import Progress, joined_history, summarise, unpack_result
-from .seeds import derive_seed, random_stream
+from .lengths import Job, Lengths, plan_jobs, train_jobs
+from .optimizers import build_optimizer, takes_member_hyperparameters
+from .results import Progress, join_histories, summarise_runs, unpack_result
+from .seeds import derive_seed, seeded_rng
 from .snapshots import Snapshots
 from .train import train_ensemble
 
@@ -37,8 +37,8 @@ __all__ = ["build_network_task", "run_network"]
 logger = logging.getLogger(__name__)
 
 SMALL_NETWORK = 1_000_000
-"""Parameters below which much of the time goes into starting operations, which an ensemble
-does once for all seeds (docs/step_cost.md)."""
+"""Number of parameters below which launching operations takes much of the time. An ensemble
+launches them once for all seeds (docs/step_cost.md)."""
 
 
 def run_network(
@@ -52,30 +52,30 @@ def run_network(
     training: TrainingParameters,
     checkpoint: Checkpoint | None = None,
     seeds: Sequence[int] | None = None,
-    observer: Observer = ignore,
+    observer: Observer = ignore_block,
     snapshots: Snapshots | None = None,
     lengths: Lengths | None = None,
 ) -> tuple[pd.DataFrame, dict[str, Tensor], dict[str, Any]]:
     """Train every seed of an arm on a network.
 
-    Seeds train as one ensemble where ``training.ensemble`` says so, and otherwise one after
-    the other. With a checkpoint a run that was broken off is taken up where it was saved.
+    Depending on ``training.ensemble``, seeds train as one ensemble or one after the other. An
+    interrupted run continues from its checkpoint.
 
     Args:
-        data: what is learnt.
+        data: the task's data.
         task, arm: names, from which all seeds are derived.
-        optimizer, hyperparameters: see :func:`.optimizers.build_optimizer`. Of several sets of
-            hyperparameters the run of seed s takes number s mod their number; None: of no run.
+        optimizer, hyperparameters: see :func:`.optimizers.build_optimizer`. With several sets of
+            hyperparameters, seed s uses number s mod their count; None if no seed uses it.
         task_parameters, training: see :mod:`adaptive_opt.parameters`.
-        checkpoint: where the state is kept.
-        seeds: the runs; default 0 … ``task_parameters.seeds`` − 1.
-        observer: told of the history while it grows.
-        snapshots: where weights after chosen epochs are put.
-        lengths: other lengths to train, and where final losses are put.
+        checkpoint: where the state is saved; default: nowhere.
+        seeds: of the runs; default 0 … ``task_parameters.seeds`` − 1.
+        observer: called with new rows of the history.
+        snapshots: collects weights after chosen epochs.
+        lengths: other lengths to train; collects final losses.
 
     Returns:
-        The history (one row for each seed and logged iteration), final parameters and
-        buffers ``[seeds, ...]`` by name, and a summary.
+        The history (one row per seed and logged iteration), final parameters and buffers
+        ``[seeds, ...]`` by name, and a summary.
     """
     seeds = list(range(task_parameters.seeds)) if seeds is None else sorted(seeds)
     device = resolve_device(training.device)
@@ -86,27 +86,27 @@ def run_network(
     snapshots, lengths = snapshots or Snapshots(()), lengths or Lengths()
     given = hyperparameters
     configurations = [dict(given)] if isinstance(given, dict) else list(given)
-    turns = plan_turns(
+    jobs = plan_jobs(
         lengths.shares,
         seeds,
         configurations,
         together=together,
-        per_member=takes_members(optimizer),
+        per_member=takes_member_hyperparameters(optimizer),
     )
     saved = checkpoint.load() or {"done": [], "state": None, "snapshots": {}}
     snapshots.restore(saved["snapshots"])
     if saved["done"] or saved["state"]:
-        logger.info("%s, %s: going on from %s", task, arm, checkpoint.path)
+        logger.info("%s, %s: resuming from %s", task, arm, checkpoint.path)
     length = task_parameters.epochs * problem.batches_per_epoch
-    total = sum(max(1, round(turn.share * length)) for turn in turns)
+    total = sum(max(1, round(job.share * length)) for job in jobs)
     with Progress(f"{task} {arm}", total, "iterations") as progress:
         for finished in saved["done"]:
             progress.skip(max(1, round(finished["share"] * length)))
-        run = _Run(data, task, arm, optimizer, task_parameters, training, checkpoint)
-        done = train_turns(
-            turns,
-            lambda turn, state, enclose: run.train(
-                turn, state, enclose, progress, observer, snapshots
+        trainer = _NetworkTrainer(data, task, arm, optimizer, task_parameters, training, checkpoint)
+        done = train_jobs(
+            jobs,
+            lambda job, state, enclose: trainer.train(
+                job, state, enclose, progress, observer, snapshots
             ),
             checkpoint,
             saved,
@@ -116,13 +116,13 @@ def run_network(
     full = [record for record in done if record["share"] == 1]
     results = [unpack_result(record["result"]) for record in full]
     trained = [seed for record in full for seed in record["seeds"]]
-    history = joined_history(results, task, arm, trained, problem.batches_per_epoch)
+    history = join_histories(results, task, arm, trained, problem.batches_per_epoch)
     order = [trained.index(seed) for seed in seeds]
     names = problem.names
     weights = {n: torch.cat([r.weights[j] for r in results])[order] for j, n in enumerate(names)}
     for name in problem.buffers:
         weights[name] = torch.cat([r.task_state["buffers"][name] for r in results])[order]
-    summary = summarise(results, history, seeds, length)
+    summary = summarise_runs(results, history, seeds, length)
     summary["diverged_at"] = [summary["diverged_at"][i] for i in order]
     summary |= {"task": task, "arm": arm, "optimizer": optimizer, "device": str(device)}
     summary["hyperparameters"] = configurations[0] if len(configurations) == 1 else configurations
@@ -135,8 +135,8 @@ def run_network(
     return history, weights, summary
 
 
-class _Run:
-    """Trains one turn after the other on the same data."""
+class _NetworkTrainer:
+    """Trains the jobs of an arm on the same data."""
 
     def __init__(
         self,
@@ -153,39 +153,39 @@ class _Run:
 
     def train(
         self,
-        turn: Turn,
+        job: Job,
         state: dict[str, Any] | None,
         enclose: Callable[[dict[str, Any]], dict[str, Any]],
         progress: Progress,
         observer: Observer,
         snapshots: Snapshots,
     ) -> EnsembleResult:
-        """To the end, from the start or from a saved state."""
-        settings, training, seeds = self.settings, self.training, turn.seeds
+        """Train a job to its end, from the start or from a saved state."""
+        settings, training, seeds = self.settings, self.training, job.seeds
         problem = build_network_task(self.data, self.task, seeds, settings, training)
         params = problem.initial_parameters()
         optimizer = build_optimizer(
             self.optimizer,
-            turn.hyperparameters,
+            job.hyperparameters,
             params,
             probe_seeds=[derive_seed(self.task, self.arm, s, "probe") for s in seeds],
             max_grad_norm=settings.max_grad_norm,
             clip_curvature=training.clip_curvature,
             hidden=problem.hidden,
         )
-        plan = self._plan(turn, problem)
+        plan = self._plan(job, problem)
         length = plan.iterations(problem.batches_per_epoch)
 
-        def keep(epoch: int) -> None:
-            if turn.is_full:
+        def take_snapshot(epoch: int) -> None:
+            if job.is_full:
                 names, buffers = problem.names, problem.buffers
                 snapshots.take(epoch, seeds, names, params, buffers, optimizer)
 
         def on_rows(rows: Rows, diverged_at: Sequence[int | None]) -> None:
-            if turn.is_full:
+            if job.is_full:
                 observer(HistoryBlock(seeds, length, rows, diverged_at))
 
-        with random_stream(problem.device, self.task, *seeds):
+        with seeded_rng(problem.device, self.task, *seeds):
             return train_ensemble(
                 problem,
                 params,
@@ -196,21 +196,21 @@ class _Run:
                 start=state,
                 checkpoint=self.checkpoint,
                 enclose=enclose,
-                keep=keep,
+                keep=take_snapshot,
                 on_rows=on_rows,
             )
 
-    def _plan(self, turn: Turn, problem: NetworkTask) -> Plan:
+    def _plan(self, job: Job, problem: NetworkTask) -> Plan:
         settings, training = self.settings, self.training
         every = max(1, round(settings.evaluate_every * problem.batches_per_epoch))
         return Plan(
             epochs=settings.epochs,
-            share=turn.share,
+            share=job.share,
             schedule=training.schedule,
             floor=training.schedule_floor,
             log_every=settings.log_every or training.log_every,
-            statistics_every=training.statistics_every if turn.is_full else sys.maxsize,
-            evaluate_every=every if turn.is_full else 0,
+            statistics_every=training.statistics_every if job.is_full else sys.maxsize,
+            evaluate_every=every if job.is_full else 0,
             measure_end=True,
             curvature_share=training.curvature_share,
             diverged_above=training.diverged_above,
@@ -224,7 +224,11 @@ def build_network_task(
     settings: ImageTaskParameters | TextTaskParameters,
     training: TrainingParameters,
 ) -> NetworkTask:
-    """The task of some seeds, in the sizes of the parameters."""
+    """Build the network task of some seeds.
+
+    Raises:
+        TypeError: data and settings belong to different kinds of tasks.
+    """
     execution = Execution(
         device=resolve_device(training.device),
         precision=training.precision,

@@ -1,4 +1,4 @@
-"""From an arm's dotted path and hyperparameters to an optimizer for an ensemble."""
+"""Build an arm's optimizer for an ensemble from its import path and hyperparameters."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from adaptive_opt.optim import EnsembleOptimizer, Memberwise, SecondOrderOptimiz
 from adaptive_opt.optim.base import HESSIAN_VECTOR_PRODUCT_COST
 from adaptive_opt.optim.sources import HESSIAN_SOURCES
 
-__all__ = ["build_optimizer", "cost_of_run", "load_optimizer_class", "takes_members"]
+__all__ = ["build_optimizer", "cost_of_run", "load_optimizer_class", "takes_member_hyperparameters"]
 
 
 def load_optimizer_class(path: str) -> type[Optimizer]:
-    """The optimizer class at a dotted import path.
+    """Import an optimizer class from its dotted path.
 
     Raises:
-        StudyError: nothing there, or something that is no ``torch.optim.Optimizer``.
+        StudyError: the path cannot be imported, or is not a ``torch.optim.Optimizer``.
     """
     module, _, name = path.rpartition(".")
     try:
@@ -45,23 +45,23 @@ def build_optimizer(
     hidden: Sequence[bool] | None = None,
     diagonal_fn: Callable[[], Sequence[Tensor]] | None = None,
 ) -> EnsembleOptimizer | Memberwise:
-    """An optimizer for parameters of shape ``[members, ...]``.
+    """Build an optimizer for parameters of shape ``[members, ...]``.
 
     Args:
         path: dotted import path of the class.
-        hyperparameters: keyword arguments; for this package's own ``beta1`` and ``beta2``
-            stand for ``betas``, for others too if they take ``betas``; ``create_graph`` and
-            ``groups`` say what a foreign one needs (:class:`adaptive_opt.optim.Memberwise`).
+        hyperparameters: keyword arguments. ``beta1`` and ``beta2`` become ``betas``, for foreign
+            classes only if they take ``betas``. Foreign classes may need ``create_graph`` and
+            ``groups`` (:class:`adaptive_opt.optim.Memberwise`).
         params: the ensemble's parameters.
-        probe_seeds: one for each member.
-        max_grad_norm: clip each member's gradient to this global norm.
-        clip_curvature: whether curvature is scaled alike, by the optimizers of this package;
-            with others it is.
-        hidden: of each parameter, whether it is a matrix inside the network.
-        diagonal_fn: the task's exact Hessian diagonal, used by ``curvature="exact"``.
+        probe_seeds: one per member.
+        max_grad_norm: clip each member's gradient to this global norm; None: no clipping.
+        clip_curvature: whether optimizers of this package scale the curvature by the same factor;
+            others always do.
+        hidden: for each parameter, whether it is a matrix other than embedding and output.
+        diagonal_fn: returns the task's exact Hessian diagonal, for ``curvature="exact"``.
 
     Raises:
-        StudyError: the class does not take these hyperparameters.
+        StudyError: the class cannot be imported or does not accept these hyperparameters.
     """
     cls = load_optimizer_class(path)
     members = len(probe_seeds)
@@ -74,7 +74,7 @@ def build_optimizer(
                 members=members,
                 max_grad_norm=max_grad_norm,
                 hidden=hidden,
-                **_with_betas(cls, kwargs),
+                **_combine_betas(cls, kwargs),
             )
         if "beta2" in kwargs:
             kwargs["betas"] = (kwargs.pop("beta1"), kwargs.pop("beta2"))
@@ -88,8 +88,8 @@ def build_optimizer(
         raise StudyError(f"{path}: {error}") from error
 
 
-def _with_betas(cls: type[Optimizer], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """``beta1`` and ``beta2`` put into the ``betas`` of a class that takes those."""
+def _combine_betas(cls: type[Optimizer], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Replace ``beta1`` and ``beta2`` by ``betas`` if the class takes those."""
     accepted = inspect.signature(cls).parameters
     given: dict[str, Any] = {n: kwargs[n] for n in ("beta1", "beta2") if n in kwargs}
     if not given or "betas" not in accepted or "beta1" in accepted:
@@ -100,26 +100,26 @@ def _with_betas(cls: type[Optimizer], kwargs: dict[str, Any]) -> dict[str, Any]:
     return {**{k: v for k, v in kwargs.items() if k not in given}, "betas": tuple(betas)}
 
 
-def takes_members(path: str) -> bool:
-    """Whether the optimizer's hyperparameters may differ between the members of an ensemble."""
+def takes_member_hyperparameters(path: str) -> bool:
+    """Whether members of an ensemble may have different hyperparameters."""
     return issubclass(load_optimizer_class(path), EnsembleOptimizer)
 
 
 def cost_of_run(
     path: str, hyperparameters: dict[str, Any], iterations: int, share: float = 1.0
 ) -> float:
-    """Gradient-equivalents of one member over a run, known before it is made.
+    """Gradient-equivalents of one member over a run, computed before training.
 
-    A gradient an iteration. At every k-th a Hessian-vector product where curvature comes from
-    the Hessian, or a gradient for the Gauss–Newton estimate. The exact diagonal is an oracle that
-    nobody pays for, and is charged as the estimate that it stands for. What a closure evaluates
-    beside is not known before.
+    Every iteration costs one gradient. Every k-th iteration adds a Hessian-vector product if
+    curvature comes from the Hessian, or a gradient for the Gauss–Newton estimate. The exact
+    diagonal costs as much as the estimate that it replaces. Additional evaluations by a closure
+    are unknown and not counted.
 
     Args:
         path: dotted import path of the class.
-        hyperparameters: see :func:`build_optimizer`.
+        hyperparameters: see :func:`build_optimizer`; k is ``update_period``.
         iterations: length of the run.
-        share: part of the batch that curvature is computed on.
+        share: fraction of the batch that curvature is computed on.
     """
     cls = load_optimizer_class(path)
     source = (

@@ -1,4 +1,4 @@
-"""The task of some seeds, whatever is learnt."""
+"""Build the task of any family for some seeds."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def build_task(
     settings: TaskParameters | ImageTaskParameters | TextTaskParameters,
     training: TrainingParameters,
 ) -> Task:
-    """The task of some seeds, in the sizes of the parameters.
+    """Build the task of some seeds.
 
     Raises:
-        TypeError: data and parameters are not of the same kind of task.
+        TypeError: data and settings belong to different kinds of tasks.
     """
     if isinstance(settings, TaskParameters):
         if not isinstance(data, RRFunction):

@@ -1,7 +1,7 @@
-"""Which parameters, data, code and device a run is made of.
+"""Identity of a run: parameters, data, code and device.
 
-Nothing here imports torch before it is called, and little of it then: a command that only looks
-at what is there need not wait for it.
+Importing this module does not import torch, and most functions do not need it: commands such as
+``kedro adaptive status`` stay fast.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ __all__ = ["Identity", "code_digest", "device_type", "identify_run"]
 TRAINING_FOLDERS = ("optim", "curvature", "tasks", "engine")
 
 VERSIONED = ("adaptive_opt.", "torch.")
-"""Optimizers whose code is known from the rest: this package's files, the version of torch."""
+"""Import prefixes of optimizers that need no digest of their own: this package and torch."""
 
 
 @dataclass(frozen=True)
 class Identity:
-    """What a run is made of.
+    """Everything that a run depends on.
 
     Attributes:
-        optimizer: dotted path and hyperparameters, as :func:`.resolve_arm` gives them.
-        studies: hyperparameters by search, None for one that found nothing.
-        configuration: all that the losses depend on, the data among it.
-        logging: what only the notes on a run depend on.
-        made_by: the arm, the kind of device, and the code.
+        optimizer: dotted path and hyperparameters, as returned by :func:`.resolve_arm`.
+        studies: hyperparameters of each search; None for a search without result.
+        configuration: everything that the losses depend on, including the data.
+        logging: settings that only the recorded values depend on.
+        made_by: the arm, the type of device and the code.
     """
 
     optimizer: dict[str, Any]
@@ -56,11 +56,11 @@ class Identity:
 
     @property
     def digest(self) -> str:
-        """Of everything that the results depend on."""
+        """Digest of everything that the results depend on."""
         return configuration_digest({**self.configuration, **self.logging, **self.made_by})
 
     def record(self) -> dict[str, Any]:
-        """For the summary of a run, so that it can be told later what has changed since."""
+        """Record for the summary of a run, to determine later what has changed."""
         return {
             "configuration": self.configuration,
             "logging": self.logging,
@@ -70,15 +70,18 @@ class Identity:
 
 
 def code_digest(optimizer: str) -> str:
-    """Identifies the code that a run depends on: this package's, the optimizer's, torch.
+    """Hash of the code that a run depends on.
 
-    Of this package the folders that training is made of; of an optimizer from elsewhere the
-    file that it is in, not what that imports.
+    It covers torch's version, this package's folders for training and, for a foreign optimizer,
+    its source file without imports.
 
     Args:
         optimizer: dotted import path of the class.
+
+    Returns:
+        32 hexadecimal digits.
     """
-    made = hashlib.blake2b(f"{version('torch')} {optimizer}".encode(), digest_size=16)
+    hasher = hashlib.blake2b(f"{version('torch')} {optimizer}".encode(), digest_size=16)
     package = Path(adaptive_opt.__file__).parent
     files = [f for folder in TRAINING_FOLDERS for f in sorted((package / folder).glob("*.py"))]
     if not optimizer.startswith(VERSIONED):
@@ -87,17 +90,17 @@ def code_digest(optimizer: str) -> str:
         source = inspect.getsourcefile(load_optimizer_class(optimizer))
         files += [Path(source)] if source else []
     for file in files:
-        made.update(file.read_bytes())
-    return made.hexdigest()
+        hasher.update(file.read_bytes())
+    return hasher.hexdigest()
 
 
 def device_type(name: str) -> str:
-    """``cpu`` or ``cuda``, as :func:`.device.resolve_device` says.
+    """Type of :func:`.device.resolve_device`, ``cpu`` or ``cuda``.
 
-    It is asked, and torch imported, only where there may be a GPU.
+    Imports torch only if the machine may have a GPU.
 
     Raises:
-        StudyError: ``cuda`` was asked for and torch sees no GPU.
+        StudyError: ``name`` is ``cuda``, but torch sees no GPU.
     """
     if name == "cpu" or (name == "auto" and not _may_have_gpu()):
         return "cpu"
@@ -129,13 +132,13 @@ def identify_run(
     parameters: dict[str, Any],
     studies: Sequence[dict[str, Any] | None] = (),
 ) -> Identity:
-    """What a run is made of, or would be.
+    """Identity of a run, before or after training.
 
     Args:
         task, arm: names.
-        data: digest of what the task learns (``adaptive_opt.tasks.digest.data_digest``).
+        data: digest of the task's data (``adaptive_opt.tasks.digest.data_digest``).
         parameters: the sections ``tasks``, ``arms`` and ``training``.
-        studies: what each search found; empty: what ``arms`` says.
+        studies: values found by each search; empty: those of ``arms``.
     """
     settings = training_parameters(arm, parameters["training"])
 

@@ -1,4 +1,4 @@
-"""One (Rahimi–Recht task, arm): train all seeds, then the exact Hessians on the way."""
+"""Train all seeds of an arm on a Rahimi–Recht task, and measure exact Hessians."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from adaptive_opt.tasks.rahimi_recht import RahimiRecht
 from adaptive_opt.tasks.rr_functions import RRFunction, global_minimum
 
 from .checkpoint import Checkpoint
-from .contract import EnsembleResult, HistoryBlock, Observer, Plan, Rows, ignore
+from .contract import EnsembleResult, HistoryBlock, Observer, Plan, Rows, ignore_block
 from .device import resolve_device
-from .lengths import Lengths, Turn, plan_turns, train_turns
-from .optimizers import build_optimizer, cost_of_run, takes_members
-from .results import Progress, joined_history, summarise, unpack_result
-from .seeds import derive_seed, random_stream
+from .lengths import Job, Lengths, plan_jobs, train_jobs
+from .optimizers import build_optimizer, cost_of_run, takes_member_hyperparameters
+from .results import Progress, join_histories, summarise_runs, unpack_result
+from .seeds import derive_seed, seeded_rng
 from .snapshots import Snapshots
 from .train import train_ensemble
 
@@ -41,14 +41,14 @@ __all__ = [
     "hessian_precision",
     "prepare_rahimi_recht",
     "run_rahimi_recht",
-    "small_kernels",
+    "single_threaded",
     "training_plan",
 ]
 
 logger = logging.getLogger(__name__)
 
 SHORT_LOG_EVERY = 50
-"""Iterations between two looks for divergence in runs whose history is not kept."""
+"""Iterations between checks for divergence in runs whose history is not kept."""
 
 
 def run_rahimi_recht(
@@ -62,70 +62,72 @@ def run_rahimi_recht(
     training: TrainingParameters,
     checkpoint: Checkpoint | None = None,
     seeds: Sequence[int] | None = None,
-    observer: Observer = ignore,
+    observer: Observer = ignore_block,
     snapshots: Snapshots | None = None,
     lengths: Lengths | None = None,
 ) -> tuple[pd.DataFrame, dict[str, Tensor], dict[str, Any]]:
     """Train every seed of an arm as one ensemble and measure its Hessians.
 
+    An interrupted run continues from its checkpoint.
+
     Args:
-        function: what is learnt.
+        function: the function to learn.
         task, arm: names, from which all seeds are derived.
-        optimizer, hyperparameters: see :func:`.optimizers.build_optimizer`. Of several sets of
-            hyperparameters the run of seed s takes number s mod their number; None: of no run.
+        optimizer, hyperparameters: see :func:`.optimizers.build_optimizer`. With several sets of
+            hyperparameters, seed s uses number s mod their count; None if no seed uses it.
         task_parameters, training: see :mod:`adaptive_opt.parameters`.
-        checkpoint: where the state is kept; a run that was broken off is taken up there.
-        seeds: the runs; default 0 … ``task_parameters.seeds`` − 1.
-        observer: told of the history while it grows.
-        snapshots: where weights after chosen epochs are put.
-        lengths: other lengths to train, and where final losses are put.
+        checkpoint: where the state is saved; default: nowhere.
+        seeds: of the runs; default 0 … ``task_parameters.seeds`` − 1.
+        observer: called with new rows of the history.
+        snapshots: collects weights after chosen epochs.
+        lengths: other lengths to train; collects final losses.
 
     Returns:
-        The history (one row for each seed and logged iteration, Hessian columns where one
-        was taken), the final weights ``W1``, ``W2``, … ``[members, ...]``, and a summary.
+        The history (one row per seed and logged iteration, with Hessian columns where one was
+        measured), the final weights ``W1``, ``W2``, … ``[seeds, ...]``, and a summary.
     """
     seeds = list(range(task_parameters.seeds)) if seeds is None else sorted(seeds)
     given = hyperparameters
     configurations = [dict(given)] if isinstance(given, dict) else list(given)
     lengths = lengths or Lengths()
-    turns = plan_turns(
+    jobs = plan_jobs(
         lengths.shares,
         seeds,
         configurations,
         together=True,
-        per_member=takes_members(optimizer),
+        per_member=takes_member_hyperparameters(optimizer),
     )
-    run = _Run(function, task, arm, optimizer, task_parameters, training)
-    run.snapshots, run.observer = snapshots or Snapshots(()), observer
-    with small_kernels(run.device):
-        done = run.train(turns, checkpoint or Checkpoint(None))
+    trainer = _RahimiRechtTrainer(function, task, arm, optimizer, task_parameters, training)
+    trainer.snapshots, trainer.observer = snapshots or Snapshots(()), observer
+    with single_threaded(trainer.device):
+        done = trainer.train(jobs, checkpoint or Checkpoint(None))
     used = next(c for c in configurations if c is not None)
-    if used.get("curvature") == "exact":  # it costs what the estimate costs that it stands for
+    if used.get("curvature") == "exact":  # it costs as much as the estimate
         for record in done:
-            length = max(1, round(record["share"] * run.iterations))
+            length = max(1, round(record["share"] * trainer.iterations))
             record["gradient_equivalents"] = cost_of_run(optimizer, used, length)
-    lengths.add(task, arm, len(configurations), run.iterations, done)
+    lengths.add(task, arm, len(configurations), trainer.iterations, done)
     full = [record for record in done if record["share"] == 1]
     results = [unpack_result(record["result"]) for record in full]
     trained = [seed for record in full for seed in record["seeds"]]
     order = [trained.index(seed) for seed in seeds]
-    history = joined_history(results, task, arm, trained, run.batches_per_epoch)
+    history = join_histories(results, task, arm, trained, trainer.batches_per_epoch)
     layers = zip(*(r.weights for r in results), strict=True)
     weights = {f"W{i}": torch.cat(layer)[order] for i, layer in enumerate(layers, 1)}
-    summary = summarise(results, history, seeds, run.iterations)
+    summary = summarise_runs(results, history, seeds, trainer.iterations)
     summary["diverged_at"] = [summary["diverged_at"][i] for i in order]
-    summary |= {"task": task, "arm": arm, "optimizer": optimizer, "device": str(run.device)}
+    summary |= {"task": task, "arm": arm, "optimizer": optimizer, "device": str(trainer.device)}
     summary["hyperparameters"] = configurations[0] if len(configurations) == 1 else configurations
     logger.info(
         "%s, %s: %d runs of %s iterations in %.1f s (%.1f µs a run-iteration)",
-        task, arm, len(seeds), f"{run.iterations:,}", summary["device_seconds"],
+        task, arm, len(seeds), f"{trainer.iterations:,}", summary["device_seconds"],
         summary["microseconds_per_run_iteration"],
     )  # fmt: skip
     return history, weights, summary
 
 
-class _Run:
-    """Trains one turn after the other on the same function."""
+class _RahimiRechtTrainer:
+    """Trains the jobs of an arm on the same function."""
 
     def __init__(
         self,
@@ -143,17 +145,17 @@ class _Run:
         self.batches_per_epoch = -(-samples // min(settings.batch_size, samples))
         self.iterations = settings.epochs * self.batches_per_epoch
         self.snapshots = Snapshots(())
-        self.observer: Observer = ignore
+        self.observer: Observer = ignore_block
         self._progress: Progress
         self._hessians = torch.empty(0, len(COLUMNS), dtype=torch.float64)
         self._statistics: TrajectoryStatistics | None = None
 
-    def train(self, turns: Sequence[Turn], checkpoint: Checkpoint) -> list[dict[str, Any]]:
-        """All turns, from where the checkpoint says; records of :func:`.lengths.train_turns`."""
+    def train(self, jobs: Sequence[Job], checkpoint: Checkpoint) -> list[dict[str, Any]]:
+        """Train all jobs, continuing from the checkpoint; see :func:`.lengths.train_jobs`."""
         saved = checkpoint.load() or {"done": [], "state": None, "snapshots": {}}
         self.snapshots.restore(saved["snapshots"])
         if saved["done"] or saved["state"]:
-            logger.info("%s, %s: going on from its checkpoint", self.task, self.arm)
+            logger.info("%s, %s: resuming from its checkpoint", self.task, self.arm)
             self._hessians = saved["hessians"]
 
         def extra() -> dict[str, Any]:
@@ -161,31 +163,31 @@ class _Run:
                 self._hessians = torch.from_numpy(self._statistics.wait())
             return {"hessians": self._hessians, "snapshots": self.snapshots.tensors}
 
-        lengths = [max(1, round(turn.share * self.iterations)) for turn in turns]
+        lengths = [max(1, round(job.share * self.iterations)) for job in jobs]
         with Progress(f"{self.task} {self.arm}", sum(lengths), "iterations") as self._progress:
             self._progress.skip(sum(lengths[: len(saved["done"])]))
-            return train_turns(
-                turns,
-                lambda turn, state, enclose: self._one(turn, state, enclose, checkpoint),
+            return train_jobs(
+                jobs,
+                lambda job, state, enclose: self._train_job(job, state, enclose, checkpoint),
                 checkpoint,
                 saved,
                 extra,
             )
 
-    def _one(
+    def _train_job(
         self,
-        turn: Turn,
+        job: Job,
         state: dict[str, Any] | None,
         enclose: Callable[[dict[str, Any]], dict[str, Any]],
         checkpoint: Checkpoint,
     ) -> EnsembleResult:
-        """One turn; the Hessians on the way are part of the history of a full length."""
-        task, arm, seeds = self.task, self.arm, turn.seeds
+        """Train one job; the history of a full-length job includes its Hessians."""
+        task, arm, seeds = self.task, self.arm, job.seeds
         problem, params, optim, latest = prepare_rahimi_recht(
-            self.function, task, arm, self.optimizer, turn.hyperparameters, seeds,
+            self.function, task, arm, self.optimizer, job.hyperparameters, seeds,
             self.settings, self.training, self.device,
         )  # fmt: skip
-        plan = training_plan(self.settings, self.training, turn.share)
+        plan = training_plan(self.settings, self.training, job.share)
         statistics = TrajectoryStatistics(problem.hessian, self.device)
         if state is not None:
             statistics.restore(self._hessians.numpy())
@@ -193,15 +195,15 @@ class _Run:
         names = [f"W{i}" for i in range(1, 1 + len(params))]
         total = plan.iterations(self.batches_per_epoch)
 
-        def keep(epoch: int) -> None:
-            if turn.is_full:
+        def take_snapshot(epoch: int) -> None:
+            if job.is_full:
                 self.snapshots.take(epoch, seeds, names, params, {}, optim)
 
         def on_rows(rows: Rows, diverged_at: Sequence[int | None]) -> None:
-            if turn.is_full:
+            if job.is_full:
                 self.observer(HistoryBlock(seeds, total, rows, diverged_at))
 
-        with random_stream(self.device, task, *seeds):
+        with seeded_rng(self.device, task, *seeds):
             result = train_ensemble(
                 problem,
                 params,
@@ -215,12 +217,12 @@ class _Run:
                 checkpoint=checkpoint,
                 enclose=enclose,
                 on_rows=on_rows,
-                keep=keep,
+                keep=take_snapshot,
             )
         with Progress(f"{task} {arm} Hessians", statistics.pending, "chunks") as progress:
             hessians = statistics.result(progress.update)
         self._statistics = None
-        return replace(result, history=_join(result, hessians))
+        return replace(result, history=_add_hessian_columns(result, hessians))
 
 
 def prepare_rahimi_recht(
@@ -234,7 +236,10 @@ def prepare_rahimi_recht(
     training: TrainingParameters,
     device: torch.device,
 ) -> tuple[RahimiRecht, list[Tensor], EnsembleOptimizer | Memberwise, deque[Tensor]]:
-    """Task, parameters and optimizer of a run, and where it wants to be told each batch."""
+    """Build the task, parameters and optimizer of an ensemble.
+
+    The fourth item must contain the current batch: the exact Hessian diagonal is computed on it.
+    """
     problem = build_rahimi_recht_task(function, task, seeds, settings, device)
     params = problem.initial_parameters()
     latest: deque[Tensor] = deque(maxlen=1)
@@ -254,7 +259,7 @@ def prepare_rahimi_recht(
 def training_plan(
     settings: TaskParameters, training: TrainingParameters, share: float = 1.0
 ) -> Plan:
-    """Length of a run and what is noted on the way, as the parameters want it."""
+    """Plan of a run at a fraction of its full length."""
     full = share == 1
     return Plan(
         epochs=settings.epochs,
@@ -276,7 +281,7 @@ def build_rahimi_recht_task(
     settings: TaskParameters,
     device: torch.device,
 ) -> RahimiRecht:
-    """The task of some seeds, as the parameters want it."""
+    """Build the Rahimi–Recht task of some seeds."""
     shared = settings.initialisation == "shared"
     return RahimiRecht(
         function,
@@ -291,15 +296,15 @@ def build_rahimi_recht_task(
 def hessian_precision(
     function: RRFunction, weights: Sequence[Tensor] | None, loss: str
 ) -> pd.DataFrame:
-    """Eigenvalues of exact Hessians in float64, and what float32 makes of them.
+    """Compare the eigenvalues of exact Hessians in float64 and in float32.
 
     Args:
-        function: what is learnt.
-        weights: of every layer, ``[members, ...]``; None: of a global minimum.
-        loss: ``rmse`` or ``mse``; at a global minimum that of the former has no Hessian.
+        function: the learnt function.
+        weights: of each layer, ``[members, ...]``; None: of a global minimum.
+        loss: ``rmse`` or ``mse``; ``rmse`` has no Hessian at a global minimum.
 
     Returns:
-        A row for each member, the columns
+        One row per member with a finite Hessian, with the columns
         :data:`adaptive_opt.curvature.statistics.PRECISION_COLUMNS`.
     """
     layers = [w[None] for w in global_minimum(function)] if weights is None else weights
@@ -319,8 +324,8 @@ def hessian_precision(
 
 
 @contextmanager
-def small_kernels(device: torch.device) -> Iterator[None]:
-    """One thread on the CPU: the tensors of an RR ensemble are too small to share."""
+def single_threaded(device: torch.device) -> Iterator[None]:
+    """Use one CPU thread: the tensors of these ensembles are too small for several."""
     threads = torch.get_num_threads()
     if device.type == "cpu":
         torch.set_num_threads(1)
@@ -330,8 +335,8 @@ def small_kernels(device: torch.device) -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _join(result: EnsembleResult, hessians: np.ndarray[Any, Any]) -> pd.DataFrame:
-    """History with the Hessian columns."""
+def _add_hessian_columns(result: EnsembleResult, hessians: np.ndarray[Any, Any]) -> pd.DataFrame:
+    """History with Hessian columns added."""
     frame = result.history
     if result.snapshots:
         members = len(result.diverged_at)

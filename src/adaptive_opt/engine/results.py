@@ -1,4 +1,4 @@
-"""What the runs of an arm leave, whatever was trained."""
+"""Progress, histories and summaries of an arm's runs, for every task."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ from .contract import EnsembleResult
 
 __all__ = [
     "Progress",
-    "joined_history",
+    "join_histories",
     "label_history",
     "pack_result",
-    "summarise",
+    "summarise_runs",
     "unpack_result",
 ]
 
 logger = logging.getLogger(__name__)
 
 BAR_POSITION = "ADAPTIVE_OPT_BAR_POSITION"
-"""Environment variable with the line of a terminal, from 0, that this process has for its bars."""
+"""Environment variable with the terminal line, from 0, of this process's progress bars."""
 
-LINE_EVERY = 30.0
-"""Seconds between two lines in the log."""
+LOG_INTERVAL = 30.0
+"""Seconds between progress lines in the log."""
 
 
 class Progress:
-    """A progress bar on a terminal; elsewhere a line in the log now and then.
+    """Progress bar on a terminal; elsewhere a regular line in the log.
 
     Args:
-        label: what is going on.
-        total: of what is counted.
-        unit: its name.
+        label: description of the work.
+        total: number of units.
+        unit: name of the unit, in plural.
     """
 
     def __init__(self, label: str, total: int, unit: str) -> None:
@@ -49,7 +49,7 @@ class Progress:
             desc=label, total=total, unit=f" {unit}", leave=False, disable=None, position=line
         )
         self._done = 0
-        self._begun = self._told = time.monotonic()
+        self._start_time = self._logged_at = time.monotonic()
 
     def __enter__(self) -> Progress:
         return self
@@ -58,19 +58,19 @@ class Progress:
         self._bar.close()
 
     def update(self, number: int) -> None:
-        """So many more are done."""
+        """Count finished units."""
         self._bar.update(number)
         self._done += number
-        if self._bar.disable and (now := time.monotonic()) - self._told > LINE_EVERY:
-            self._told = now
-            left = (now - self._begun) / max(1, self._done) * (self.total - self._done)
+        if self._bar.disable and (now := time.monotonic()) - self._logged_at > LOG_INTERVAL:
+            self._logged_at = now
+            left = (now - self._start_time) / max(1, self._done) * (self.total - self._done)
             logger.info(
                 "%s: %s of %s %s, about %d min left",
                 self.label, f"{self._done:,}", f"{self.total:,}", self.unit, round(left / 60),
             )  # fmt: skip
 
     def skip(self, number: int) -> None:
-        """So many were done in an earlier run, and say nothing about how long the rest takes."""
+        """Count units of an earlier run, which do not affect the estimated time."""
         self._bar.update(number)
         self.total -= number
 
@@ -78,7 +78,7 @@ class Progress:
 def label_history(
     frame: pd.DataFrame, task: str, arm: str, seeds: Sequence[int], batches_per_epoch: int
 ) -> pd.DataFrame:
-    """A history with names and epochs, members turned into seeds."""
+    """Add task, arm and epoch to a history, and replace members by seeds."""
     frame.insert(0, "task", pd.Series(task, index=frame.index, dtype="category"))
     frame.insert(1, "arm", pd.Series(arm, index=frame.index, dtype="category"))
     frame.insert(2, "seed", np.asarray(seeds)[frame.pop("member")])
@@ -86,14 +86,14 @@ def label_history(
     return frame
 
 
-def joined_history(
+def join_histories(
     results: Sequence[EnsembleResult],
     task: str,
     arm: str,
     seeds: Sequence[int],
     batches_per_epoch: int,
 ) -> pd.DataFrame:
-    """The histories of several ensembles as one, ordered by seed.
+    """Concatenate the histories of several ensembles, ordered by seed.
 
     Args:
         results: of the ensembles.
@@ -110,15 +110,15 @@ def joined_history(
     return history.sort_values(["seed", "iteration"], kind="stable", ignore_index=True)
 
 
-def summarise(
+def summarise_runs(
     results: Sequence[EnsembleResult], history: pd.DataFrame, seeds: Sequence[int], iterations: int
 ) -> dict[str, Any]:
-    """The end of every run, and what all of them cost.
+    """Final losses and costs of an arm's runs.
 
     Args:
-        results: one of each ensemble.
+        results: one per ensemble.
         history: of all seeds.
-        seeds: the runs.
+        seeds: of the runs.
         iterations: length of a run.
     """
     last = history[history["iteration"] == history["iteration"].max()]
@@ -136,7 +136,7 @@ def summarise(
 
 
 def pack_result(result: EnsembleResult) -> dict[str, Any]:
-    """A result as tensors, numbers and lists, for a checkpoint."""
+    """Convert a result to tensors, numbers and lists, for a checkpoint."""
     columns = {name: torch.from_numpy(c.to_numpy().copy()) for name, c in result.history.items()}
     return {**vars(result), "history": columns}
 

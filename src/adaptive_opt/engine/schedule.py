@@ -1,4 +1,4 @@
-"""Learning rate schedules, as factors of the base rate."""
+"""Learning rate schedules, as factors of the base learning rate."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ SCHEDULES = ("cosine", "cosine_by_epoch", "constant")
 def make_schedule(
     kind: str, *, epochs: float, batches_per_epoch: int, floor: float
 ) -> Callable[[int], float]:
-    """Factor of the learning rate at each iteration.
+    """Return a function from iteration to learning rate factor.
 
     Args:
         kind: ``"cosine"``: from 1 at the first iteration to ``floor`` at the last;
-            ``"cosine_by_epoch"``: the published one, constant within an epoch and with
-            T_max = epochs + 1, so that it never reaches its floor; ``"constant"``.
-        epochs, batches_per_epoch: length of the run; epochs need not be whole.
-        floor: what the cosine falls to.
+            ``"cosine_by_epoch"``: the published schedule, constant within an epoch and with
+            T_max = epochs + 1, so that it never reaches ``floor``; ``"constant"``.
+        epochs, batches_per_epoch: length of the run; ``epochs`` may be fractional.
+        floor: lower end of the cosine.
 
     Example:
         >>> factor = make_schedule("cosine", epochs=2, batches_per_epoch=2, floor=0.1)

@@ -1,4 +1,4 @@
-"""Seeds, derived by name so that runs repeat and arms are paired."""
+"""Seeds derived from names, so that runs are reproducible and arms are paired."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from contextlib import contextmanager
 
 import torch
 
-__all__ = ["derive_seed", "random_stream"]
+__all__ = ["derive_seed", "seeded_rng"]
 
 
 def derive_seed(*parts: str | int) -> int:
-    """A 63-bit seed from a name, independent of platform and of Python's hash.
+    """Derive a 63-bit seed from a name, independent of the platform and of Python's ``hash``.
 
-    Initial weights and batch order come from (task, seed), so that every arm starts from
-    the same point and sees the same batches; probes from (task, arm, seed).
+    Seeds of initial weights and batch order depend on (task, seed), so that all arms start from
+    the same weights and see the same batches. Seeds of probes depend on (task, arm, seed).
 
     Example:
         >>> derive_seed("rr_cond29", 0, "weights") == derive_seed("rr_cond29", 0, "weights")
@@ -28,10 +28,10 @@ def derive_seed(*parts: str | int) -> int:
 
 
 @contextmanager
-def random_stream(device: torch.device, *parts: str | int) -> Iterator[None]:
-    """Global random numbers of torch seeded by name, and put back afterwards.
+def seeded_rng(device: torch.device, *parts: str | int) -> Iterator[None]:
+    """Seed torch's global random state by name within the context; restore it afterwards.
 
-    Dropout draws from them, alike for every arm, and optimizers from elsewhere may.
+    Dropout uses it, with the same seed for every arm. Foreign optimizers may use it.
     """
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):

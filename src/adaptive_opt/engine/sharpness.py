@@ -1,4 +1,4 @@
-"""Sharpness along training, by as few products as it takes."""
+"""Sharpness along training, with few Hessian-vector products."""
 
 from __future__ import annotations
 
@@ -41,28 +41,28 @@ def measure_sharpness(
     training: TrainingParameters,
     settings: SharpnessParameters,
 ) -> pd.DataFrame:
-    """Loss, top eigenvalue of the Hessian, and stability along the first run of every arm.
+    """Measure loss, top Hessian eigenvalue and stability along the first run of every arm.
 
     Args:
-        data: what was learnt.
-        kept: by arm, what :class:`.snapshots.Snapshots` collected.
+        data: the task's data.
+        kept: by arm, tensors from :class:`.snapshots.Snapshots`.
         arms: by name, ``optimizer`` and ``hyperparameters``.
         task, task_parameters, training: see :class:`.curvature.CurvatureOfNetwork`.
-        settings: how much to look at.
+        settings: batches, tolerance and number of products.
 
     Returns:
-        *Measures*, as :func:`.curvature.measure_network` has them. Where the loss is not finite
-        there is only that row.
+        *Measures*, as in :func:`.curvature.measure_network`. A snapshot whose loss is not finite
+        has only the row of its loss.
     """
     found = {arm: [s for s in read_snapshots(t) if s.seed == 0] for arm, t in kept.items()}
-    place = CurvatureOfNetwork(data, task, task_parameters, training, settings, seed=0)
+    network = CurvatureOfNetwork(data, task, task_parameters, training, settings, seed=0)
     rows: list[dict[str, Any]] = []
     total = sum(map(len, found.values()))
     with Progress(f"{task} sharpness", total, "snapshots") as progress:
         for arm, snapshots in found.items():
             for snapshot in snapshots:
                 labels = {"task": task, "arm": arm, "seed": snapshot.seed, "epoch": snapshot.epoch}
-                measures = _at(place, snapshot, arms[arm], settings)
+                measures = _measure_snapshot(network, snapshot, arms[arm], settings)
                 if len(measures) == 1:
                     logger.warning(
                         "%s, %s, epoch %d: the loss is %s, so there is no sharpness to measure",
@@ -73,33 +73,35 @@ def measure_sharpness(
     return pd.DataFrame(rows) if rows else pd.DataFrame(columns=["task", "arm", "seed", "epoch"])
 
 
-def _at(
-    place: CurvatureOfNetwork,
+def _measure_snapshot(
+    network: CurvatureOfNetwork,
     snapshot: Snapshot,
     arm: Mapping[str, Any],
     settings: SharpnessParameters,
 ) -> list[dict[str, Any]]:
-    loss = place.at(snapshot)
+    loss = network.at(snapshot)
     value = loss.value_or_nan()
     rows = [measured_row("hessian", "loss", value, good=math.isfinite(value))]
     if not math.isfinite(value):
         return rows
     seed = derive_seed("sharpness", snapshot.seed, snapshot.epoch) % 2**32
     hessian = loss.operator("hessian")
-    rows.append(_top("hessian", hessian, settings, seed))
+    rows.append(_top_eigenvalue("hessian", hessian, settings, seed))
     rule = step_rule(
         loss, snapshot, hessian, load_optimizer_class(arm["optimizer"]), arm["hyperparameters"]
     )
     if rule is not None:
         same = rule.operator is hessian
         scaled = {**rows[-1], "matrix": "preconditioned"}
-        top = scaled if same else _top("preconditioned", rule.operator, settings, seed)
+        top = scaled if same else _top_eigenvalue("preconditioned", rule.operator, settings, seed)
         rows += [*rule.rows(), top, *rule.stability(top["value"], top["error"], top["good"])]
     return rows
 
 
-def _top(matrix: str, operator: Any, settings: SharpnessParameters, seed: int) -> dict[str, Any]:
-    """Its largest eigenvalue, by Lanczos until the residual is small or products are spent."""
+def _top_eigenvalue(
+    matrix: str, operator: Any, settings: SharpnessParameters, seed: int
+) -> dict[str, Any]:
+    """Row of the largest eigenvalue, by Lanczos up to the tolerance or the limit of products."""
     lanczos = BlockLanczos(operator, block=1, seed=seed)
     residual = value = math.inf
     while residual > settings.tolerance and lanczos.size < settings.products:

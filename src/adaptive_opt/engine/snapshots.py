@@ -1,4 +1,4 @@
-"""Weights after chosen epochs, with what the optimizer divided by there."""
+"""Weights after chosen epochs, with the optimizer's denominators."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ __all__ = ["Snapshot", "Snapshots", "read_snapshots"]
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A run after some epochs.
+    """State of a run after some epochs.
 
     Attributes:
-        seed, epoch: whose; how many epochs were done.
-        lr: the learning rate of the step before, or of the first.
+        seed: of the run.
+        epoch: number of finished epochs.
+        lr: learning rate of the last step, or at epoch 0 of the first.
         parameters, buffers: by name.
-        denominators: what the smoothed gradient was divided by, by the parameter's name; empty
-            where by nothing, or nothing is known.
-        momentum: the smoothed gradient of second-order methods, likewise.
+        denominators: divisors of the smoothed gradient, by parameter name; empty if there is no
+            division or the divisors are unknown.
+        momentum: smoothed gradients of second-order methods, by parameter name.
     """
 
     seed: int
@@ -40,15 +41,15 @@ KINDS = ("parameters", "buffers", "denominators", "momentum")
 
 
 class Snapshots:
-    """Collects them during a run, as a flat dict of tensors.
+    """Collects snapshots during a run, as a flat dict of tensors.
 
-    A tensor's name is ``seed<s>.epoch<e>.<kind>.<name>``, the kinds being those attributes of
-    :class:`Snapshot` that are dicts; ``seed<s>.epoch<e>.lr`` is a number.
+    Names are ``seed<s>.epoch<e>.<kind>.<name>``, where the kinds are the dict attributes of
+    :class:`Snapshot`; ``seed<s>.epoch<e>.lr`` is a number.
 
     Args:
-        epochs: after which weights are kept; 0: at the start. Those beyond the end of a run, or
-            of when all of it had diverged, are left out.
-        seeds: of which.
+        epochs: numbers of finished epochs after which to keep weights; 0: the start. Epochs
+            after the end of a run, or after all members have diverged, have no snapshot.
+        seeds: of the runs to keep.
     """
 
     def __init__(self, epochs: Sequence[int], seeds: Sequence[int] = (0,)) -> None:
@@ -64,13 +65,13 @@ class Snapshots:
         buffers: Mapping[str, Tensor],
         optimizer: EnsembleOptimizer | Memberwise,
     ) -> None:
-        """Copy the members whose seeds are wanted, if the epoch is.
+        """Copy the members with chosen seeds, if the epoch is chosen.
 
         Args:
-            epoch: number of those that are done.
+            epoch: number of finished epochs.
             seeds: of the members.
             names: of the parameters.
-            params, buffers: ``[members, ...]``.
+            params, buffers: ``[members, ...]`` each.
             optimizer: of the parameters.
         """
         if epoch not in self.epochs or not self.seeds.intersection(seeds):
@@ -85,8 +86,8 @@ class Snapshots:
         kept["denominators"] = {n: denominators[p] for n, p in named.items() if p in denominators}
         if isinstance(optimizer, SecondOrderOptimizer):
             state = optimizer.state
-            seen = {n: state[p] for n, p in named.items() if "momentum" in state.get(p, {})}
-            kept["momentum"] = {n: s["momentum"] for n, s in seen.items()}
+            stepped = {n: state[p] for n, p in named.items() if "momentum" in state.get(p, {})}
+            kept["momentum"] = {n: s["momentum"] for n, s in stepped.items()}
         lr = torch.as_tensor(optimizer.param_groups[0]["lr"]).detach().cpu()
         for member, seed in enumerate(seeds):
             if seed in self.seeds:
@@ -98,12 +99,12 @@ class Snapshots:
                         self.tensors[f"{prefix}.{kind}.{name}"] = one
 
     def restore(self, saved: dict[str, Any]) -> None:
-        """Go on from ``tensors`` of the same run."""
+        """Continue with the ``tensors`` of an interrupted run."""
         self.tensors = dict(saved)
 
 
 def read_snapshots(tensors: Mapping[str, Tensor]) -> list[Snapshot]:
-    """Those that :class:`Snapshots` collected, by seed and epoch.
+    """Snapshots from the tensors of :class:`Snapshots`, ordered by seed and epoch.
 
     Example:
         >>> (one,) = read_snapshots({"seed0.epoch3.lr": torch.tensor(0.1)})

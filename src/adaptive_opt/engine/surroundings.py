@@ -1,4 +1,4 @@
-"""The loss of a network around the weights that training left."""
+"""Loss of a network in the neighbourhood of weights that training saved."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ __all__ = ["network_line", "network_surface"]
 def network_surface(
     place: CurvatureOfNetwork, snapshot: Snapshot, settings: CurvatureParameters, label: str
 ) -> pd.DataFrame:
-    """The loss on the plane of the top two eigenvectors, a row for each (a, b).
+    """Loss on the plane of the Hessian's top two eigenvectors, one row per (a, b).
 
     Args:
-        place: where to look.
-        snapshot: the centre.
-        settings: how finely.
+        place: loss of the network.
+        snapshot: centre of the plane.
+        settings: resolution and tolerance.
         label: for the progress bar.
     """
     loss = place.at(snapshot)
@@ -51,14 +51,24 @@ def network_line(
     settings: CurvatureParameters,
     label: str,
 ) -> pd.DataFrame:
-    """The loss on the line from one solution to another, and half its length beyond each."""
+    """Loss on the line between two solutions, extended by half its length at both ends.
+
+    Args:
+        place: loss of the network.
+        first, second: the solutions, at positions 0 and 1.
+        settings: resolution.
+        label: for the progress bar.
+    """
     loss = place.at(first)
 
-    def everything(snapshot: Snapshot) -> list[Tensor]:
-        there = place.at(snapshot)
-        return [t.detach().clone() for t in (*there.parameters, *buffers_of(there.network))]
+    def tensors_at(snapshot: Snapshot) -> list[Tensor]:
+        network_loss = place.at(snapshot)
+        return [
+            t.detach().clone()
+            for t in (*network_loss.parameters, *buffers_of(network_loss.network))
+        ]
 
-    start, end = everything(first), everything(second)
+    start, end = tensors_at(first), tensors_at(second)
     positions = torch.linspace(-0.5, 1.5, settings.line_points, dtype=torch.float64)
     with Progress(label, len(positions), "losses") as progress:
         found = along_line(loss, start, end, positions, progress.update)

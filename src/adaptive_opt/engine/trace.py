@@ -1,4 +1,4 @@
-"""A run anew, kept at every refresh of its curvature; and what estimates were worth there."""
+"""Repeat runs, record every curvature refresh, and compare estimates with exact Hessians."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from .lengths import merge_configurations
 from .rahimi_recht import (
     build_rahimi_recht_task,
     prepare_rahimi_recht,
-    small_kernels,
+    single_threaded,
     training_plan,
 )
 from .results import Progress
-from .seeds import derive_seed, random_stream
+from .seeds import derive_seed, seeded_rng
 from .train import train_ensemble
 
 __all__ = ["measure_fidelity", "trace_rahimi_recht"]
@@ -33,8 +33,8 @@ __all__ = ["measure_fidelity", "trace_rahimi_recht"]
 logger = logging.getLogger(__name__)
 
 
-class _Tape:
-    """Parameters before, and momentum after, each step that refreshes the curvature."""
+class _TrajectoryRecorder:
+    """Records parameters before, and momentum after, each step that refreshes the curvature."""
 
     def __init__(self, params: list[Tensor], optimizer: SecondOrderOptimizer) -> None:
         self._params, self._optimizer = params, optimizer
@@ -46,22 +46,22 @@ class _Tape:
         self.momenta: list[Tensor] = []
 
     def before_step(self) -> None:
-        """To be told before every step, when the one before it is through."""
+        """Call before every step."""
         self.close()
         self._refreshed = self._optimizer.curvature_due
         if self._refreshed:
             self.iterations.append(self._step)
-            self.points.append(self._flat(self._params))
+            self.points.append(self._flatten(self._params))
         self._step += 1
 
     def close(self) -> None:
-        """Take the momentum of the step before, if it was one that refreshed."""
+        """Record the momentum if the last step refreshed the curvature."""
         if self._refreshed:
             state = self._optimizer.state
-            self.momenta.append(self._flat([state[p]["momentum"] for p in self._params]))
+            self.momenta.append(self._flatten([state[p]["momentum"] for p in self._params]))
         self._refreshed = False
 
-    def _flat(self, tensors: Sequence[Tensor]) -> Tensor:
+    def _flatten(self, tensors: Sequence[Tensor]) -> Tensor:
         return torch.cat([t.detach().reshape(self._members, -1) for t in tensors], dim=1).cpu()
 
 
@@ -76,43 +76,45 @@ def trace_rahimi_recht(
     training: TrainingParameters,
     seeds: Sequence[int],
 ) -> dict[str, Tensor]:
-    """Train some seeds of an arm as :func:`.rahimi_recht.run_rahimi_recht` does, and keep the way.
+    """Repeat some runs of an arm and record their trajectories.
 
-    The same seeds give the same runs, up to how products of ensembles of another size are
-    rounded; to the bit where the study has trained these seeds alone.
+    The same seeds give the same runs as :func:`.rahimi_recht.run_rahimi_recht`, up to rounding,
+    which depends on the size of the ensemble. They are bit-exact if the study trained exactly
+    these seeds.
 
     Args:
-        function, task, arm, optimizer, hyperparameters, task_parameters, training: as there.
-        seeds: the runs.
+        function, task, arm, optimizer, hyperparameters, task_parameters, training: see
+            :func:`.rahimi_recht.run_rahimi_recht`.
+        seeds: of the runs.
 
     Returns:
-        ``points`` and ``momentum``, ``[refreshes, seeds, n]``: all weights of a run before the
-        steps that refreshed the curvature, and the momentum as those steps used it, NaN from
-        where a run diverged; ``iterations`` of those steps, ``[refreshes]``; ``seeds``; and the
-        final weights ``W1``, ``W2``, … ``[seeds, ...]``.
+        ``points`` and ``momentum``, ``[refreshes, seeds, n]``: all weights of a run before each
+        step that refreshed the curvature, and the momentum that this step used, NaN from where a
+        run diverged; ``iterations`` of these steps, ``[refreshes]``; ``seeds``; and the final
+        weights ``W1``, ``W2``, … ``[seeds, ...]``.
 
     Raises:
-        TypeError: the arm's optimizer has no curvature to refresh.
+        TypeError: the arm's optimizer has no curvature.
     """
     device = resolve_device(training.device)
-    own = merge_configurations([_of_seed(hyperparameters, seed) for seed in seeds])
+    merged = merge_configurations([_configuration_of(hyperparameters, seed) for seed in seeds])
     problem, params, optim, latest = prepare_rahimi_recht(
-        function, task, arm, optimizer, own, seeds, task_parameters, training, device
+        function, task, arm, optimizer, merged, seeds, task_parameters, training, device
     )
     if not isinstance(optim, SecondOrderOptimizer):
-        raise TypeError(f"arm {arm}: {optimizer} has no curvature, so there is none to follow")
+        raise TypeError(f"arm {arm}: {optimizer} has no curvature; trace a second-order arm")
     training = training.model_copy(update={"hessian_every": 0})
-    tape = _Tape(params, optim)
+    recorder = _TrajectoryRecorder(params, optim)
 
     def on_batch(batch: Tensor) -> None:
         latest.append(batch)
-        tape.before_step()
+        recorder.before_step()
 
     iterations = task_parameters.epochs * problem.batches_per_epoch
     with (
-        small_kernels(device),
-        random_stream(device, task, *seeds),
-        Progress(f"{task} {arm} anew", iterations, "iterations") as progress,
+        single_threaded(device),
+        seeded_rng(device, task, *seeds),
+        Progress(f"{task} {arm} repeated", iterations, "iterations") as progress,
     ):
         result = train_ensemble(
             problem,
@@ -122,14 +124,16 @@ def trace_rahimi_recht(
             on_batch=on_batch,
             progress=progress.update,
         )
-    tape.close()
-    points, momentum = torch.stack(tape.points), torch.stack(tape.momenta)
-    at = torch.tensor(tape.iterations)
+    recorder.close()
+    points, momentum = torch.stack(recorder.points), torch.stack(recorder.momenta)
+    at = torch.tensor(recorder.iterations)
     for member, end in enumerate(result.diverged_at):
         if end is not None:
-            logger.warning("%s, %s: seed %d diverged at %d", task, arm, seeds[member], end)
+            logger.warning(
+                "%s, %s: seed %d diverged at iteration %d", task, arm, seeds[member], end
+            )
             points[at >= end, member] = momentum[at >= end, member] = torch.nan
-    logger.info("%s, %s: %d seeds kept at %s refreshes", task, arm, len(seeds), f"{len(at):,}")
+    logger.info("%s, %s: recorded %d seeds at %s refreshes", task, arm, len(seeds), f"{len(at):,}")
     weights = {f"W{i}": w for i, w in enumerate(result.weights, start=1)}
     return {
         "points": points,
@@ -149,16 +153,16 @@ def measure_fidelity(
     task_parameters: TaskParameters,
     settings: FidelityParameters,
 ) -> pd.DataFrame:
-    """What every probe and method makes of the exact Hessians along a trajectory.
+    """Compare the estimates of every probe and method with exact Hessians along a trajectory.
 
     Args:
         function, task, task_parameters: see :func:`trace_rahimi_recht`.
-        trajectory: what it returns.
-        hyperparameters: of the arm, as there; β2, ρ and ε of a seed serve every method.
-        settings: see there.
+        trajectory: result of :func:`trace_rahimi_recht`.
+        hyperparameters: of the arm; every method uses a seed's β2, ρ and ε.
+        settings: iterations, draws and paths.
 
     Returns:
-        A row for each (seed, iteration, stage, probe, method), with the columns of
+        One row per (seed, iteration, stage, probe, method), with the columns of
         :data:`adaptive_opt.curvature.fidelity.METRICS`.
     """
     cpu = torch.device("cpu")
@@ -167,8 +171,8 @@ def measure_fidelity(
     after = np.searchsorted(iterations, np.asarray(settings.iterations), side="right")
     seeds = trajectory["seeds"].tolist()
     rows: list[dict[str, Any]] = []
-    with small_kernels(cpu):
-        for group, own in _alike(hyperparameters, seeds):
+    with single_threaded(cpu):
+        for group, own in _group_by_configuration(hyperparameters, seeds):
             members = [seeds.index(seed) for seed in group]
             found = measure(
                 problem.hessian,
@@ -196,10 +200,10 @@ def measure_fidelity(
     return pd.DataFrame(rows)
 
 
-def _of_seed(
+def _configuration_of(
     hyperparameters: dict[str, Any] | Sequence[dict[str, Any] | None], seed: int
 ) -> dict[str, Any]:
-    """What the run of a seed was trained with."""
+    """Hyperparameters of a seed's run."""
     if isinstance(hyperparameters, dict):
         return hyperparameters
     found = hyperparameters[seed % len(hyperparameters)]
@@ -208,13 +212,13 @@ def _of_seed(
     return found
 
 
-def _alike(
+def _group_by_configuration(
     hyperparameters: dict[str, Any] | Sequence[dict[str, Any] | None], seeds: Sequence[int]
 ) -> list[tuple[list[int], dict[str, Any]]]:
-    """Seeds that were trained with the same hyperparameters, and those."""
+    """Groups of seeds with the same hyperparameters, and these hyperparameters."""
     groups: list[tuple[list[int], dict[str, Any]]] = []
     for seed in seeds:
-        own = _of_seed(hyperparameters, seed)
+        own = _configuration_of(hyperparameters, seed)
         same = next((group for group, given in groups if given == own), None)
         if same is None:
             groups.append(([seed], own))

@@ -1,4 +1,4 @@
-"""The training loop: every task, every arm, all seeds of an arm as one ensemble."""
+"""The training loop of every task and arm, for an ensemble of runs."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from .device import DeviceClock
 from .history import Recorder
 from .schedule import make_schedule
 
-__all__ = ["train_ensemble", "update"]
+__all__ = ["train_ensemble", "training_step"]
 
 FLUSH_EVERY = 50
-"""Logged rows between two transfers to the host; the check for divergence comes with it."""
+"""Logged rows between transfers to the host; each transfer also checks for divergence."""
 
 AnyOptimizer = EnsembleOptimizer | Memberwise
 
@@ -49,26 +49,26 @@ def train_ensemble(
 ) -> EnsembleResult:
     """Train all members to the end of the plan.
 
-    A row of the history at iteration t holds the losses *before* the t-th update, so row 0
-    is the start and the last row, at t = number of iterations, the end.
+    Row t of the history has the losses *before* update t: row 0 is the start, and the last row,
+    at t = number of iterations, is the end.
 
     Args:
-        task, params: what is trained, and its parameters, which ``optimizer`` updates.
+        task, params: the task, and its parameters, which ``optimizer`` updates.
         optimizer: of this package, or a wrapped foreign one.
         plan: length and logging.
-        on_batch: told each batch before it is used.
-        on_snapshot: told each point of the trajectory, ``[members, parameters]``.
-        progress: told the number of iterations done since the last call.
-        skip: told the number of iterations that ``start`` had done.
-        start: a state to go on from, as ``checkpoint`` was given it.
-        checkpoint, enclose: where states are saved when due, and what adds to them before.
-        on_report: called at some iterations with the number of the report, the history so far
-            and a function that evaluates held-out data; training ends when it returns True.
-        report_at: numbers of reports by iteration.
-        on_rows: called with each block of rows, and for each member where it diverged.
+        on_batch: called with each batch before its use.
+        on_snapshot: called with each point of the trajectory, ``[members, parameters]``.
+        progress: called with the number of iterations since the last call.
+        skip: called with the number of iterations that ``start`` has finished.
+        start: a saved state to resume from.
+        checkpoint, enclose: where due states are saved, and a function that converts them before.
+        on_report: called with the number of a report, the history so far and a function that
+            evaluates a split; training ends if it returns True.
+        report_at: numbers of the reports, by iteration.
+        on_rows: called with each block of rows, and each member's iteration of divergence.
         keep: called with the number of finished epochs, at the start and after each epoch.
     """
-    loop = _Loop(task, params, optimizer, plan, on_snapshot, on_rows)
+    loop = _TrainingLoop(task, params, optimizer, plan, on_snapshot, on_rows)
     t, length = 0, task.batches_per_epoch
     task.prepare(params)
     if start is not None:
@@ -103,20 +103,20 @@ def train_ensemble(
             break
         keep(t // length)
         save_if_due()
-    # Also where every member diverged before: all histories of an arm have the same end.
+    # Also if every member diverged earlier: all histories of an arm end at the same iteration.
     loop.finish(end)
     return loop.result()
 
 
-def update(
+def training_step(
     task: Task, params: list[Tensor], optimizer: AnyOptimizer, batch: Any, share: float = 1.0
 ) -> Tensor:
-    """One step of all members on a batch, with curvature if it is due.
+    """Update all members on a batch; refresh the curvature if it is due.
 
     Args:
         task, params, optimizer: see :func:`train_ensemble`.
         batch: of the task.
-        share: part of the batch that curvature is computed on.
+        share: fraction of the batch that curvature is computed on.
 
     Returns:
         The losses before the step, ``[members]``.
@@ -132,13 +132,13 @@ def update(
 def _differentiate(
     task: Task, params: list[Tensor], optimizer: AnyOptimizer, batch: Any, share: float
 ) -> Tensor:
-    """Gradients, and the curvature if it is due, of one batch; its losses."""
+    """Compute gradients on a batch, and curvature if it is due; returns the losses."""
     second = optimizer if isinstance(optimizer, SecondOrderOptimizer) else None
-    in_part = second is not None and second.graph_due and share < 1
+    on_part = second is not None and second.graph_due and share < 1
     graph = (
         optimizer.graph_due
         if isinstance(optimizer, Memberwise)
-        else (second is not None and second.hessian_due and not in_part)
+        else (second is not None and second.hessian_due and not on_part)
     )
     if graph:
         optimizer.zero_grad()
@@ -153,7 +153,7 @@ def _differentiate(
     loss, grads = task.loss_and_gradient(params, batch)
     for p, g in zip(params, grads, strict=True):
         p.grad = g
-    if second is not None and in_part:
+    if second is not None and on_part:
         second.estimate_curvature(task.curvature_loss(params, batch), share)
     return loss
 
@@ -162,7 +162,7 @@ def _due(t: int, every: int) -> bool:
     return every > 0 and t % every == 0
 
 
-class _Loop:
+class _TrainingLoop:
     """State of one call of :func:`train_ensemble`."""
 
     def __init__(
@@ -194,23 +194,23 @@ class _Loop:
         self._kept = [*params, *task.buffers.values()]
         self._last_good = [p.detach().clone() for p in self._kept]
         self._unflushed = 0
-        # Of the batches since the last row; on the device, so that adding does not wait.
+        # Sums over batches since the last row, on the device: adding does not wait for it.
         self._sums: dict[str, Tensor] = {}
         self._summed = 0
         self._means: dict[str, Tensor] = {}
 
     def iterate(self, t: int, batch: Any) -> None:
-        """One update, with whatever is due to be noted around it."""
+        """Train for one iteration and record what is due."""
         factor = self.factor(t)
         for group, lr in zip(self.optimizer.param_groups, self.base_lr, strict=True):
             group["lr"] = lr * factor
         plan = self.plan
-        inside = t % plan.statistics_every == 0
+        statistics = t % plan.statistics_every == 0
         snapshot = _due(t, plan.snapshot_every)
-        logged = inside or snapshot or _due(t, plan.evaluate_every) or t % plan.log_every == 0
+        logged = statistics or snapshot or _due(t, plan.evaluate_every) or t % plan.log_every == 0
         if logged:
-            self._note(t, snapshot=snapshot)
-        loss = update(self.task, self.params, self.optimizer, batch, plan.curvature_share)
+            self._record(t, snapshot=snapshot)
+        loss = training_step(self.task, self.params, self.optimizer, batch, plan.curvature_share)
         if not self.task.measures_train_loss:
             for name, value in {"loss": loss, **self.task.batch_metrics}.items():
                 self._sums[name] = self._sums[name] + value if self._summed else value
@@ -218,10 +218,10 @@ class _Loop:
         if self._frozen:
             self._restore(self._frozen)
         if logged:
-            self._note_step(t, loss, inside=inside)
+            self._record_step(t, loss, statistics=statistics)
 
-    def _note(self, t: int, *, snapshot: bool) -> None:
-        """Before the update: losses and the trajectory; the clock stands meanwhile."""
+    def _record(self, t: int, *, snapshot: bool) -> None:
+        """Record losses and trajectory before an update, with the clock stopped."""
         seconds = self.clock.stop()
         with self.optimizer.evaluation():
             if self.task.measures_train_loss:
@@ -245,15 +245,15 @@ class _Loop:
             self._flush()
         self.clock.start()
 
-    def _note_step(self, t: int, loss: Tensor, *, inside: bool) -> None:
-        """After the update: what it was made from."""
+    def _record_step(self, t: int, loss: Tensor, *, statistics: bool) -> None:
+        """Record batch loss, metrics and statistics after an update, with the clock stopped."""
         self.clock.stop()
         metrics = {f"batch_{name}": value for name, value in self.task.batch_metrics.items()}
         self.recorder.add(t, batch_loss=loss, **metrics)
-        if t % self.plan.log_every == 0:  # other rows would cut the mean short
-            self._note_means(t)
-        if inside:
-            # Tensor by tensor: one of all would be as large as the model.
+        if t % self.plan.log_every == 0:  # means span log_every batches
+            self._record_means(t)
+        if statistics:
+            # Per tensor: a concatenation would be as large as the model.
             norms = [
                 torch.linalg.vector_norm(p.grad.reshape(self.task.members, -1), dim=1)
                 for p in self.params
@@ -263,15 +263,15 @@ class _Loop:
             self.recorder.add(t, gradient_norm=norm, **self.optimizer.statistics())
         self.clock.start()
 
-    def _note_means(self, t: int) -> None:
-        """Means over the batches since the last time, which may have been the very last batch."""
+    def _record_means(self, t: int) -> None:
+        """Record means over the batches since the last call; without any, the last means."""
         if self._summed:
             self._means = {f"train_{name}": s / self._summed for name, s in self._sums.items()}
             self._summed = 0
         self.recorder.add(t, **self._means)
 
     def _flush(self) -> None:
-        """Move the rows to the host, look for divergence, remember where all was well."""
+        """Move rows to the host, freeze diverged members, save the last good state."""
         rows = self.recorder.flush()
         self._unflushed = 0
         losses = {t: row["train_loss"] for t, row in rows.items() if "train_loss" in row}
@@ -294,13 +294,13 @@ class _Loop:
 
     @torch.no_grad()
     def _restore(self, members: list[int]) -> None:
-        """Put members back to where they last were well, whatever their momentum says."""
+        """Reset members to their last good state; momentum must not move frozen members."""
         for p, kept in zip(self._kept, self._last_good, strict=True):
             for member in members:
                 p[member] = kept[member]
 
     def ends_after_report(self, number: int, on_report: OnReport) -> bool:
-        """Whether ``on_report`` says that training is to end here."""
+        """Call ``on_report``; returns whether training ends."""
         self._flush()
 
         def evaluate(split: str) -> dict[str, Tensor]:
@@ -310,14 +310,14 @@ class _Loop:
         return on_report(number, self.recorder, evaluate)
 
     def finish(self, t: int) -> None:
-        """The last row, at the end of training."""
+        """Record the last row and the final losses."""
         self.optimizer.finish()
-        self._note(t, snapshot=_due(t, self.plan.snapshot_every))
-        self._note_means(t)
+        self._record(t, snapshot=_due(t, self.plan.snapshot_every))
+        self._record_means(t)
         self.seconds = self.clock.stop()
         if self.plan.evaluate_every:
-            seen = _due(t, self.plan.evaluate_every)  # validation data, just now
-            for split in ("test",) if seen else ("valid", "test"):
+            validated = _due(t, self.plan.evaluate_every)  # just now, by _record
+            for split in ("test",) if validated else ("valid", "test"):
                 self.recorder.add(t, **self.task.evaluate(self.params, split))
         self._flush()
         if self.plan.measure_end:
@@ -327,7 +327,7 @@ class _Loop:
                 self.recorder.blank(member, start)
 
     def _measure_end(self) -> None:
-        """Losses of the final weights without batch noise; NaN for members that diverged."""
+        """Measure final losses without batch noise; NaN for diverged members."""
         with self.optimizer.evaluation():
             measured = {
                 name: value
@@ -340,7 +340,7 @@ class _Loop:
             self.final[name] = [v if at is None else math.nan for v, at in ends]
 
     def state_dict(self, t: int, seconds: float) -> dict[str, Any]:
-        """Everything that the coming iterations and the history depend on."""
+        """State that the remaining iterations and the history depend on."""
         cuda = self.task.device.type == "cuda"
         return {
             "iteration": t,
@@ -387,7 +387,7 @@ class _Loop:
         return int(state["iteration"])
 
     def result(self) -> EnsembleResult:
-        """Everything the run leaves."""
+        """Results of the run."""
         return EnsembleResult(
             history=self.recorder.to_frame(),
             weights=[p.detach().cpu() for p in self.params],

@@ -1,4 +1,4 @@
-"""Trials of a search: configurations trained for a while, and what became of them."""
+"""Train the trials of a search."""
 
 from __future__ import annotations
 
@@ -28,32 +28,32 @@ from .device import resolve_device
 from .history import Recorder
 from .lengths import merge_configurations
 from .network import build_network_task
-from .optimizers import build_optimizer, takes_members
+from .optimizers import build_optimizer, takes_member_hyperparameters
 from .problem import build_task
-from .rahimi_recht import build_rahimi_recht_task, small_kernels
-from .seeds import derive_seed, random_stream
+from .rahimi_recht import build_rahimi_recht_task, single_threaded
+from .seeds import derive_seed, seeded_rng
 from .train import train_ensemble
 
 __all__ = ["FIRST_TRIAL_SEED", "Trial", "TrialPlan"]
 __all__ += ["constant_loss", "train_network_trials", "train_trials"]
 
 FIRST_TRIAL_SEED = 1_000_000
-"""Seeds of trials are counted from here, so that no run of the study shares one with them."""
+"""First seed of trials, higher than those of the study's runs."""
 
-ROWS = 120
-"""Of a trial's history on Rahimi–Recht, about: fine enough to see when a target is reached."""
+HISTORY_ROWS = 120
+"""Approximate rows of a Rahimi–Recht trial's history, enough to see when a target is reached."""
 
 
 @dataclass(frozen=True)
 class TrialPlan:
-    """How trials are trained.
+    """Length, seeds and reports of trials.
 
     Attributes:
-        epochs: length.
-        seeds: runs a trial.
-        horizon: epochs that the learning rate's schedule spans.
-        study: number of the search, which has runs of its own.
-        report_epochs: between two reports.
+        epochs: length of a trial.
+        seeds: number of runs per trial.
+        horizon: length of the learning rate schedule, in epochs.
+        study: number of the search; each search has its own seeds.
+        report_epochs: epochs between reports.
     """
 
     epochs: float
@@ -78,11 +78,11 @@ class TrialPlan:
 
     @property
     def seed_numbers(self) -> list[int]:
-        """Of its runs; the same for every trial, so that trials differ by configuration only."""
+        """Seeds of a trial's runs; the same for every trial, which differ in configuration only."""
         first = FIRST_TRIAL_SEED + 1000 * self.study
         return [first + s for s in range(self.seeds)]
 
-    def for_loop(
+    def training_plan(
         self,
         training: TrainingParameters,
         log_every: int,
@@ -90,7 +90,7 @@ class TrialPlan:
         *,
         measure_end: bool = False,
     ) -> Plan:
-        """For the training loop: losses are noted, nothing else is looked at."""
+        """Plan for the training loop, which records losses only."""
         whole = math.ceil(self.epochs)
         return Plan(
             epochs=whole,
@@ -108,13 +108,13 @@ class TrialPlan:
 
 @dataclass(frozen=True)
 class Trial:
-    """What a trial leaves.
+    """Result of a trial.
 
     Attributes:
-        history: ``seed``, ``iteration``, ``train_loss``, and ``valid_loss`` if looked at.
-        iterations: how far it got.
-        diverged_at: the first iteration at which one of its runs had diverged, or None.
-        seconds: its share of the time its program took.
+        history: ``seed``, ``iteration``, ``train_loss``, and ``valid_loss`` if measured.
+        iterations: number of iterations trained.
+        diverged_at: first iteration at which one of its runs had diverged, or None.
+        seconds: its share of the ensemble's wall time.
     """
 
     history: pd.DataFrame
@@ -130,11 +130,11 @@ def constant_loss(
     training: TrainingParameters,
     split: str,
 ) -> float:
-    """Loss over a split of the best prediction that does not look at its input.
+    """Loss over a split of the best prediction that ignores the input.
 
     Args:
-        data: what is learnt.
-        task: its name.
+        data: the task's data.
+        task: name of the task.
         task_parameters, training: as for a run.
         split: ``train`` or ``valid``.
     """
@@ -152,20 +152,23 @@ def train_trials(
     training: TrainingParameters,
     plan: TrialPlan,
 ) -> list[Trial]:
-    """Train several configurations on a Rahimi–Recht function, every seed of each.
+    """Train several configurations on a Rahimi–Recht function, with every seed of the plan.
 
-    All as one ensemble if the optimizer takes hyperparameters of shape ``[members]``, else
-    one configuration after the other.
+    They train as one ensemble if the optimizer accepts hyperparameters of shape ``[members]``,
+    else one after the other.
 
     Args:
-        function: what is learnt.
+        function: the function to learn.
         task, arm: names, from which seeds are derived.
         optimizer: dotted import path.
-        configurations: hyperparameters, alike but for some numbers.
+        configurations: hyperparameters; they differ in numbers only.
         task_parameters, training: as for a run.
         plan: length and seeds.
+
+    Returns:
+        One trial per configuration.
     """
-    if len(configurations) > 1 and not takes_members(optimizer):
+    if len(configurations) > 1 and not takes_member_hyperparameters(optimizer):
         return [
             trial
             for c in configurations
@@ -183,8 +186,8 @@ def train_trials(
     def remember(batch: Tensor) -> None:
         latest[:] = [batch]
 
-    with small_kernels(device), random_stream(device, task, *plan.seed_numbers):
-        begun = time.perf_counter()
+    with single_threaded(device), seeded_rng(device, task, *plan.seed_numbers):
+        start_time = time.perf_counter()
         optim = build_optimizer(
             optimizer,
             merge_configurations([c for c in configurations for _ in range(plan.seeds)]),
@@ -200,23 +203,25 @@ def train_trials(
             problem,
             params,
             optim,
-            plan.for_loop(training, log_every=max(1, iterations // ROWS)),
+            plan.training_plan(training, log_every=max(1, iterations // HISTORY_ROWS)),
             on_batch=remember,
         )
-        seconds = (time.perf_counter() - begun) / number
-    return _apart(result, plan.seeds, iterations, seconds)
+        seconds = (time.perf_counter() - start_time) / number
+    return _split_ensemble(result, plan.seeds, iterations, seconds)
 
 
-def _apart(result: EnsembleResult, seeds: int, iterations: int, seconds: float) -> list[Trial]:
-    """The trials of an ensemble, each of the members that are its seeds."""
+def _split_ensemble(
+    result: EnsembleResult, seeds: int, iterations: int, seconds: float
+) -> list[Trial]:
+    """Split the result of an ensemble into trials."""
     frame = result.history[["member", "iteration", "train_loss"]].rename(columns={"member": "seed"})
-    return _split(frame, result, seeds, iterations, seconds)
+    return _split_rows(frame, result, seeds, iterations, seconds)
 
 
-def _split(
+def _split_rows(
     frame: pd.DataFrame, result: EnsembleResult, seeds: int, iterations: int, seconds: float
 ) -> list[Trial]:
-    """The rows of each trial, whose members are numbered in the column ``seed``."""
+    """Split rows into trials by the member number, which is in the column ``seed``."""
     trials = []
     for i, rows in frame.groupby(frame["seed"] // seeds):
         members = range(int(i) * seeds, (int(i) + 1) * seeds)
@@ -238,24 +243,27 @@ def train_network_trials(
     validates: bool,
     report: Callable[[int, pd.DataFrame], bool],
 ) -> list[Trial]:
-    """Train configurations on a network, every seed of each; test data are not looked at.
+    """Train several configurations on a network, with every seed of the plan, without test data.
 
-    All as one ensemble if the optimizer takes hyperparameters of shape ``[members]``, else
-    one configuration after the other.
+    They train as one ensemble if the optimizer accepts hyperparameters of shape ``[members]``,
+    else one after the other.
 
     Args:
-        data: what is learnt.
+        data: the task's data.
         task, arm: names, from which seeds are derived.
         optimizer: dotted import path.
-        configurations: hyperparameters, alike but for some numbers.
+        configurations: hyperparameters; they differ in numbers only.
         task_parameters, training: as for a run.
-        plan: length and seeds.
+        plan: length, seeds and reports.
         validates: whether every report evaluates the validation data.
         report: called with the number of the report, from 1, and the history of all trials;
             returns whether to stop.
+
+    Returns:
+        One trial per configuration.
     """
     number = len(configurations)
-    if number > 1 and not takes_members(optimizer):
+    if number > 1 and not takes_member_hyperparameters(optimizer):
         return [
             trial
             for c in configurations
@@ -271,22 +279,22 @@ def train_network_trials(
     valid: list[pd.DataFrame] = []
     iterations = round(plan.epochs * problem.batches_per_epoch)
     reports = plan.reports(problem.batches_per_epoch)
-    at = {number: t for t, number in reports.items()}
+    iteration_of = {number: t for t, number in reports.items()}
     reached = 0
 
     def on_report(
         number: int, recorder: Recorder, evaluate: Callable[[str], dict[str, Tensor]]
     ) -> bool:
         nonlocal reached
-        reached = at[number]
+        reached = iteration_of[number]
         if validates:
             losses = evaluate("valid")["valid_loss"].double().cpu().numpy()
             row = {"member": range(len(seeds)), "iteration": reached, "valid_loss": losses}
             valid.append(pd.DataFrame(row))
         return report(number, _with_validation(recorder.to_frame(), valid))
 
-    with random_stream(problem.device, task, *plan.seed_numbers):
-        begun = time.perf_counter()
+    with seeded_rng(problem.device, task, *plan.seed_numbers):
+        start_time = time.perf_counter()
         optim = build_optimizer(
             optimizer,
             merge_configurations([c for c in configurations for _ in range(plan.seeds)]),
@@ -300,7 +308,7 @@ def train_network_trials(
             problem,
             params,
             optim,
-            plan.for_loop(
+            plan.training_plan(
                 training,
                 log_every=task_parameters.log_every or training.log_every,
                 curvature_share=training.curvature_share,
@@ -309,13 +317,15 @@ def train_network_trials(
             on_report=on_report,
             report_at=reports,
         )
-        seconds = (time.perf_counter() - begun) / number
-    if result.final:  # it ended between two reports
+        seconds = (time.perf_counter() - start_time) / number
+    if result.final:  # training ended between two reports
         reached = iterations
         losses = result.final["valid_loss"]
         row = {"member": range(len(seeds)), "iteration": reached, "valid_loss": losses}
         valid.append(pd.DataFrame(row))
-    return _split(_with_validation(result.history, valid), result, plan.seeds, reached, seconds)
+    return _split_rows(
+        _with_validation(result.history, valid), result, plan.seeds, reached, seconds
+    )
 
 
 def _with_validation(frame: pd.DataFrame, valid: Sequence[pd.DataFrame]) -> pd.DataFrame:
