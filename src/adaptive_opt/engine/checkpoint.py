@@ -86,7 +86,7 @@ class Checkpoint:
                 # weights_only: a file from any writer yields tensors and plain values only.
                 saved = torch.load(file, map_location="cpu", weights_only=True)
             digest, state = saved["digest"], saved["state"]
-        except UnreachableError as error:  # starting from iteration 0 would overwrite it
+        except UnreachableError as error:  # starting over would overwrite a good file
             raise StudyError(
                 f"checkpoint {self.path} cannot be reached ({error}); run again when it can"
             ) from error

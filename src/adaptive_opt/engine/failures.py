@@ -1,4 +1,4 @@
-"""Failed arms, without which a study continues."""
+"""Results of arms that failed; the study continues without them."""
 
 from __future__ import annotations
 

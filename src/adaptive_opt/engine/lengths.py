@@ -46,7 +46,7 @@ class Job:
 
     @property
     def is_full(self) -> bool:
-        """Whether the job has full length; only then history and weights are kept."""
+        """Whether the job has full length; history and weights are kept only then."""
         return self.share == 1
 
 
@@ -118,7 +118,7 @@ def plan_jobs(
     Example:
         >>> jobs = plan_jobs((1, 0.5), [0, 1, 2], [{"lr": 1.0}, {"lr": 2.0}], together=True,
         ...                    per_member=False)
-        >>> [(t.share, list(t.seeds)) for t in jobs]
+        >>> [(job.share, list(job.seeds)) for job in jobs]
         [(1, [0, 2]), (1, [1]), (0.5, [0, 2]), (0.5, [1])]
     """
     number = len(configurations)
@@ -135,7 +135,7 @@ def plan_jobs(
             if per_member or same
             else [g for i in range(number) if (g := [s for s in seeds if s % number == i])]
         )
-    # Lengths above 1 are in no test: one run per search is enough.
+    # Lengths above 1 enter no statistical test: one run per search is enough.
     one_per_search = list(seeds)[:number]
     members = [
         (share, [s for s in group if share <= 1 or s in one_per_search])

@@ -44,7 +44,7 @@ class Identity:
         optimizer: dotted path and hyperparameters, as returned by :func:`.resolve_arm`.
         studies: hyperparameters of each search; None for a search without result.
         configuration: everything that the losses depend on, including the data.
-        logging: settings that only the recorded values depend on.
+        logging: settings that affect only what is recorded.
         made_by: the arm, the type of device and the code.
     """
 
@@ -73,7 +73,7 @@ def code_digest(optimizer: str) -> str:
     """Hash of the code that a run depends on.
 
     It covers torch's version, this package's folders for training and, for a foreign optimizer,
-    its source file without imports.
+    its source file, but not what that file imports.
 
     Args:
         optimizer: dotted import path of the class.

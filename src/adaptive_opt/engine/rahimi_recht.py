@@ -236,9 +236,11 @@ def prepare_rahimi_recht(
     training: TrainingParameters,
     device: torch.device,
 ) -> tuple[RahimiRecht, list[Tensor], EnsembleOptimizer | Memberwise, deque[Tensor]]:
-    """Build the task, parameters and optimizer of an ensemble.
+    """Build what training an ensemble needs.
 
-    The fourth item must contain the current batch: the exact Hessian diagonal is computed on it.
+    Returns:
+        The task, its parameters, the optimizer, and a deque. Append each batch to the deque before
+        its use: the exact Hessian diagonal is computed on it.
     """
     problem = build_rahimi_recht_task(function, task, seeds, settings, device)
     params = problem.initial_parameters()

@@ -21,7 +21,7 @@ class Snapshot:
     Attributes:
         seed: of the run.
         epoch: number of finished epochs.
-        lr: learning rate of the last step, or at epoch 0 of the first.
+        lr: learning rate of the last step; at epoch 0, of the first step.
         parameters, buffers: by name.
         denominators: divisors of the smoothed gradient, by parameter name; empty if there is no
             division or the divisors are unknown.

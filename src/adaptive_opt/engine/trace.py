@@ -79,8 +79,8 @@ def trace_rahimi_recht(
     """Repeat some runs of an arm and record their trajectories.
 
     The same seeds give the same runs as :func:`.rahimi_recht.run_rahimi_recht`, up to rounding,
-    which depends on the size of the ensemble. They are bit-exact if the study trained exactly
-    these seeds.
+    which depends on the size of the ensemble. They are equal bit by bit if the study trained
+    exactly these seeds.
 
     Args:
         function, task, arm, optimizer, hyperparameters, task_parameters, training: see

@@ -58,10 +58,10 @@ def train_ensemble(
         plan: length and logging.
         on_batch: called with each batch before its use.
         on_snapshot: called with each point of the trajectory, ``[members, parameters]``.
-        progress: called with the number of iterations since the last call.
-        skip: called with the number of iterations that ``start`` has finished.
+        progress, skip: called with the number of new iterations, and of those before ``start``.
         start: a saved state to resume from.
-        checkpoint, enclose: where due states are saved, and a function that converts them before.
+        checkpoint: where states are saved when due.
+        enclose: converts a state to the content of a checkpoint.
         on_report: called with the number of a report, the history so far and a function that
             evaluates a split; training ends if it returns True.
         report_at: numbers of the reports, by iteration.

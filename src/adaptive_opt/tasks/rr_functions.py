@@ -167,7 +167,7 @@ def import_function(path: str, layers: int, hidden_dim: int, seed: int) -> RRFun
     """Read a function from a file; draw initial weights if the file has none.
 
     Args:
-        path: see :func:`.function_files.read_function_file`.
+        path: an ``.npz`` or ``.pth`` file.
         layers, hidden_dim, seed: of the drawn weights; unused if the file has weights.
 
     Raises:
@@ -182,7 +182,9 @@ def import_function(path: str, layers: int, hidden_dim: int, seed: int) -> RRFun
     target = torch.from_numpy(a)
     rank = int(torch.linalg.matrix_rank(target))
     if rank < min(a.shape):
-        raise StudyError(f"function file {path}: A has rank {rank}, not full rank {min(a.shape)}")
+        raise StudyError(
+            f"function file {path}: A has rank {rank}; use an A of full rank {min(a.shape)}"
+        )
     if min(w.shape[0] for w in tensors[:-1]) < rank:
         raise StudyError(
             f"function file {path}: a hidden layer narrower than {rank} cannot represent A"

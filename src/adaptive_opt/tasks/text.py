@@ -174,8 +174,8 @@ def split_words(text: str, tokenizer: str) -> Iterator[str]:
     Args:
         text: any number of lines.
         tokenizer: ``whitespace`` splits at white space. ``basic_english`` is torchtext's: it
-            converts to lower case, makes each of ``. , ( ) ! ? '`` a word and removes ``" ; :``
-            and ``<br />``.
+            converts to lower case, makes each of ``. , ( ) ! ? '`` a word, removes ``"`` and
+            replaces ``; :`` and ``<br />`` by spaces.
 
     Example:
         >>> list(split_words("It's (not) so;  \n\nReally!", "basic_english"))[:7]
