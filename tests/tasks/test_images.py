@@ -37,7 +37,7 @@ def test_digits_are_split_by_class_and_keep_their_pixels(tmp_path):
     for _, y in parts:
         share = np.array(counts(y)) / len(y)
         assert share == pytest.approx(np.bincount(load_digits().target) / 1797, abs=0.01)
-    # Every image is in one split, with its own label; the darkest pixel of 16 is 255.
+    # Every image is in exactly one split, with its own label; the pixel value 16 becomes 255.
     found = sorted((x.numpy().tobytes(), int(y)) for xs, ys in parts for x, y in zip(xs, ys))  # noqa: B905
     wanted = np.rint(load_digits().images * 255 / 16).astype(np.uint8)
     assert found == sorted(
