@@ -36,7 +36,7 @@ SETTINGS = CurvatureParameters(
 FEW = SETTINGS.model_copy(update={"trace_draws": 2, "density_steps": 2})
 
 
-def trained(task, arm, epochs=(0, 3)):
+def kept(task, arm, epochs=(0, 3)):
     snapshots = Snapshots(epochs)
     history, *_ = train(task, arm, snapshots=snapshots)
     return history, snapshots.tensors
@@ -55,7 +55,7 @@ def measured(task, arm, tensors, settings=SETTINGS):
     )
 
 
-def network(task, **changes):
+def place(task, **changes):
     data = images() if task == "resnet18" else text()
     return CurvatureOfNetwork(
         data, task, task_parameters(task, **changes), training_parameters(), SETTINGS, 0
@@ -68,12 +68,12 @@ def dense(operator):
 
 @pytest.mark.parametrize("task", ["resnet18", "transformer"])
 def test_measurements_equal_those_of_the_dense_hessian(task):
-    _, tensors = trained(task, "ssdh", epochs=(3,))
+    _, tensors = kept(task, "ssdh", epochs=(3,))
     measures, densities, estimates = measured(task, "ssdh", tensors)
     assert set(densities["epoch"]) == {3}
     assert set(estimates["epoch"]) == {3}
     last = read_snapshots(tensors)[-1]
-    loss = network(task).at(last)
+    loss = place(task).at(last)
     matrix = dense(loss.operator("hessian"))
     rows = measures[measures["epoch"] == 3].set_index(["matrix", "quantity", "index"])
     assert rows["good"].all()
@@ -114,7 +114,7 @@ def flatten(loss, named):
 
 
 def test_stability_of_gradient_descent_with_momentum():
-    _, tensors = trained("resnet18", "sgdm")
+    _, tensors = kept("resnet18", "sgdm")
     measures, _, estimates = measured("resnet18", "sgdm", tensors, FEW)
     assert estimates.empty
     rows = measures.set_index(["epoch", "matrix", "quantity", "index"])["value"]
@@ -154,7 +154,7 @@ def sharpness(task, kept_by_arm, **changes):
 @pytest.mark.parametrize("task", ["resnet18", "transformer"])
 def test_sharpness_equals_the_full_measurement(task):
     arms = ("sgdm", "ssdh")
-    tensors = {arm: trained(task, arm)[1] for arm in arms}
+    tensors = {arm: kept(task, arm)[1] for arm in arms}
     found = sharpness(task, tensors)
     assert found["good"].all()
     keys = ["arm", "epoch", "matrix", "quantity", "index"]
@@ -166,13 +166,13 @@ def test_sharpness_equals_the_full_measurement(task):
 
 
 def test_sharpness_is_marked_if_the_products_do_not_suffice():
-    tensors = {"ssdh": trained("resnet18", "ssdh", epochs=(3,))[1]}
+    tensors = {"ssdh": kept("resnet18", "ssdh", epochs=(3,))[1]}
     found = sharpness("resnet18", tensors, products=2)
     assert not found[found["quantity"] == "eigenvalue"]["good"].any()
 
 
 def test_diverged_snapshots_have_no_sharpness(caplog):
-    tensors = {"sgdm": trained("resnet18", "sgdm", epochs=(0, 3))[1]}
+    tensors = {"sgdm": kept("resnet18", "sgdm", epochs=(0, 3))[1]}
     tensors["sgdm"]["seed0.epoch3.parameters.conv1.weight"].fill_(torch.nan)
     found = sharpness("resnet18", tensors)
     assert set(found[found["epoch"] == 3]["quantity"]) == {"loss"}
@@ -181,9 +181,9 @@ def test_diverged_snapshots_have_no_sharpness(caplog):
 
 
 def test_surface_and_line_contain_the_solutions():
-    _, tensors = trained("resnet18", "adam")
+    _, tensors = kept("resnet18", "adam")
     first, second = read_snapshots(tensors)
-    here = network("resnet18")
+    here = place("resnet18")
     surface = network_surface(here, second, SETTINGS, "surface")
     assert surface.shape == (9, 5)
     centre = surface[(surface["a"] == 0) & (surface["b"] == 0)]["loss"]
@@ -194,10 +194,10 @@ def test_surface_and_line_contain_the_solutions():
 
 
 def test_bad_snapshots_are_refused():
-    _, tensors = trained("resnet18", "sgdm", epochs=(3,))
+    _, tensors = kept("resnet18", "sgdm", epochs=(3,))
     (snapshot,) = read_snapshots(tensors)
     with pytest.raises(StudyError, match="the checkpoint is of another architecture"):
-        network("resnet18", widths=[4, 8]).at(snapshot)
+        place("resnet18", widths=[4, 8]).at(snapshot)
     tensors["seed0.epoch3.parameters.conv1.weight"].fill_(torch.inf)
     with pytest.raises(StudyError, match="so there is no curvature to measure"):
         measured("resnet18", "sgdm", tensors)
