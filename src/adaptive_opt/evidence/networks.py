@@ -137,8 +137,8 @@ def report(
             "once, at the end of a run:",
             outcome_markdown(outcomes[outcomes["task"] == task]),
             *_published(task, images, texts),
-            "Cost of a run. A gradient-equivalent is the cost of one gradient. Device seconds of "
-            "seeds that are trained together are those of all of them:",
+            "Cost of a run. A gradient-equivalent is the cost of one gradient. Seeds that are "
+            "trained together have the device seconds of the whole group:",
             cost_markdown(costs[costs["task"] == task]),
         ]
     return "\n\n".join(parts) + "\n"

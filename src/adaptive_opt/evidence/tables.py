@@ -74,7 +74,7 @@ def time_to_target_table(histories: Histories, targets: Mapping[str, float]) -> 
 
 def passage_sentences(rows: pd.DataFrame) -> str:
     """Summarise one task's rows of :func:`time_to_target_table` in sentences."""
-    target, seeds = rows["target"].iloc[0], rows["seeds"].iloc[0]
+    target = rows["target"].iloc[0]
     reached = rows[np.isfinite(rows["median_of_reached"])].sort_values("median_of_reached")
     never = rows[rows["never"] == rows["seeds"]]
     text = f"Time to target: the first iteration with a training loss of at most {target:g}."
@@ -85,7 +85,7 @@ def passage_sentences(rows: pd.DataFrame) -> str:
             )
             for r in records(reached)
         )
-        text += f" Median of the seeds that reach it, of {seeds}: {order}."
+        text += f" Median over the seeds that reach it: {order}."
     if len(never):
         text += " No seed reaches it: " + "; ".join(ARM_LABELS[a] for a in never["arm"]) + "."
     return text

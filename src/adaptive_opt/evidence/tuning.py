@@ -97,7 +97,7 @@ def report(table: pd.DataFrame, scale: str) -> str:
         objective = OBJECTIVE_WORDS[searched["objective"].iloc[0]]
         parts.append(
             f"Objective (lower is better): {objective}. Budget of every arm: "
-            f"{searched['budget'].iloc[0]:,.0f} gradient-equivalents (1: the cost of a gradient)."
+            f"{searched['budget'].iloc[0]:,.0f} gradient-equivalents, each the cost of a gradient."
         )
         head = ["arm", "best", "configuration", "complete", "pruned", "diverged", "failed"]
         body = [
