@@ -73,6 +73,8 @@ def test_plotly_has_one_trace_per_verdict_and_keeps_the_order_of_rows():
     assert (list(faster.x), list(faster.marker.symbol)) == ([10_000.0], ["triangle-right"])
     assert faster.hovertext[0].startswith("1e+06")
     assert to_plotly(IntervalFigure("", [])).data == ()
+    bands = [(s.x0, s.x1) for s in drawn.layout.shapes if s.type == "rect"]
+    assert bands == [pytest.approx((1 / 1.1, 1.1))] * 2
 
 
 def test_the_length_figure_has_one_line_for_each_arm_but_placebos(study):

@@ -78,7 +78,7 @@ def task_answer(task: TaskVerdict, clock: str = "iteration") -> str:
     if not judged:
         return "; ".join(task.missing) + "." if task.missing else "Nothing was compared."
     reference = _reference_label(task)
-    sentences = []
+    sentences: list[str] = []
     for verdict, opening in (
         ("faster", f"Faster than {reference}"),
         ("equivalent", f"Equivalent to {reference}"),

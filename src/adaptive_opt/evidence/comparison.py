@@ -1,6 +1,6 @@
 """Compare the arms of a task by one loss: with their speeds if known, otherwise with their losses.
 
-A run beyond the trained lengths is censored: it has a bound in place of a speed, and bounds cannot
+A run beyond the trained lengths is censored: it has a bound instead of a speed, and bounds cannot
 be tested for equality. Losses can still show that an arm is faster. Let a step of the arm cost c
 steps of the other arm. The arm is faster on that clock if its loss at a length h ≤ 1/c is below the
 other's loss at full length (for c < 1: its loss at full length below the other's at a length ≥ c).

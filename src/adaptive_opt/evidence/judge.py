@@ -250,7 +250,7 @@ class Judge:
             )
         return found
 
-    @cache  # noqa: B019, the cache lives as long as this object, which is one task
+    @cache  # noqa: B019, keeps one object per task until the process ends
     def _final_groups(self, metric: str) -> dict[str, statistics.Group]:
         means = {}
         for arm, rows in self.data.lengths.items():

@@ -170,8 +170,8 @@ def estimate_figure(estimates: pd.DataFrame) -> Figure:
         panels,
         columns=4,
         size=(5.2, 3.4),
-        caption="Cosine between the optimizers' estimates and the Hessian's diagonal; 1 is a "
-        "perfect estimate. A probe is the random vector v of a Hessian-vector product; the "
+        caption="Cosine between the optimizers' estimates and the Hessian's diagonal; 1 means the "
+        "same direction. A probe is the random vector v of a Hessian-vector product; the "
         "diagonal is a mean over many Rademacher probes, corrected for its noise. Bands are "
         "standard errors.",
     )

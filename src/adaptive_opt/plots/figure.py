@@ -191,14 +191,8 @@ def _draw_counts(ax: Any, panel: Panel, counts: Counts, diameter: float) -> None
         colour = counts.colours[row]
         area = diameter**2 * size
         ax.scatter([column], [row], s=area, color=colour, linewidth=0, clip_on=False)
-        ax.annotate(
-            str(number),
-            (column, row),
-            ha="center",
-            va="center",
-            fontsize=8,
-            color=_readable_on(colour),
-        )
+        style = {"ha": "center", "va": "center", "fontsize": 8, "color": _readable_on(colour)}
+        ax.annotate(str(number), (column, row), **style)
     ax.set_xticks(range(len(counts.columns)), counts.columns)
     ax.set_yticks(range(len(counts.rows)), counts.rows)
     ax.set(title=panel.title, xlabel=panel.x_label, ylabel=panel.y_label)
@@ -234,21 +228,12 @@ def _draw_panel(ax: Any, panel: Panel, gap: float) -> None:
     alpha = min(0.15, 1.2 / max(1, len(panel.lines)))  # or many bands would hide each other
     for line in panel.lines:
         x, y = thin(line.x), thin(line.y)
-        style: dict[str, Any] = {}
+        style = {"linestyle": _matplotlib_dash(line), "linewidth": 1.4, "color": line.colour}
         if line.marker or is_single(y):
             face = line.colour if line.symbol == "dot" else "none"
-            style = {"linestyle": "none", "marker": SYMBOLS[line.symbol][0], "markersize": 4}
+            style |= {"linestyle": "none", "marker": SYMBOLS[line.symbol][0], "markersize": 4}
             style["markerfacecolor"] = face
-        ax.plot(
-            x,
-            y,
-            **{
-                "linestyle": _matplotlib_dash(line),
-                "linewidth": 1.4,
-                "color": line.colour,
-                **style,
-            },
-        )
+        ax.plot(x, y, **style)
         if line.low is not None and line.high is not None:
             ax.fill_between(
                 x, thin(line.low), thin(line.high), color=line.colour, alpha=alpha, linewidth=0
@@ -258,9 +243,7 @@ def _draw_panel(ax: Any, panel: Panel, gap: float) -> None:
             ends.append((line, x[seen[-1]], float(y[seen[-1]])))
     ax.set_yscale("log" if panel.y_log else "linear")
     low, high = ax.get_ylim()
-    if (
-        panel.y_log and low >= 1e-3 and high <= min(1e5, 100 * low)
-    ):  # too few powers of ten for labels
+    if panel.y_log and low >= 1e-3 and high <= min(1e5, 100 * low):  # few powers of ten
         ax.yaxis.set_major_formatter(_PlainFormatter(labelOnlyBase=False))
         ax.yaxis.set_minor_formatter(_PlainFormatter(minor_thresholds=(1, 0.4)))
     ax.set_xscale("log" if panel.x_log else "linear")

@@ -172,6 +172,8 @@ def to_plotly(figure: IntervalFigure) -> go.Figure:
                 ),
                 **at,
             )
+        band = (1 / (1 + panel.margin), 1 + panel.margin)
+        drawn.add_vrect(*band, fillcolor="#eeeeee", layer="below", line_width=0, **at)
         drawn.add_vline(1, line={"color": "#888888", "width": 1}, **at)
         drawn.update_xaxes(
             type="log",

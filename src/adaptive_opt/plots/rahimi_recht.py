@@ -90,7 +90,7 @@ def clipped_fraction_figure(histories: Histories) -> Figure:
 
 HESSIAN_PANELS = {
     "hessian_spectral_norm": ("largest |eigenvalue|", True),
-    "hessian_smallest_eigenvalue": ("smallest |eigenvalue| but zero", True),
+    "hessian_smallest_eigenvalue": ("smallest nonzero |eigenvalue|", True),
     "hessian_eigenvalue_norm": ("norm of the eigenvalues", True),
     "hessian_diagonal_norm": ("norm of the diagonal", True),
     "hessian_positive_eigenvalue_share": ("share of positive eigenvalues", False),
@@ -148,10 +148,8 @@ def decades_figure(histories: Histories) -> Figure:
             rows[columns].to_numpy(),
         )
         drawn.append(Panel(task.label, [], "", x_label="final training loss", counts=counts))
-    caption = (
-        "Each disc is a number of runs. The further left, the lower the final loss; a wide row "
-    )
-    caption += "means that seeds differ."
+    caption = "Each disc is a number of runs. Further left is a lower final loss; a wide row means "
+    caption += "that seeds differ."
     return Figure("Runs by the decade of their final loss", drawn, caption=caption)
 
 

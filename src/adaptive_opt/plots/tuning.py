@@ -118,7 +118,7 @@ def best_of_n_figure(tables: Sequence[pd.DataFrame]) -> Figure:
     ]
     caption = (
         "Expected best value of the search objective among n random trials; lower is better. The "
-        "sooner a curve flattens, the less tuning the arm needs. A curve starts where not all n "
+        "earlier a curve flattens, the less tuning the arm needs. A curve starts where not all n "
         "trials can have diverged."
     )
     return Figure("How good is the best of n random trials?", panels, caption=caption)

@@ -93,10 +93,8 @@ def speedup_figure(
             words = f"speed-up in {CLOCK_WORDS[clock]}"
             panels.append(IntervalPanel(title, rows, verdict.settings["margin"], words))
     title = f"Speed-up at equal {METRIC_WORDS[metric]}, counted in {CLOCK_WORDS[clock]}"
-    caption = (
-        "How many times longer the reference, the better of SGDM and Adam, must train for the "
-    )
-    caption += f"same loss: right of 1 an arm is faster; {READING}"
+    caption = "How many times longer the reference, the better of SGDM and Adam, must train for "
+    caption += f"the same loss: right of 1 an arm is faster; {READING}"
     return IntervalFigure(title, panels, caption)
 
 
