@@ -106,8 +106,10 @@ def ladder_figure(verdict: Verdict) -> IntervalFigure:
         if rows:
             margin = verdict.settings["margin"]
             panels.append(IntervalPanel(task.label, rows, margin, "speed-up in iterations"))
-    caption = "Each row compares two arms with the same step rule; the second has less curvature "
-    caption += f"information. Right of 1, the information removed speeds up training; {READING}"
+    caption = (
+        "Each row compares two arms with the same step rule; the second lacks one part of the "
+    )
+    caption += f"curvature information. Right of 1, that part speeds up training; {READING}"
     title = "Information ladder: each rung compared with the next"
     return IntervalFigure(title, panels, caption)
 
