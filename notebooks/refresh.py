@@ -1,10 +1,10 @@
-"""Execute the notebooks and keep their outputs.
+"""Execute the notebooks and save them with their outputs.
 
-    python notebooks/refresh.py                       # all of them, in place
+    python notebooks/refresh.py                       # all notebooks, in place
     python notebooks/refresh.py networks.ipynb        # one
-    KEDRO_ENV=paper python notebooks/refresh.py …     # from the results of another scale
+    KEDRO_ENV=paper python notebooks/refresh.py …     # with the results of another scale
 
-What is of one machine or one moment is left out: times, versions, paths.
+A notebook with paths of this machine or above the size limit is not saved.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from nbclient import NotebookClient
 
 FOLDER = Path(__file__).parent
 LARGEST = 1_000_000
-"""Bytes of a notebook that is to be read on the web."""
+"""Largest size of a committed notebook, in bytes."""
 
 MACHINE = re.compile(r"/(?:home|root|tmp|work|mnt|srv|var|Users)/\w|[A-Z]:\\\\Users")
-"""Paths that say on whose machine something was made."""
+"""Absolute paths that reveal the machine."""
 
 
 async def execute(file: Path, kernel: str = "python3", **start: Any) -> nbformat.NotebookNode:
-    """A notebook with the outputs of its cells, executed in its own folder.
+    """Execute a notebook in its own folder and return it with its outputs.
 
     Args:
-        file: the notebook.
-        kernel: by name.
-        **start: how the kernel is started, such as ``env``.
+        file: path of the notebook.
+        kernel: name of the Jupyter kernel.
+        **start: arguments for starting the kernel, such as ``env``.
     """
     notebook = nbformat.read(file, as_version=4)
     client = NotebookClient(
@@ -48,22 +48,24 @@ async def execute(file: Path, kernel: str = "python3", **start: Any) -> nbformat
 
 
 def faults(notebook: nbformat.NotebookNode) -> list[str]:
-    """Why the outputs should not be kept."""
+    """Reasons why a notebook must not be saved; empty if there are none."""
     text = nbformat.writes(notebook)
     outputs = re.sub(r'"image/png": "[^"]*"', "", text)
-    found = [f"the path of a machine: {m.group()}…" for m in MACHINE.finditer(outputs)]
+    found = [
+        f"an output has a path of this machine: {m.group()}…" for m in MACHINE.finditer(outputs)
+    ]
     if len(text.encode()) > LARGEST:
         found.append(f"{len(text.encode()):,} bytes, more than {LARGEST:,}")
     return found
 
 
 def main() -> None:
-    """Execute those named on the command line, or all."""
+    """Execute the notebooks named on the command line, or all."""
     files = [FOLDER / name for name in sys.argv[1:]] or sorted(FOLDER.glob("*.ipynb"))
     for file in files:
         notebook = asyncio.run(execute(file))
         if found := faults(notebook):
-            sys.exit(f"{file.name} was left as it is: {'; '.join(found)}")
+            sys.exit(f"{file.name} was not saved: {'; '.join(found)}")
         nbformat.write(notebook, file)
         print(f"{file.name}: {file.stat().st_size / 1000:.0f} kB")
 

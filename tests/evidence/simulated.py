@@ -1,7 +1,8 @@
-"""Simulated studies whose true speed-ups are known.
+"""Simulated studies with known speed-ups.
 
-Loss at length h is c + A·(v h)^(−b), with v the speed of a run: the arm's, times the luck of its
-search, times that of its seed, part of which all arms share. Every measured loss has noise.
+The loss at length h is c + A·(v h)^(−b). The speed v of a run is the speed of its arm times random
+factors of its search and of its seed; part of the seed's factor is shared by all arms. Every
+measured loss has noise.
 
 ``python -m tests.evidence.simulated 1000`` prints the tables of docs/method.md.
 """
@@ -25,15 +26,15 @@ LENGTHS = (0.0625, 0.125, 0.25, 0.5, 1.0)
 
 @dataclass(frozen=True)
 class Truth:
-    """What a study is drawn from; the default is like a small Transformer.
+    """Parameters of a simulated study; the default resembles a small Transformer.
 
     Attributes:
         floor, scale, power: c, A and b of the loss.
-        plateau: the loss of an arm that learns nothing, and no loss is above it.
-        searches, seeds: of an arm.
+        plateau: loss of an arm that learns nothing, the upper limit of all losses.
+        searches, seeds: number of searches and of seeds per arm.
         search_sd, seed_sd, shared_sd: standard deviations of log speeds.
-        noise: of a measured log loss.
-        uneven: by how much arms differ in ``search_sd``, as a standard deviation of its log.
+        noise: standard deviation of a measured log loss.
+        uneven: standard deviation of log ``search_sd`` between arms.
     """
 
     floor: float = 4.0
@@ -50,7 +51,7 @@ class Truth:
 
 
 def draw(speeds: Mapping[str, float], truth: Truth, random: np.random.Generator) -> TaskData:
-    """A study of a task: Adam at speed 1 and arms at others; 0: never leaves the plateau."""
+    """Draw a study of one task with Adam at speed 1; an arm of speed 0 stays on the plateau."""
     shared = random.normal(0, truth.shared_sd, truth.seeds)
     tables, bests, summaries = {}, {}, {}
     for arm, speed in {"adam": 1.0, **speeds}.items():
@@ -93,21 +94,21 @@ SPEEDS = {
     **{"sgdm": 1.0, "sophia": 0.9, "sadh": 1.1, "ssdh": 3.0, "ssvp": 0.3},
     **{"ssvp_cumulative": 1.0, "sgd": 0.03, "adamw": 30.0, "amsgrad": 0.0},
 }
-"""True speeds of arms, of which only the names are used: one is beyond each end of the lengths,
-one learns nothing."""
+"""True speed of each arm; only the names of the arms matter. The speeds 0.03 and 30 are beyond the
+trained lengths; an arm of speed 0 learns nothing."""
 
 WORDS = ("faster", "slower", "equivalent", "undecided")
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one arm over many simulated studies, as shares of them.
+    """Results for one arm, as shares of all simulated studies.
 
     Attributes:
-        speed: the true one.
-        covered: the interval holds it.
-        words: by verdict.
-        bounded: only a bound was printed.
+        speed: true speed.
+        covered: share with the true speed inside the interval.
+        words: share of each verdict.
+        bounded: share with only a bound.
     """
 
     speed: float
@@ -119,7 +120,7 @@ class Outcome:
 def simulate(
     truth: Truth, studies: int, speeds: Mapping[str, float] = SPEEDS, seed: int = 0
 ) -> dict[str, Outcome]:
-    """Verdicts on many studies."""
+    """Simulate and judge many studies."""
     random = np.random.default_rng(seed)
     covered: Counter[str] = Counter()
     words: dict[str, Counter[str]] = {arm: Counter() for arm in speeds}
@@ -146,7 +147,7 @@ def simulate(
 
 
 def power(truth: Truth, studies: int, speeds: Sequence[float]) -> dict[float, float]:
-    """Share of studies in which an arm of a speed is decided, beside six arms of speed 1."""
+    """Share of studies with a decision on an arm of each speed, beside six arms of speed 1."""
     others = dict.fromkeys(["sgdm", "sophia", "sadh", "ssvp", "ssvp_cumulative", "sgd"], 1.0)
     found = {}
     for speed in speeds:

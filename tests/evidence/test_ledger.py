@@ -1,4 +1,4 @@
-"""The replication ledger from histories made by hand, whose answers are known."""
+"""The replication ledger, from histories with known answers."""
 
 import math
 
@@ -15,7 +15,7 @@ NAN = math.nan
 
 
 def history(arms, norms=None):
-    """Of each arm one column of losses for each seed, every ten iterations."""
+    """History from lists of losses, one list per arm and seed, at every tenth iteration."""
     rows = [
         {
             "task": TASK, "arm": arm, "seed": seed, "iteration": 10 * i, "train_loss": value,
@@ -42,7 +42,7 @@ def table(within=2.0, **variants):
     return ledger_table(histories, {TASK: 1.0}, within)
 
 
-def test_a_ratio_is_of_medians_and_seeds_are_paired():
+def test_ratios_compare_medians_and_seeds_are_paired():
     changed = {**BASE, "ssdh": [[9, 9, 1, 1], [9, 9, 9, 1]]}
     rows = table(probe=history(changed)).set_index(["variant", "arm"])
     row = rows.loc["probe", "ssdh"]
@@ -54,18 +54,18 @@ def test_a_ratio_is_of_medians_and_seeds_are_paired():
     assert others.drop(index="sgdm")["ratio"].tolist() == [1.0, 1.0]
 
 
-def test_never_is_infinite_and_makes_no_ratio():
+def test_a_seed_that_never_arrives_is_infinite_and_gives_no_ratio():
     changed = {**BASE, "ssdh": [[9, 1, 1, 1], [9, 9, 9, 9]], "sgdm": [[9, 1, 1, 1], [9, 1, 1, 1]]}
     rows = table(probe=history(changed)).set_index(["variant", "arm"])
     lost = rows.loc["probe", "ssdh"]
     assert math.isinf(lost["median_iterations"])
     assert (lost["never"], lost["median_of_reached"], lost["slower"]) == (1, 10.0, 1)
     assert math.isnan(lost["ratio"])
-    assert math.isnan(rows.loc[("probe", "sgdm"), "ratio"])  # it never got there before
+    assert math.isnan(rows.loc[("probe", "sgdm"), "ratio"])  # it does not arrive in the baseline
     assert rows.loc[("probe", "sgdm"), "faster"] == 2
 
 
-def test_ranks_share_ties_and_leave_out_who_never_arrives():
+def test_ties_share_a_rank_and_arms_that_never_arrive_have_none():
     rows = table().set_index("arm")["rank"]
     assert rows[["ssdh", "sadh", "adam"]].tolist() == [1, 2, 3]
     assert rows.isna()["sgdm"]
@@ -93,7 +93,7 @@ def test_a_single_seed_and_a_diverged_one():
     assert row["unchanged"]
 
 
-def test_losses_trained_squared_are_taken_back_to_the_root():
+def test_mean_squared_errors_are_converted_to_their_roots():
     squared = {arm: np.square(columns).tolist() for arm, columns in BASE.items()}
     rows = table(loss=history(squared))
     loss, base = (rows[rows["variant"] == v].reset_index(drop=True) for v in ("loss", "baseline"))
@@ -101,7 +101,7 @@ def test_losses_trained_squared_are_taken_back_to_the_root():
         assert loss[column].tolist() == base[column].tolist()
 
 
-def test_what_is_clipped_is_compared_with_what_is_clipped_too():
+def test_unscaled_curvature_is_compared_with_the_clipped_variant():
     slow = {**BASE, "ssdh": BASE["sadh"]}
     norms = [1.0, 1.0, 0.5, 0.2]
     rows = table(clipped=history(slow, norms), clip=history(slow, norms))
@@ -112,14 +112,14 @@ def test_what_is_clipped_is_compared_with_what_is_clipped_too():
     assert math.isnan(by.loc[("baseline", "ssdh"), "clipped_share"])
 
 
-def test_where_the_best_run_stops_moving_stands_beside_the_published_number():
+def test_settling_of_the_best_run_stands_beside_the_published_number():
     row = table().set_index("arm").loc["ssdh"]
     assert row["settled_pct"] == pytest.approx(100 * 10 / 30)
     assert row["published_pct"] == 1.12
     assert math.isnan(table().set_index("arm").loc["adam", "published_pct"])
 
 
-def test_a_worse_finisher_has_an_easier_target():
+def test_an_arm_with_a_higher_final_loss_has_an_easier_target():
     rows = target_table(table()).set_index("arm")
     assert rows.loc["sgdm", ["own_target", "own_iteration", "own_rank"]].tolist() == [5, 0, 1]
     assert rows.loc["ssdh", ["own_rank", "rank"]].tolist() == [2, 1]
@@ -142,32 +142,34 @@ COSTS = {
 
 def written(ledger, costs=COSTS, searched=True):
     precision = precision_table({(TASK, "minimum"): pd.DataFrame([PRECISION])})
-    targets = target_table(ledger).astype({"rank": float})  # as they come out of the catalog
+    targets = target_table(ledger).astype({"rank": float})  # as read from the catalog
     return report(ledger, targets, precision, costs, scale="hand", searched=searched)
 
 
-def test_the_report_says_what_the_tables_say():
+def test_the_report_states_the_tables():
     changed = {**BASE, "ssdh": [[9, 9, 1, 1], [9, 9, 9, 1]], "adam": [[9, 9, 9, 9]] * 2}
     ledger = table(probe=history(changed), initialisation=history(BASE), published=history(changed))
     text = written(ledger)
     assert "| SSDH | 1 | 10 | 2 | 10 | 1 |" in text
     assert "| SGDM | 5 | 0 | 1 | never | – |" in text
-    assert "SSDH needs 2.50 times the iterations (25 instead of 10; sooner in 0, later in 2" in text
-    assert "Adam gets there in 0 of 2 seeds instead of 2 (sooner in 0, later in 2 of 2" in text
+    assert (
+        "SSDH needs 2.50 times the iterations (25 instead of 10; earlier in 0, later in 2" in text
+    )
+    assert "Adam reaches the target in 0 of 2 seeds instead of 2 (earlier in 0, later in 2" in text
     assert "SGDM and SADH: unchanged, bit for bit" in text
     assert "the order becomes SADH, SSDH; it was SSDH, SADH, Adam" in text
     assert (
-        "by its own final value SGDM is the first, at iteration 0, with a final loss of 5" in text
+        "by its own final value, SGDM is the fastest, at iteration 0. Its final loss is 5" in text
     )
-    assert "170 of 338; 170 eigenvalues are zero there" in text
-    assert "costs 1.25 times AdamW's (median of 2 methods); 1.70 with Other" in text
+    assert "170 of 338 eigenvalues. In float64 170 are zero and 168 positive" in text
+    assert "costs 1.25 times a step of AdamW (median of 2 methods); 1.70 with Other" in text
     assert "| Rahimi–Recht, condition 29, SSDH | 33.33 % | 66.67 % | 1.12 % |" in text
     for switch in SWITCHES:
         assert f"## {switch.label}" in text
 
 
-def test_the_report_says_what_was_not_measured():
+def test_the_report_states_missing_measurements():
     ledger = table(published=history(BASE))
-    assert "Nothing was measured here" in written(ledger, costs={})
+    assert "No step cost was measured here" in written(ledger, costs={})
     assert "Nothing was searched" in written(ledger, searched=False)
     assert "Nothing was searched" not in written(ledger)

@@ -1,4 +1,4 @@
-"""The published tables of networks, from histories made by hand whose answers are known."""
+"""The published tables of networks, from histories with known answers."""
 
 import math
 from itertools import pairwise
@@ -19,7 +19,7 @@ NAN = math.nan
 
 
 def history(task, columns, arm="ssdh", step=5, length=10):
-    """``columns``: name to a list for each seed; a row at every ``step`` iterations."""
+    """History with a row at every ``step`` iterations; ``columns``: name to a list per seed."""
     seeds = range(len(next(iter(columns.values()))))
     frames = []
     for seed in seeds:
@@ -33,7 +33,7 @@ def history(task, columns, arm="ssdh", step=5, length=10):
     return frame.assign(task=task, arm=arm)
 
 
-# Epochs of 10 iterations; validation at the end of each.
+# An epoch has 10 iterations; validation data are evaluated at its end.
 IMAGES = {
     "train_loss": [[3.0, 2, 1, 1, 1], [3.0, 2, 1, 1, 1]],
     "train_accuracy": [[0.0, 0.5, 0.9, 1.0, 1.0], [0.0, 0.5, 0.9, 1.0, 1.0]],
@@ -47,20 +47,20 @@ def one(table):
     return row
 
 
-def test_accuracy_in_the_end_and_when_first_as_good():
+def test_final_accuracy_and_when_it_is_first_reached():
     row = one(image_table([history("resnet18", IMAGES)], 0.94))
     assert row["test_accuracy"] == pytest.approx(0.7)
     assert row["test_accuracy_std"] == pytest.approx(math.sqrt(0.02))
     assert row["valid_accuracy"] == pytest.approx(0.85)
-    # 0.75 at 10 is below 0.85 − 0.0707; so only the end is within.
+    # 0.75 at iteration 10 is below 0.85 − 0.0707, so only the end is within.
     assert (row["settled_iteration"], row["settled_pct"]) == (20, 100)
     assert row["settled_seconds"] == pytest.approx(3.0)  # 2 s and 4 s
-    # Means of an epoch's batches: 0.65 or so at 10, 0.95 or so at 15, 1 at 20.
+    # Means over an epoch: about 0.65 at iteration 10, 0.95 at 15 and 1 at 20.
     assert row["level_iteration"] == 15
     assert row["level_pct"] == 75
 
 
-def test_within_one_standard_deviation_takes_in_its_edge():
+def test_the_limit_of_one_standard_deviation_is_included():
     values = {**IMAGES, "valid_accuracy": [[0.1, NAN, 0.7, NAN, 0.7], [0.1, NAN, 0.7, NAN, 0.9]]}
     row = one(image_table([history("resnet18", values)], 0.9))
     assert row["valid_accuracy_std"] == pytest.approx(math.sqrt(0.02))
@@ -115,7 +115,7 @@ TEXT = {
 }
 
 
-def test_losses_of_texts():
+def test_losses_and_perplexities_of_texts():
     table = text_table([history("transformer", TEXT)], {"transformer": 2.5})
     row = one(table)
     assert (row["target_iteration"], row["target_seconds"]) == (10, 1.5)  # mean 2.5 there
@@ -130,7 +130,7 @@ def test_losses_of_texts():
     assert "| SSDH | 66.67 % | 1.5 | 2.000 ± 0.707 | 3.000 ± 0.000 | 20.1 ± 0.0 |" in text
 
 
-def test_a_loss_never_reached_and_one_seed():
+def test_a_target_that_is_never_reached_with_one_seed():
     single = {name: by_seed[:1] for name, by_seed in TEXT.items()}
     table = text_table([history("transformer", single)], {"transformer": 0.1})
     row = one(table)
@@ -139,8 +139,8 @@ def test_a_loss_never_reached_and_one_seed():
     assert "| SSDH | never | – | 1.500 | 3.000 | 20.1 | 40.0 |" in text_markdown(table)
 
 
-def test_runs_of_unequal_length():
-    """A seed that ended earlier has not diverged; its last value counts."""
+def test_seeds_of_unequal_length():
+    """A seed that ends earlier has not diverged; its last value counts."""
     values = {name: [by_seed[0], by_seed[1][:3]] for name, by_seed in TEXT.items()}
     row = one(text_table([history("transformer", values)], {"transformer": 1.5}))
     assert (row["seeds"], row["diverged"]) == (2, 0)
@@ -149,7 +149,7 @@ def test_runs_of_unequal_length():
     assert row["target_iteration"] == 15
 
 
-def test_each_table_is_of_its_own_kind_of_task():
+def test_each_table_has_one_kind_of_task():
     histories = [history("resnet18", IMAGES), history("transformer", TEXT)]
     assert image_table(histories, 0.9)["task"].tolist() == ["resnet18"]
     assert text_table(histories, {"transformer": 1.0})["task"].tolist() == ["transformer"]
@@ -158,8 +158,8 @@ def test_each_table_is_of_its_own_kind_of_task():
     assert {"task", "test_accuracy", "level_pct"} <= set(empty.columns)
 
 
-def test_means_over_an_epoch_weigh_each_batch_alike():
-    """From rows that are means of different numbers of batches, as from every batch."""
+def test_means_over_an_epoch_weight_all_batches_equally():
+    """Rows are means of different numbers of batches; the result is that of single batches."""
     batches = np.random.default_rng(0).uniform(size=40)
     length = 8
     at = [*range(0, 40, 4), 40]

@@ -1,4 +1,4 @@
-"""Tables of networks from histories made by hand."""
+"""Tables and figures of networks, from histories with known answers."""
 
 import math
 
@@ -14,7 +14,7 @@ NAN = math.nan
 
 
 def history(task, arm, columns, seconds=1.0):
-    """Rows at iterations 0, 10, 20 of two seeds; ``columns``: name to six values."""
+    """History of two seeds at iterations 0, 10 and 20; ``columns``: name to six values."""
     frame = pd.DataFrame({"iteration": [0, 10, 20] * 2, "seed": [0] * 3 + [1] * 3, **columns})
     frame["epoch"] = frame["iteration"] // 10
     frame["task"], frame["arm"] = task, arm
@@ -48,7 +48,7 @@ DIVERGED = history(
 )
 
 
-def test_outcomes():
+def test_outcomes_are_means_over_seeds():
     row = outcome_table([RESNET]).iloc[0]
     assert row["iterations"] == 20
     assert row["start"] == pytest.approx(2.5)
@@ -73,7 +73,7 @@ def test_costs_are_relative_to_the_fastest_arm_of_the_task():
     assert table["relative_seconds"].to_dict() == pytest.approx({"ssdh": 1.5, "adam": 1.0})
 
 
-def test_the_report_says_it_all():
+def test_the_report_states_the_tables():
     histories = [RESNET, DIVERGED]
     text = report(
         time_to_target_table(histories, {"resnet18": 0.55}),
@@ -91,7 +91,7 @@ def test_the_report_says_it_all():
 
 
 @pytest.mark.parametrize("clock", ["iteration", "gradient_equivalents", "device_seconds"])
-def test_figures_on_every_clock(clock):
+def test_the_loss_figure_can_use_every_clock(clock):
     (panel,) = loss_figure([RESNET, DIVERGED], {"resnet18": 0.6}, clock).panels
     line = panel.lines[0]
     factor = {"iteration": 1, "gradient_equivalents": 1.2, "device_seconds": 0.15}[clock]
@@ -102,7 +102,7 @@ def test_figures_on_every_clock(clock):
     assert panel.level == 0.6
 
 
-def test_only_arms_that_clip_are_in_the_figure_of_clipping():
+def test_the_clipping_figure_shows_only_arms_that_clip():
     (panel,) = optimizer_figure([RESNET, DIVERGED], "clipped_fraction").panels
     assert [line.label for line in panel.lines] == ["SSDH"]
     assert list(panel.lines[0].y) == pytest.approx([0.9, 0.4])
@@ -110,7 +110,7 @@ def test_only_arms_that_clip_are_in_the_figure_of_clipping():
 
 
 def test_seeds_that_end_at_different_iterations():
-    """The shorter one counts with its own last epoch and its own cost."""
+    """A shorter seed counts with its own last epoch and its own cost."""
     short = RESNET[(RESNET["seed"] == 0) | (RESNET["iteration"] <= 10)]
     row = outcome_table([short]).iloc[0]
     assert (row["seeds"], row["iterations"], row["diverged"]) == (2, 20, 0)
@@ -121,7 +121,7 @@ def test_seeds_that_end_at_different_iterations():
     assert cost["gradient_equivalents"] == pytest.approx(1.2 * 15)
 
 
-def test_an_arm_whose_every_run_diverged():
+def test_an_arm_with_only_diverged_runs():
     nothing = DIVERGED[DIVERGED["seed"] == 1]
     row = outcome_table([nothing]).iloc[0]
     assert (row["diverged"], math.isnan(row["train_loss"])) == (1, True)

@@ -1,4 +1,4 @@
-"""Tables from histories made by hand, whose answers are known."""
+"""Tables of Rahimi–Recht tasks, from histories with known answers."""
 
 import math
 
@@ -19,7 +19,7 @@ NAN = math.nan
 
 
 def history(losses, arm="ssdh", task="rr_cond29", step=10):
-    """One column of losses for each seed."""
+    """History from one list of losses per seed."""
     rows = [
         {"task": task, "arm": arm, "seed": seed, "iteration": step * i, "train_loss": value}
         for seed, column in losses.items()
@@ -43,7 +43,7 @@ def test_first_passage_of_a_single_seed_and_row():
     assert first_passage(losses_by_seed(history({7: [3.0]})), 3).tolist() == [0]
 
 
-def test_settling():
+def test_settling_is_relative_to_the_final_level():
     falling = pd.Series([1000.0, 100.0, 9.0, 1.0, 1.0], index=[0, 10, 20, 30, 40])
     assert settling_iteration(falling, 10) == 20
     assert settling_iteration(falling, 2) == 30
@@ -106,7 +106,7 @@ def test_decades_of_a_zero_loss_and_of_nothing():
     assert decade_table([history({0: [1.0, NAN]})])["diverged"].tolist() == [1]
 
 
-def test_report_states_medians_and_nevers():
+def test_the_report_states_medians_and_arms_that_never_arrive():
     histories = [
         history({0: [9, 1, 1], 1: [9, 9, 1]}),
         history({0: [9, 9, 9], 1: [9, 9, 9]}, arm="adam"),
@@ -118,24 +118,24 @@ def test_report_states_medians_and_nevers():
         scale="made up",
         settled_within=10,
     )
-    assert "SSDH 15 (2 of 2). Never: Adam." in text
+    assert "SSDH 15 (2 of 2). No seed reaches it: Adam." in text
     assert "| Adam | never | never | – | 2 of 2 |" in text
     assert "| SSDH | 15 | 15 | 10 – 20 | 0 of 2 |" in text
 
 
-def test_the_best_of_equals_is_the_lowest_seed_in_any_order():
+def test_the_best_among_ties_is_the_lowest_seed_in_any_order():
     tied = history({5: [9.0, 1.0], 3: [9.0, 1.0], 4: [9.0, 2.0]}).iloc[::-1]
     assert best_seed(tied) == 3
     assert convergence_table([tied], 2)["best_seed"].tolist() == [3]
 
 
-def test_one_seed():
+def test_convergence_of_a_single_seed():
     row = convergence_table([history({7: [9.0, 1.0, 1.0]})], 2).iloc[0]
     assert (row["best_seed"], row["convergence_pct"], row["median_convergence_pct"]) == (7, 50, 50)
 
 
 def test_a_diverged_run_is_never_the_best():
-    """Whatever it came down to before."""
+    """Its loss before divergence does not count."""
     assert best_seed(history({0: [9.0, 1e-9, NAN], 1: [9.0, 9.0, 8.0]})) == 1
     assert best_seed(history({0: [9.0, 1e-9, math.inf], 1: [9.0, 9.0, 8.0]})) == 1
     nothing = [history({0: [9.0, NAN], 1: [9.0, NAN]})]
@@ -154,7 +154,7 @@ def test_a_diverged_run_is_never_the_best():
 
 
 def test_seeds_that_end_at_different_iterations():
-    """The shorter one has not diverged: its own last loss counts, and its own length."""
+    """A shorter seed has not diverged: its own last loss and its own length count."""
     uneven = [history({0: [100.0, 50.0, 1.0, 1.0, 1.0], 1: [100.0, 0.5, 0.5]})]
     row = convergence_table(uneven, 10).iloc[0]
     assert (row["best_seed"], row["final_loss"], row["iteration"]) == (1, 0.5, 10)
@@ -166,13 +166,13 @@ def test_seeds_that_end_at_different_iterations():
     assert (passed["seeds"], passed["never"], passed["median_of_reached"]) == (2, 1, 10)
 
 
-def test_arms_of_different_length():
+def test_arms_of_different_length_have_their_own_percentages():
     table = convergence_table(
         [history({0: [9.0, 1.0, 1.0]}), history({0: [9.0, 9.0, 9.0, 1.0, 1.0]}, arm="adam")], 2
     )
     assert table["convergence_pct"].tolist() == [50, 75]
 
 
-def test_an_infinite_loss_is_in_no_decade():
+def test_an_infinite_loss_counts_as_diverged():
     row = decade_table([history({0: [1.0, math.inf], 1: [1.0, 0.5]})]).iloc[0]
     assert (row["1e-1..1e0"], row["diverged"]) == (1, 1)

@@ -1,4 +1,4 @@
-"""Speed of single runs, from curves whose speed is known."""
+"""Speed of single runs, from curves with known speeds."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SHARES = (0.0625, 0.125, 0.25, 0.5, 1.0)
 
 
 def table(loss: object, shares: tuple[float, ...] = SHARES, seeds: int = 3) -> pd.DataFrame:
-    """Final losses of runs that differ by nothing but their number."""
+    """Final losses of identical runs."""
     rows = [(seed, share, loss(share)) for seed in range(seeds) for share in shares]  # type: ignore[operator]
     return pd.DataFrame(rows, columns=["seed", "share", "train_loss"])
 
@@ -36,7 +36,7 @@ def speed_of(own: pd.DataFrame, reference: pd.DataFrame, seeds: int = 3) -> list
 
 @pytest.mark.parametrize("loss", [transformer, root])
 @pytest.mark.parametrize("speed", [0.3, 0.7, 0.9, 1.0, 1.1, 1.7, 3.0, 9.0])
-def test_slower_and_faster_runs_have_their_speed(loss: object, speed: float) -> None:
+def test_slower_and_faster_runs_have_their_true_speed(loss: object, speed: float) -> None:
     reference = table(loss(1.0), (*SHARES, 2.0))  # type: ignore[operator]
     for found, bound in speed_of(table(loss(speed)), reference):  # type: ignore[operator]
         assert found == pytest.approx(speed, rel=0.04)
@@ -49,7 +49,7 @@ def test_beyond_the_lengths_only_a_bound_is_known() -> None:
     assert speed_of(table(root(0.01)), reference) == [(pytest.approx(1 / 16), -1)] * 3
 
 
-def test_an_arm_of_fewer_lengths_is_bounded_earlier() -> None:
+def test_fewer_lengths_give_weaker_bounds() -> None:
     reference = table(root(1.0))
     assert speed_of(table(root(1.5), (0.5, 1.0)), reference)[0] == (pytest.approx(1.5, rel=0.02), 0)
     assert speed_of(table(root(3.0), (0.5, 1.0)), reference)[0] == (pytest.approx(2), 1)
@@ -61,13 +61,13 @@ def test_a_run_that_stays_on_the_plateau_is_slower_by_a_bound() -> None:
     reference = table(transformer(1.0))
     curve = reference_curve(reference, "train_loss")
     assert curve is not None
-    # The reference is on the plateau as well at the shortest lengths, so the loss alone cannot say.
+    # The reference is on the plateau at its shortest lengths, so the loss alone is not enough.
     found = run_speeds(table(lambda share: 5.39), curve, "train_loss", range(3), 1, stuck_above=5.3)
     for run in found.runs.values():
         assert (math.exp(run.log), run.bound) == (pytest.approx(1 / 16), -1)
 
 
-def test_runs_that_diverged_or_were_not_made_are_as_slow_as_can_be_told() -> None:
+def test_diverged_and_missing_runs_get_the_lowest_bound() -> None:
     reference = table(root(1.0))
     assert speed_of(table(lambda share: math.nan), reference) == [(pytest.approx(1 / 16), -1)] * 3
     assert speed_of(table(root(2.0)).query("seed != 1"), reference)[1] == (
@@ -76,7 +76,7 @@ def test_runs_that_diverged_or_were_not_made_are_as_slow_as_can_be_told() -> Non
     )
 
 
-def test_the_reference_is_the_median_run_also_where_one_diverged() -> None:
+def test_the_reference_is_the_median_even_if_one_run_diverged() -> None:
     runs = table(root(1.0))
     runs.loc[(runs["seed"] == 2) & (runs["share"] == 1), "train_loss"] = math.nan
     curve = reference_curve(runs, "train_loss")
@@ -85,7 +85,7 @@ def test_the_reference_is_the_median_run_also_where_one_diverged() -> None:
     assert reference_curve(runs.assign(train_loss=math.nan), "train_loss") is None
 
 
-def test_a_curve_that_rises_is_levelled_and_asked_in_its_middle() -> None:
+def test_a_rising_curve_is_flattened_and_inverted_in_the_middle() -> None:
     curve = Curve.fit([0.25, 0.5, 1.0], [4.0, 1.0, 4.0])
     assert np.all(np.diff(curve.losses) <= 1e-12)
     level = curve.at(1.0)

@@ -1,4 +1,4 @@
-"""Moderated variances, Welch's t, Holm: against references and on simulated numbers."""
+"""Moderated variances, Welch's t and Holm, compared with references and simulations."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from adaptive_opt.evidence import statistics
 
 
 def coverage(arms: int, uneven: float, shared: float = 0.0, searches: int = 3) -> float:
-    """Share of intervals that hold the truth, for three arms against a fourth."""
+    """Share of intervals that contain the true value, for three arms compared with a fourth."""
     random = np.random.default_rng(0)
     inside = total = 0
     for _ in range(1500):
@@ -29,15 +29,15 @@ def coverage(arms: int, uneven: float, shared: float = 0.0, searches: int = 3) -
 
 @pytest.mark.parametrize("arms", [4, 7, 12])
 @pytest.mark.parametrize("uneven", [0.0, 0.3])
-def test_intervals_of_three_searches_cover_the_truth(arms: int, uneven: float) -> None:
+def test_intervals_of_three_searches_cover_the_true_value(arms: int, uneven: float) -> None:
     assert 0.93 <= coverage(arms, uneven) <= 0.97
 
 
-def test_arms_that_share_seeds_are_covered_no_less() -> None:
+def test_shared_seeds_do_not_lower_the_coverage() -> None:
     assert 0.94 <= coverage(12, 0.3, shared=0.3) <= 0.98
 
 
-def test_without_the_other_arms_three_searches_hardly_decide_and_resampling_is_too_narrow() -> None:
+def test_three_searches_alone_give_wide_intervals_and_the_bootstrap_too_narrow_ones() -> None:
     random = np.random.default_rng(0)
     resampled = 0
     for _ in range(600):
@@ -53,14 +53,14 @@ def test_without_the_other_arms_three_searches_hardly_decide_and_resampling_is_t
     assert halves[0] > 1.2 * halves[1]
 
 
-def test_two_arms_have_the_variance_and_the_p_value_of_their_own_numbers() -> None:
+def test_variance_and_p_value_of_two_arms_alone() -> None:
     a, b = [0.1, 0.5, 0.2], [1.0, 1.3, 0.8]
     groups = statistics.moderate({"a": a, "b": b})
     mean_variance = (np.var(a, ddof=1) + np.var(b, ddof=1)) / 2
     expected = (2 * mean_variance + 2 * np.var(a, ddof=1)) / 4
     assert groups["a"].variance == pytest.approx(expected)
     found = statistics.compare(groups["b"], groups["a"])
-    assert found.df <= 4  # no more than there are
+    assert found.df <= 4  # the degrees of freedom of both arms together
     t = found.estimate / found.error
     assert found.p_different == pytest.approx(2 * stats.t.sf(t, found.df))
     assert stats.ttest_ind(a, b).pvalue == pytest.approx(found.p_different, rel=0.05)
@@ -73,7 +73,7 @@ def test_one_run_of_each_arm_decides_nothing() -> None:
     assert found.interval() == (-math.inf, math.inf)
 
 
-def test_runs_that_all_sit_at_a_bound_take_the_variance_of_the_others() -> None:
+def test_an_arm_with_only_censored_runs_takes_the_variance_of_the_others() -> None:
     groups = statistics.moderate({"a": [-2.8] * 3, "b": [0.0, 0.2, 0.1], "c": [0.1, 0.0, 0.3]})
     assert groups["a"].variance > 0
     assert statistics.compare(groups["a"], groups["b"]).p_different < 0.001
@@ -99,7 +99,7 @@ def test_an_independent_error_widens_the_interval() -> None:
     assert found.shifted(0.0).df == pytest.approx(10)
 
 
-def test_holm_is_that_of_statsmodels() -> None:
+def test_holm_equals_statsmodels() -> None:
     p = np.random.default_rng(1).uniform(0, 0.2, 9)
     assert statistics.holm(p) == pytest.approx(multipletests(p, method="holm")[1].tolist())
 
@@ -113,5 +113,7 @@ def test_holm_is_that_of_statsmodels() -> None:
         (0.5, 0.2, 0.9, "undecided"),
     ],
 )
-def test_the_word(estimate: float, different: float, equivalent: float, word: str) -> None:
+def test_verdicts_follow_from_p_values(
+    estimate: float, different: float, equivalent: float, word: str
+) -> None:
     assert statistics.decide(estimate, different, equivalent) == word

@@ -1,4 +1,4 @@
-"""Tables and curves of a search, on known answers."""
+"""Table, report and best-of-n curve of a search, with known answers."""
 
 import itertools
 
@@ -48,7 +48,7 @@ def record(arm, **changes):
     }
 
 
-def test_the_report_says_what_was_found_and_what_it_cost():
+def test_the_report_states_configurations_and_costs():
     given = {"arm": "custom", "task": "rr_cond29", "source": "published", "values": {}}
     records = [record("adam"), record("ssdh", edges={"lr": "low"}), {**given, "edges": {}}]
     text = report(search_table(records), "base")
@@ -56,9 +56,9 @@ def test_the_report_says_what_was_found_and_what_it_cost():
     assert "| Custom | as given |  | 0 | 0 | 0 | 0 | – | 0.0 |" in text
     assert "SSDH: lr (low: 0.1)" in text
     assert "Adam: lr" not in text
-    assert "Every arm had 100 gradient-equivalents" in text
+    assert "Budget of every arm: 100 gradient-equivalents" in text
 
 
-def test_a_study_as_published_has_nothing_to_tell():
+def test_published_configurations_are_reported_as_such():
     given = {"arm": "adam", "task": "rr_cond29", "source": "published", "values": {}, "edges": {}}
     assert "nothing was searched" in report(search_table([given]), "base")

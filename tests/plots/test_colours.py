@@ -1,8 +1,8 @@
-"""Arms can be told apart, whatever the reader's eyes.
+"""Arms can be told apart with normal and with deficient colour vision.
 
-Colour blindness as in Machado, Oliveira & Fernandes, *A Physiologically-based Model for
-Simulation of Color Vision Deficiency* (2009), severity 1; differences of colour as in CIE 1976,
-where 2.3 can just be seen.
+Colour blindness is simulated as in Machado, Oliveira & Fernandes, *A Physiologically-based Model
+for Simulation of Color Vision Deficiency* (2009), severity 1. Differences of colour are those of
+CIE 1976, where 2.3 is just noticeable.
 """
 
 from itertools import combinations
@@ -41,7 +41,7 @@ TO_XYZ = np.array(  # of linear sRGB
 
 
 def lab(colour, vision):
-    """A hex colour as it is seen, in CIE L*a*b*."""
+    """CIE L*a*b* coordinates of a hex colour, as seen with a kind of vision."""
     srgb = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
     linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
     seen = TO_XYZ @ np.clip(np.array(VISION[vision]) @ linear, 0, 1) / TO_XYZ.sum(1)
@@ -57,7 +57,7 @@ def difference(one, other, vision):
 def test_lab_of_known_colours():
     assert lab("#ffffff", "normal") == pytest.approx([100, 0, 0], abs=0.01)
     assert lab("#ff0000", "normal") == pytest.approx([53.24, 80.09, 67.20], abs=0.02)
-    # Red and green of the same lightness, which the red-green blind confuse.
+    # Red and green of equal lightness look alike to the red-green blind.
     assert difference("#c0504d", "#588e2b", "normal") > 70
     assert difference("#c0504d", "#588e2b", "deuteranopia") < 20
 
@@ -83,7 +83,7 @@ def test_colours_can_be_read_on_white():
         assert lab(arm_style(arm.name).colour, "normal")[0] < 75
 
 
-def test_every_dash_is_of_its_own_and_ladders_keep_the_hue_of_their_parent():
+def test_dashes_are_unique_and_ladders_keep_the_hue_of_their_parent():
     assert len(set(DASHES.values())) == len(DASHES)
     for arm in ARMS:
         style = arm_style(arm.name)

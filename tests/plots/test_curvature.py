@@ -1,4 +1,4 @@
-"""Tables, report and figures of curvature, from measures as the catalog has them."""
+"""Tables, report and figures of curvature, from measures in the format of the catalog."""
 
 import io
 
@@ -32,7 +32,7 @@ def measures(task, arm, top=4.0, stability=0.5):
             ("gauss_newton", "eigenvalue", 1): top,
             ("gauss_newton", "trace", 0): 29.0,
         }
-        if epoch:  # before the first step there is no preconditioner
+        if epoch:  # there is no preconditioner before the first step
             values[("preconditioned", "eigenvalue", 1)] = 100.0
             values[("preconditioned", "threshold", 0)] = 100.0 / stability
             values[("preconditioned", "stability", 0)] = stability
@@ -81,18 +81,18 @@ def test_a_row_for_each_snapshot(table):
     assert table[table["epoch"] == 0]["stability"].isna().all()
 
 
-def test_the_report_names_who_is_beyond_the_edge(table):
+def test_the_report_names_arms_beyond_the_edge_of_stability(table):
     written = report(table, estimate_table([estimates("resnet18", "ssdh")]), "smoke")
-    assert "above the threshold: SGDM (of 2 arms)" in written
-    assert "that of SGDM: 11." in written
-    assert "above the threshold: none (of 1 arms)" in written
+    assert "above the stability threshold: SGDM (of 2). SGDM finds" in written
+    assert "its λ1 is 11." in written
+    assert "above the stability threshold: none (of 1)" in written
     assert "| SSDH | 8 | 2 | 12 | 2* | 30 ± 0.2 |" in written
     assert "| SSDH, in the denominator | 0.5 ± 0.01 |" in written
-    assert written.count("against the diagonal") == 1
+    assert written.count("compared with the diagonal") == 1
     assert "nan" not in written
 
 
-def test_figures_of_lines(table):
+def test_line_figures_can_be_drawn(table):
     sharpness = sharpness_figure(table)
     assert [len(p.lines) for p in sharpness.panels] == [2, 2, 2, 1, 1, 1]
     stability = stability_figure(table)
@@ -118,7 +118,7 @@ def test_figures_of_lines(table):
         to_matplotlib(figure)
 
 
-def test_maps():
+def test_maps_can_be_drawn():
     rows = [
         {"a": a, "b": b, "loss": 1 + a**2 + 3 * b**2, "eigenvalue_a": 2.0, "eigenvalue_b": 6.0}
         for a in (-1.0, 0.0, 1.0)
@@ -126,7 +126,7 @@ def test_maps():
     ]
     surface = surface_figure({"resnet18": pd.DataFrame(rows)}, "ssdh")
     (one,) = surface.maps
-    assert np.asarray(one.z)[1, 1] == 0  # log of 1, in the middle
+    assert np.asarray(one.z)[1, 1] == 0  # log of 1, at the centre
     assert np.asarray(one.z)[0, 1] == np.log10(13)  # rows are b
 
     spectra = pd.DataFrame(

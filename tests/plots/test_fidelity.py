@@ -1,4 +1,4 @@
-"""The figure of fidelity shows every estimate where it is, and none with itself."""
+"""The fidelity figure shows every estimate, but none compared with itself."""
 
 import numpy as np
 import pandas as pd
@@ -29,7 +29,7 @@ def measures(task):
     return pd.DataFrame(rows)
 
 
-def test_every_stage_of_every_task_has_its_lines():
+def test_every_stage_of_every_task_has_all_lines():
     figure = fidelity_figure([measures("rr_cond29"), measures("rr_cond15099")])
     assert figure.columns == 3
     assert [len(p.lines) for p in figure.panels] == [4, 7, 6] * 4
@@ -39,8 +39,8 @@ def test_every_stage_of_every_task_has_its_lines():
         "clipped update",
     ]
     (line,) = [x for x in figure.panels[0].lines if x.label == "Gaussian"]
-    assert list(line.x) == [1, 100]  # the step that an iteration makes, so that 0 has a place
-    assert np.allclose(line.y, [0.03, 0.03])  # its median seed
+    assert list(line.x) == [1, 100]  # iteration + 1, as a logarithmic axis has no 0
+    assert np.allclose(line.y, [0.03, 0.03])  # the median seed
     errors = figure.panels[3].lines
     assert np.allclose(errors[0].y, [3, 300])
     labels = {line.label for p in figure.panels for line in p.lines}
@@ -51,8 +51,8 @@ def test_every_stage_of_every_task_has_its_lines():
         assert len(looks) == len(panel.lines)
 
 
-def test_the_exact_diagonal_alone_leaves_the_axis():
-    """Its error falls by decades without end."""
+def test_only_tiny_errors_of_the_exact_diagonal_are_left_out():
+    """Its error falls without limit."""
     rows = measures("rr_cond29")
     rows.loc[rows["iteration"] == 99, "relative_error"] = 1e-9
     lines = {line.label: line.y for line in fidelity_figure([rows]).panels[4].lines}
@@ -60,7 +60,7 @@ def test_the_exact_diagonal_alone_leaves_the_axis():
     assert np.isfinite(lines["SSDH, Rademacher"]).all()
 
 
-def test_no_error_at_all_is_a_gap_and_not_the_foot_of_the_axis():
+def test_an_error_of_zero_is_a_gap():
     rows = measures("rr_cond29")
     rows.loc[rows["iteration"] == 0, "relative_error"] = 0.0
     for line in fidelity_figure([rows]).panels[3].lines:

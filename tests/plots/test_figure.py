@@ -1,4 +1,4 @@
-"""A figure shows what it is of: labels stand at the ends of their lines."""
+"""Both renderers draw lines, labels, discs, bands and captions correctly."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_both_renderers_show_the_same_lines() -> None:
     assert curve.y[-1] == 1999.0**2 + 1
 
 
-def test_every_label_has_a_line_of_its_own_however_many_there_are() -> None:
+def test_labels_never_overlap() -> None:
     x = np.arange(3.0)
     for number in (2, 8, 30):
         lines = [Line(x, x + 1 + i / 100, f"arm {i}", "#0072b2") for i in range(number)]
@@ -54,13 +54,13 @@ def test_every_label_has_a_line_of_its_own_however_many_there_are() -> None:
         assert heights[-1][1] < drawn.bbox.height
 
 
-def test_numbers_are_drawn_as_discs() -> None:
+def test_counts_are_drawn_as_discs() -> None:
     counts = Counts(["A", "B"], ["#000000", "#56B4E9"], ["low", "high"], [[0, 16], [3, 0]])
     figure = Figure("", [Panel("", [], "", counts=counts)])
     ax = to_matplotlib(figure).axes[0]
     assert {(t.xy, t.get_text()) for t in ax.texts} == {((1, 0), "16"), ((0, 1), "3")}  # type: ignore[attr-defined]
     assert [t.get_color() for t in ax.texts] == ["#ffffff", "#000000"]
-    assert ax.get_ylim()[0] > ax.get_ylim()[1]  # the first row on top
+    assert ax.get_ylim()[0] > ax.get_ylim()[1]  # the first row is on top
     (trace,) = to_plotly(figure).data
     assert list(zip(trace.x, trace.y, trace.text, strict=True)) == [
         ("high", "A", "16"),
@@ -69,19 +69,31 @@ def test_numbers_are_drawn_as_discs() -> None:
 
 
 @pytest.mark.parametrize("panels", [[], [Panel("p", [Line([], [], "a", "#000000")], "y")]])
-def test_a_figure_without_data_says_so(panels: list[Panel]) -> None:
+def test_a_figure_without_data_shows_a_message(panels: list[Panel]) -> None:
     figure = Figure("", panels, missing="no arm clips")
     assert [t.get_text() for t in to_matplotlib(figure).axes[0].texts] == ["no arm clips"]
     assert "no arm clips" in [a.text for a in to_plotly(figure).layout.annotations]
 
 
-def test_a_single_point_can_be_seen() -> None:
+def test_a_single_point_is_visible() -> None:
     figure = Figure("", [Panel("", [Line([0.0, 5.0], [2.0, np.nan], "a", "#000000")], "y")])
     assert to_matplotlib(figure).axes[0].lines[0].get_marker() == "o"
     assert to_plotly(figure).data[0].mode == "markers"
 
 
-def test_a_band_for_the_browser_has_no_markers_and_leaves_gaps_open():
+def test_captions_are_wrapped_in_png_and_stored_as_metadata_in_plotly() -> None:
+    caption = "Lines are medians over seeds. " * 8
+    panel = Panel("p", [Line([0.0, 1.0], [1.0, 2.0], "a", "#000000")], "y")
+    figure = Figure("t", [panel], caption=caption)
+    (text,) = [t for t in to_matplotlib(figure).texts if "medians" in t.get_text()]
+    lines = text.get_text().split("\n")
+    assert len(lines) > 1
+    assert max(map(len, lines)) <= 6.4 * 14
+    assert " ".join(lines) == caption.strip()
+    assert to_plotly(figure).layout.meta["caption"] == caption
+
+
+def test_a_plotly_band_has_no_markers_and_leaves_gaps_open():
     gap = np.array([1.0, 2.0, np.nan, 4.0, 5.0])
     line = Line(np.arange(5), gap, "one", "#000000", low=gap - 1, high=gap + 1)
     band, _ = to_plotly(Figure("t", [Panel("p", [line], "y", "x")])).data

@@ -1,4 +1,4 @@
-"""The ledger's figure: a symbol for every arm and variant, never among them."""
+"""The ledger figure has a symbol for every arm and variant, also if no seed arrives."""
 
 import numpy as np
 
@@ -16,7 +16,7 @@ def figure():
     return ledger_figure(ledger_table(histories, {TASK: 1.0}, 2.0))
 
 
-def test_what_arrives_arrives_for_some_and_never_have_symbols_of_their_own():
+def test_arms_that_always_sometimes_or_never_arrive_have_different_symbols():
     (panel,) = figure().panels
     assert panel.ticks == ["baseline", "constant probe"]
     symbols = {line.label: line.symbol for line in panel.lines}

@@ -1,4 +1,4 @@
-"""The published figures, from histories made by hand."""
+"""The published figures, from small synthetic histories."""
 
 import math
 
@@ -16,7 +16,7 @@ TASKS = ("rr_cond29", "rr_cond15099", "resnet18", "transformer")
 
 
 def history(task, arm, scale=1.0, seeds=2):
-    """Four rows of each seed; every column that such an arm has on such a task."""
+    """History with four rows per seed, and every column that the arm has on the task."""
     frames = []
     for seed in range(seeds):
         loss = scale * np.array([8.0, 4.0, 2.0, 1.0]) * (1 + seed)
@@ -45,7 +45,7 @@ def history(task, arm, scale=1.0, seeds=2):
 
 
 def figures(histories):
-    """Every figure of both halves, by name."""
+    """All figures of both halves, by name."""
     rr = [h for h in histories if h["task"].iloc[0].startswith("rr")]
     net = [h for h in histories if not h["task"].iloc[0].startswith("rr")]
     drawn = {f"loss_by_{c}": networks.loss_figure(net, {}, c) for c in networks.CLOCKS}
@@ -68,7 +68,7 @@ def test_an_arm_looks_the_same_in_every_figure():
     for name, figure in figures(every).items():
         for panel in figure.panels:
             for line in panel.lines:
-                if name == "rr_spread":  # panels are arms, dashes runs
+                if name == "rr_spread":  # each panel is an arm, each dash a run
                     assert line.colour == styles[panel.title].colour
                     continue
                 assert (line.colour, line.dash) == styles[line.label]
@@ -109,11 +109,11 @@ def test_the_hessian_figure_has_every_published_column():
     assert log["norm of the diagonal"]
     assert not log["share of positive eigenvalues"]
     line = drawn.panels[0].lines[0]
-    assert list(line.x) == [0, 20, 30]  # where there was a Hessian
+    assert list(line.x) == [0, 20, 30]  # iterations with a Hessian
     assert line.low is not None
 
 
-def test_decades_are_counted():
+def test_the_decades_figure_counts_runs():
     drawn = rahimi_recht.decades_figure(
         [history("rr_cond29", "ssdh", 1e-3), history("rr_cond29", "adam", 0.1, seeds=16)]
     )
@@ -127,10 +127,10 @@ def test_the_best_run_is_drawn_to_its_own_end():
     frame = history("rr_cond29", "ssdh")
     frame = frame[(frame["seed"] == 1) | (frame["iteration"] < 30)]
     (line,) = rahimi_recht.loss_figure([frame], {}).panels[0].lines
-    assert list(line.y) == [8, 4, 2]  # of equals the lowest seed
+    assert list(line.y) == [8, 4, 2]  # the lowest seed among ties
 
 
-def test_best_median_and_worst_are_told_by_their_dashes():
+def test_best_median_and_worst_run_have_different_dashes():
     drawn = rahimi_recht.spread_figure([history("rr_cond29", "ssdh", seeds=3)], "rr_cond29")
     lines = {line.label: line for line in drawn.panels[0].lines}
     assert [lines[w].y.iloc[-1] for w in ("best", "median", "worst")] == [1, 2, 3]

@@ -1,4 +1,4 @@
-"""Figures of a search."""
+"""Figures of a search, from synthetic trials."""
 
 import numpy as np
 import pandas as pd
@@ -34,7 +34,7 @@ BEST = {
 
 def test_every_figure_of_a_search_shows_its_trials():
     figures = dict(zip(SEARCH_FIGURES, search_figures(trials(), BEST), strict=True))
-    assert len(figures["history"].data[0].y) == 11  # the diverged one has no place on an axis
+    assert len(figures["history"].data[0].y) == 11  # the diverged trial has no finite value
     assert "Adam on Rahimi–Recht, condition 29: history" in figures["history"].layout.title.text
     parallel = figures["parallel_coordinates"]
     assert sum(len(line.x) == 3 for line in parallel.data) == 11  # the value and two parameters
@@ -44,7 +44,7 @@ def test_every_figure_of_a_search_shows_its_trials():
     assert len(figures["slice"].data) == 2
 
 
-def test_there_is_a_figure_where_there_is_nothing_to_draw():
+def test_without_enough_trials_the_figures_state_the_reason():
     published = {"task": "rr_cond29", "arm": "adam", "source": "published"}
     for figure in search_figures(pd.DataFrame(), published):
         assert "nothing was searched" in figure.layout.annotations[0].text
@@ -52,7 +52,7 @@ def test_there_is_a_figure_where_there_is_nothing_to_draw():
         assert "too few" in figure.layout.annotations[0].text
 
 
-def test_the_best_of_n_begins_where_it_is_finite():
+def test_the_best_of_n_curve_starts_where_it_is_finite():
     (panel,) = best_of_n_figure([trials(), pd.DataFrame()]).panels
     (line,) = panel.lines
     assert np.isnan(line.y[0])

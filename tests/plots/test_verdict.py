@@ -1,4 +1,4 @@
-"""The figures of the verdict, and the page of the report."""
+"""Figures of the verdict, and the HTML report."""
 
 import base64
 import html
@@ -45,10 +45,10 @@ def study():
     return build_verdict([data], SETTINGS, "base", provenance), list(lengths.values())
 
 
-def test_speed_ups_beyond_the_axis_stay_on_it():
+def test_speed_ups_beyond_the_axis_are_arrows_at_its_edge():
     (ax,) = to_matplotlib(IntervalFigure("", [IntervalPanel("", ROWS, 0.1)])).axes
     low, high = ax.get_xlim()
-    assert low == pytest.approx(0.4**1.1)  # below 1 there is no more to be seen
+    assert low == pytest.approx(0.4**1.1)  # no row needs more space below 1
     assert high == pytest.approx(10_000.0)
     for line in ax.lines:
         assert all(low <= x <= high for x in line.get_xdata())
@@ -57,13 +57,13 @@ def test_speed_ups_beyond_the_axis_stay_on_it():
     assert [t.get_text() for t in ax.texts] == ["slower", "undecided", "faster"]
 
 
-def test_an_axis_of_less_than_a_power_of_ten_can_be_read():
+def test_a_short_axis_has_readable_ticks():
     panel = IntervalPanel("", [Interval("near", 0.9, 0.6, 1.3, "undecided")], 0.1)
     (ax,) = to_matplotlib(IntervalFigure("", [panel])).axes
     assert list(ax.get_xticks()) == [0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.4]
 
 
-def test_plotly_has_a_trace_for_each_verdict_in_the_order_of_the_rows():
+def test_plotly_has_one_trace_per_verdict_and_keeps_the_order_of_rows():
     panels = [IntervalPanel("", ROWS, 0.1), IntervalPanel("", ROWS[:1], 0.1)]
     drawn = to_plotly(IntervalFigure("", panels))
     assert [t.name for t in drawn.data] == ["faster", "slower", "undecided", "slower"]
@@ -73,9 +73,11 @@ def test_plotly_has_a_trace_for_each_verdict_in_the_order_of_the_rows():
     assert (list(faster.x), list(faster.marker.symbol)) == ([10_000.0], ["triangle-right"])
     assert faster.hovertext[0].startswith("1e+06")
     assert to_plotly(IntervalFigure("", [])).data == ()
+    bands = [(s.x0, s.x1) for s in drawn.layout.shapes if s.type == "rect"]
+    assert bands == [pytest.approx((1 / 1.1, 1.1))] * 2
 
 
-def test_the_picture_of_the_study_has_a_line_for_each_arm_but_placebos(study):
+def test_the_length_figure_has_one_line_for_each_arm_but_placebos(study):
     verdict, tables = study
     (panel,) = length_figure(verdict, tables).panels
     assert {line.label for line in panel.lines} == {"Adam", "SGDM", "Sophia", "SSDH", "SSVP"}
@@ -88,7 +90,7 @@ def test_the_picture_of_the_study_has_a_line_for_each_arm_but_placebos(study):
     assert length_figure(verdict, tables, "valid_loss").panels == []
 
 
-def test_diverged_runs_are_no_point_of_the_picture(study):
+def test_the_median_is_missing_if_most_runs_diverged(study):
     verdict, tables = study
     own = next(t for t in tables if len(t) and t["arm"].iloc[0] == "ssdh")
     lost = own.assign(train_loss=own["train_loss"].where(own["seed"] > 3))  # 4 of 6 diverged
@@ -96,10 +98,10 @@ def test_diverged_runs_are_no_point_of_the_picture(study):
     assert np.isnan(np.asarray(panel.lines[0].y, dtype=float)).all()
 
 
-def test_speed_ups_are_sorted_and_against_the_reference(study):
+def test_speed_ups_are_sorted_and_relative_to_the_reference(study):
     verdict, _ = study
     (panel,) = speedup_figure(verdict).panels
-    assert panel.title == "Transformer, against Adam"
+    assert panel.title == "Transformer, compared with Adam"
     ratios = [row.ratio for row in panel.rows]
     assert ratios == sorted(ratios, reverse=True)
     by_label = {row.label: row for row in panel.rows}
@@ -108,17 +110,17 @@ def test_speed_ups_are_sorted_and_against_the_reference(study):
     assert speedup_figure(verdict, "device_seconds").panels == []  # no calibration
 
 
-def test_ladder_rows_name_both_rungs(study):
+def test_ladder_rows_name_both_arms(study):
     verdict, _ = study
-    assert ladder_figure(verdict).panels == []  # permuted … per model were not trained
+    assert ladder_figure(verdict).panels == []  # most of its arms were not trained
     full = {**SPEEDS, **dict.fromkeys(["ssdh_permuted", "ssdh_per_tensor", "ssdh_per_model"], 2.0)}
     data = draw(full, Truth(seeds=6), np.random.default_rng(0))
     (panel,) = ladder_figure(build_verdict([data], SETTINGS, "base", {})).panels
-    assert panel.rows[0].label == "SSDH: estimate / permuted"
+    assert panel.rows[0].label == "SSDH: estimate vs permuted"
     assert {row.verdict for row in panel.rows} <= {*VERDICT_COLOURS}
 
 
-def test_every_cell_of_the_matrix_has_a_word_and_a_sign(study):
+def test_every_cell_of_the_matrix_has_a_verdict_and_a_symbol(study):
     verdict, _ = study
     ((task, cells),) = page.matrix(verdict)
     assert task.reference == "adam"
@@ -130,13 +132,14 @@ def test_every_cell_of_the_matrix_has_a_word_and_a_sign(study):
     assert len({*page.SYMBOLS.values()}) == len(page.SYMBOLS) == len(VERDICT_COLOURS)
 
 
-def test_the_page_holds_everything_and_escapes_what_it_is_told(study):
+def test_the_page_is_complete_self_contained_and_escaped(study):
     verdict, tables = study
     drawn = go.Figure(go.Scatter(x=[1, 2], y=[3, 4], name="</script><b>"))
+    drawn.update_layout(meta={"caption": "A line <rises>."})
     text = page.report_page(verdict, {"one": drawn}, tables)
     assert "</script><b>" not in text
-    assert "&lt;/script&gt;&lt;b&gt;no" in text  # why an arm failed
-    # Plotly has names of hosts; pictures are in the page.
+    assert "&lt;/script&gt;&lt;b&gt;no" in text  # the reason why an arm failed
+    # Plotly's code contains host names; pictures are embedded.
     outside = re.sub(r"<script>.*?</script>|base64,[^\"]*", "", text, flags=re.DOTALL)
     assert len(outside) < 60_000
     assert not re.search(r'(?:src|href|srcset)="(?!data:)', outside)
@@ -147,6 +150,9 @@ def test_the_page_holds_everything_and_escapes_what_it_is_told(study):
         "Threats to validity",
         "✕ failed",
         "&gt; 16×",
+        "<figcaption>A line &lt;rises&gt;.</figcaption>",
+        "<figcaption>Each point is a separate training run",
+        "<dt>censored run</dt><dd>",
     ):
         assert words in text
     first = outside.index('id="matrix"')
@@ -159,14 +165,14 @@ def test_the_page_holds_everything_and_escapes_what_it_is_told(study):
             assert len(opened.convert("L").getcolors(256)) > 20
 
 
-def test_a_page_without_a_single_run_is_a_page():
+def test_the_page_can_be_rendered_without_runs():
     verdict = build_verdict([], SETTINGS, "smoke", {"versions": {}, "commands": [], "seeds": {}})
     text = page.report_page(verdict, {})
     assert "No verdict" in text
     assert "base64" not in re.sub(r"<script>.*?</script>", "", text, flags=re.DOTALL)
 
 
-def test_the_picture_is_drawn_for_both_widths(study):
+def test_the_length_figure_has_one_panel_per_task(study):
     verdict, tables = study
     drawn = figure.to_matplotlib(length_figure(verdict, tables, columns=4))
     assert [ax.get_title() for ax in drawn.axes] == ["Transformer"]

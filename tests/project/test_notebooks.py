@@ -112,7 +112,9 @@ def test_an_optimizer_of_ones_own_is_tuned_and_judged(executed, smoke):
     said = "\n".join(outputs(notebook, "text/markdown"))
     for task in tasks_of("rahimi_recht"):
         words = "|".join(VERDICT_COLOURS)
-        assert re.search(rf"- {task.label}: Custom is \*\*({words})\*\*(, |: )[<>≤≥\d]", said)
+        assert re.search(
+            rf"- {task.label}: Custom against \w+: \*\*({words})\*\*, speed-up [<>≤≥\d]", said
+        )
         searched = project / "data/06_models/smoke" / task.name / "custom/best.json"
         best = json.loads(searched.read_text(encoding="utf-8"))
         assert best["source"] == "search"

@@ -1,1 +1,1 @@
-"""From histories to tables, without torch."""
+"""Tables, statistics and the verdict, computed from histories; imports no torch."""

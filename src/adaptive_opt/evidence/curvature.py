@@ -1,4 +1,4 @@
-"""The curvature of networks along training: tables and report, from the measures of the catalog."""
+"""Curvature of networks along training: tables and report."""
 
 from __future__ import annotations
 
@@ -29,21 +29,22 @@ COLUMNS = {
     "stability": ("preconditioned", "stability", 0),
     "fixed_share": ("preconditioned", "fixed_share", 0),
 }
-"""Of the table, by matrix, quantity and index of the measures."""
+"""Columns of the table: matrix, quantity and index of the measures."""
 
 UNSTABLE = 1.0
 
 
 def curvature_table(measures: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """A row for each (task, arm, seed, epoch).
+    """Collect the measures in one row for each (task, arm, seed, epoch).
 
     Args:
-        measures: one for each (task, arm), a row for each (matrix, quantity, index).
+        measures: one table for each (task, arm), with a row for each (epoch, matrix, quantity,
+            index).
 
     Returns:
-        The columns of :data:`COLUMNS`, NaN where an arm does not have a quantity; the standard
-        errors of the traces and norms; and ``marked``: which eigenvalues have a residual above the
-        tolerance, their names separated by blanks.
+        The columns of :data:`COLUMNS`, NaN if an arm lacks a quantity; standard errors of traces
+        and norms (``…_error``); ``marked``, the names of the eigenvalues whose residual is above
+        the tolerance, separated by spaces.
     """
     rows = []
     full = [m for m in measures if len(m)]
@@ -64,7 +65,7 @@ def curvature_table(measures: Sequence[pd.DataFrame]) -> pd.DataFrame:
 
 
 def estimate_label(stage: str, probe: str) -> str:
-    """What is compared with the diagonal, in words.
+    """Label of an estimate that is compared with the diagonal.
 
     Example:
         >>> estimate_label("raw", "gaussian"), estimate_label("denominator", "")
@@ -74,27 +75,28 @@ def estimate_label(stage: str, probe: str) -> str:
 
 
 def estimate_table(estimates: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """All estimates against the many-probe diagonal, a row for each (…, stage, probe, metric)."""
+    """Concatenate the comparisons of estimates with the diagonal; empty ones are left out."""
     full = [e for e in estimates if len(e)]
     return pd.concat(full, ignore_index=True) if full else pd.DataFrame(columns=KEYS)
 
 
 def report(table: pd.DataFrame, estimates: pd.DataFrame, scale: str) -> str:
-    """The tables in words and Markdown.
+    """Report of the curvature tables in Markdown.
 
     Args:
-        table: of :func:`curvature_table`.
-        estimates: of :func:`estimate_table`.
-        scale: of the study.
+        table: from :func:`curvature_table`.
+        estimates: from :func:`estimate_table`.
+        scale: name of the scale, such as ``base``.
     """
     parts = [
         f"# Curvature of networks, scale `{scale}`",
-        "Of the loss over a fixed set of training batches, batch normalisation by its running "
-        "statistics, no dropout. λ: largest eigenvalues of the Hessian H, * where the residual is "
-        "above the tolerance; G: the generalised Gauss–Newton matrix. ± standard error. "
-        "*Stability*: η times the top eigenvalue of the Hessian as the arm's rule scales it, "
-        "over the threshold of that rule; at 1 is the edge of stability. *Clipped*: share of "
-        "coordinates that take no part in it, because their steps are clipped.",
+        "Curvature of the loss over a fixed set of training batches, with the running statistics "
+        "of batch normalisation and without dropout. λ1 and λ2: largest eigenvalues of the Hessian "
+        "H; * marks a residual above the tolerance. G: generalised Gauss–Newton matrix. ±: "
+        "standard error. *Stability*: learning rate η times the largest eigenvalue of the Hessian "
+        "as scaled by the arm's rule, divided by the stability threshold of that rule; 1 is the "
+        "edge of stability. *Clipped*: share of coordinates that are left out because their steps "
+        "are clipped.",
     ]
     for task in table["task"].unique():
         rows = table[table["task"] == task]
@@ -102,25 +104,25 @@ def report(table: pd.DataFrame, estimates: pd.DataFrame, scale: str) -> str:
         of_task = estimates[estimates["task"] == task]
         if len(of_task):
             parts += [
-                "### The optimizers' estimates against the diagonal",
-                "At the last of these epochs; reference: the mean over many Rademacher probes, for "
-                "whose noise the numbers are corrected.",
+                "### The optimizers' estimates compared with the diagonal",
+                "At the last of these epochs. The diagonal is the mean over many Rademacher probes "
+                "(random vectors of signs); the numbers are corrected for its noise.",
                 _estimates_markdown(of_task),
             ]
     return "\n\n".join(parts) + "\n"
 
 
 def _sentence(rows: pd.DataFrame) -> str:
-    """Which arms are beyond the edge at the end, and which is in the flattest place."""
+    """Say which arms end above the stability threshold, and which solution is the flattest."""
     last = rows[rows["epoch"] == rows.groupby("arm")["epoch"].transform("max")]
     known = last[last["stability"].notna()]
     over = [get_arm(a).label for a in known[known["stability"] > UNSTABLE]["arm"]]
     flat = min(records(last), key=lambda r: float(r["eigenvalue_1"]))
-    told = ", ".join(over) if over else "none"
+    listed = ", ".join(over) if over else "none"
     label = get_arm(str(flat["arm"])).label
     return (
-        f"At the end above the threshold: {told} (of {len(known)} arms). The flattest solution, by "
-        f"λ1, is that of {label}: {_number(flat['eigenvalue_1'])}."
+        f"Arms that end above the stability threshold: {listed} (of {len(known)}). {label} finds "
+        f"the flattest solution: its λ1 is {_number(flat['eigenvalue_1'])}."
     )
 
 
@@ -177,7 +179,7 @@ def _estimates_markdown(rows: pd.DataFrame) -> str:
                 _number(values["cosine"]["reference_noise"]),
             ]
         )
-    return markdown(["estimate", "cosine", "relative error", "noise of the reference"], body)
+    return markdown(["estimate", "cosine", "relative error", "noise of the diagonal"], body)
 
 
 def _number(value: float, digits: int = 3) -> str:

@@ -1,4 +1,4 @@
-"""How faithful curvature estimates are: the table along a trajectory, and the report of it."""
+"""Fidelity of curvature estimates along a run: table and report."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from .tables import TASK_LABELS, markdown
 __all__ = ["PROBE_LABELS", "STAGES", "fidelity_table", "label", "report"]
 
 STAGES = {
-    "raw": "One draw, against the exact diagonal d",
-    "smoothed": "Smoothed, as it stands in the denominator, against d (Sophia) or |d|",
-    "clipped": "The clipped update, against that of the same rule fed with d",
+    "raw": "One draw of the estimate, compared with the exact diagonal d",
+    "smoothed": "Smoothed estimate in the denominator, compared with d (Sophia) or |d|",
+    "clipped": "Clipped update, compared with the update of the same rule with d",
 }
 
 REMARKS = {
     "smoothed": [
-        "The running mean starts at zero and lags behind: how much that alone costs is in the row "
-        "of the exact diagonal."
+        "The running mean starts at zero and lags behind. The rows of the exact diagonal contain "
+        "this error alone."
     ]
 }
 
@@ -39,7 +39,7 @@ KEYS = ["task", "stage", "probe", "method"]
 
 
 def label(probe: str, method: str) -> str:
-    """What made an estimate, in words.
+    """Label of an estimate: method and probe.
 
     Example:
         >>> label("rademacher", "ssdh"), label("gaussian", "")
@@ -53,12 +53,13 @@ def fidelity_table(measures: Sequence[pd.DataFrame]) -> pd.DataFrame:
     """Median of every measure over seeds and iterations.
 
     Args:
-        measures: one for each task, a row for each (seed, iteration, stage, probe, method);
-            NaN where a seed had diverged.
+        measures: one table for each task, with a row for each (seed, iteration, stage, probe,
+            method); NaN after a seed has diverged.
 
     Returns:
-        A row for each (task, stage, probe, method): the medians, how many (seed, iteration)
-        they are of, and the median relative error at the last iteration.
+        One row for each (task, stage, probe, method): the medians; ``points``, the number of
+        (seed, iteration) pairs behind them; ``last_relative_error``, the median relative error at
+        the last iteration.
     """
     rows = pd.concat([m.fillna({"method": ""}) for m in measures])
     groups = rows.groupby(KEYS, sort=False)
@@ -70,12 +71,12 @@ def fidelity_table(measures: Sequence[pd.DataFrame]) -> pd.DataFrame:
 
 
 def report(measures: Sequence[pd.DataFrame], scale: str, arm: str) -> str:
-    """The table in words and Markdown.
+    """Report of the fidelity tables in Markdown.
 
     Args:
         measures: see :func:`fidelity_table`.
-        scale: of the study.
-        arm: whose runs were followed.
+        scale: name of the scale, such as ``base``.
+        arm: the arm whose runs the estimates were computed on.
     """
     table = fidelity_table(measures)
     parts = [f"# Fidelity of curvature estimates, scale `{scale}`"]
@@ -84,15 +85,16 @@ def report(measures: Sequence[pd.DataFrame], scale: str, arm: str) -> str:
         at = ", ".join(f"{t:,}" for t in sorted(rows["iteration"].unique()))
         parts += [
             f"## {TASK_LABELS[task]}",
-            f"Along {get_arm(arm).label}'s runs of {rows['seed'].nunique()} seeds, at iterations "
-            f"{at}. Hessians of the loss over all samples, float64. Medians over seeds and "
-            "iterations; in brackets the bias that an unbiased estimate would seem to have, as "
-            "draws are finite.",
+            f"Runs of {get_arm(arm).label} with {rows['seed'].nunique()} seeds, at iterations "
+            f"{at}. A probe is the random vector v of a Hessian-vector product; each row is a "
+            "probe, with the optimizer that uses it. Hessians are those of the loss over all "
+            "samples, in float64. The tables show medians over seeds and iterations; in brackets "
+            "the apparent bias of an unbiased estimate, due to the finite number of draws.",
         ]
-        gone = rows[rows["bias"].isna()]["seed"].unique()
-        if len(gone):
-            said = ", ".join(str(s) for s in sorted(gone))
-            parts.append(f"Left out from where they diverged: seeds {said}.")
+        diverged = rows[rows["bias"].isna()]["seed"].unique()
+        if len(diverged):
+            listed = ", ".join(str(s) for s in sorted(diverged))
+            parts.append(f"Left out after divergence: seeds {listed}.")
         of_task = table[table["task"] == task]
         for stage, words in STAGES.items():
             parts += [f"### {words}", *REMARKS.get(stage, [])]
@@ -111,7 +113,7 @@ def _markdown(rows: pd.DataFrame) -> str:
         ]
         for row in rows.to_dict("records")
     ]
-    errors = ["bias", "relative error", "at the end"]
+    errors = ["bias", "relative error", "relative error at the end"]
     head = ["estimate", *errors, "cosine", "rank correlation", "same sign"]
     return markdown(head, body)
 

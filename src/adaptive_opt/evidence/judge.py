@@ -1,4 +1,4 @@
-"""One task while it is judged: every arm against the reference, every rung against the next."""
+"""Judge one task: compare every arm with the reference and every rung with the next."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pandas as pd
 from adaptive_opt.study import get_arm, get_task
 
 from . import statistics
-from .contest import Contest, Shift, is_placebo
+from .comparison import LossComparison, Shift, is_placebo
 from .ladder import STEPS, made_of
 from .prices import PriceRatio, break_even, price_of, price_ratios
 from .schema import (
@@ -37,15 +37,15 @@ __all__ = ["Judge", "TaskData", "choose_reference"]
 
 @dataclass(frozen=True)
 class TaskData:
-    """What the verdict on a task is made from.
+    """Results of one task, from which its verdict is computed.
 
     Attributes:
-        task: name.
-        lengths: by arm, the final losses at every length (``engine.lengths.COLUMNS``).
-        bests: by arm, the record of its searches.
-        summaries: by arm, of its runs.
-        prices: seconds a step (:mod:`.prices`), of arms and rounds; None: no calibration.
-        seeds: number of runs of an arm.
+        task: name of the task.
+        lengths: final losses at every length (``engine.lengths.COLUMNS``), by arm.
+        bests: records of the searches, by arm.
+        summaries: summaries of the runs, by arm.
+        prices: seconds per step by arm and round (:mod:`.prices`); None without a calibration.
+        seeds: number of runs per arm.
     """
 
     task: str
@@ -57,13 +57,14 @@ class TaskData:
 
 
 def choose_reference(bests: Mapping[str, Mapping[str, Any]]) -> str | None:
-    """The first-order arm that tuning found best, before any run is looked at.
+    """Choose the first-order arm with the best tuning result; no run is used.
 
-    The lowest median over searches of the objective of their best trials; among published
-    configurations, which have none, Adam. None where there is no first-order arm with a run.
+    The best has the lowest median, over searches, of the objective of the best trial. Published
+    configurations have no objective; among them Adam is chosen. Returns None without a first-order
+    arm.
 
     Args:
-        bests: by arm, the records of the searches.
+        bests: records of the searches, by arm.
 
     Example:
         >>> found = {"found": True, "failed": "", "values": {}}
@@ -82,10 +83,10 @@ def choose_reference(bests: Mapping[str, Mapping[str, Any]]) -> str | None:
 
 
 class Judge:
-    """One task while it is judged.
+    """Compute the verdict on one task.
 
     Args:
-        data: what was found.
+        data: results of the task.
         settings: the parameters ``analysis.verdict``.
     """
 
@@ -107,13 +108,13 @@ class Judge:
             own = data.lengths[self.reference]
             found = {m: reference_curve(own, m) for m in METRICS}
             self.curves = {m: c for m, c in found.items() if c is not None}
-        self.contests = {m: self._contest(m) for m in self.curves}
+        self.comparisons = {m: self._comparison(m) for m in self.curves}
         self.ratios: dict[str, PriceRatio] = {}
         if self.reference is not None and data.prices is not None:
             self.ratios = price_ratios(data.prices, self.reference)
 
-    def _contest(self, metric: Metric) -> Contest:
-        return Contest(
+    def _comparison(self, metric: Metric) -> LossComparison:
+        return LossComparison(
             self.data.lengths,
             self.curves[metric],
             metric,
@@ -124,7 +125,7 @@ class Judge:
         )
 
     def verdict(self) -> TaskVerdict:
-        """Everything that is concluded."""
+        """The verdict on every arm and on the ladder."""
         data = self.data
         full = [s["iterations"] for s in data.summaries.values() if s["iterations"]]
         own = data.lengths.get(self.reference or "")
@@ -146,7 +147,7 @@ class Judge:
             missing=self._missing(judged),
             arms=[self._arm(arm, against.get(arm, [])) for arm in data.bests],
             ladder=ladder,
-            made_of=_parts(ladder),
+            made_of=_ladder_sentences(ladder, against),
             break_even=self._break_even(against),
         )
 
@@ -154,27 +155,27 @@ class Judge:
         missing = []
         if self.reference is None:
             missing.append(
-                "no SGDM or Adam with a finished run is among the arms, so there is nothing to "
-                "compare with: add --tags=adam, or run the whole task"
+                "neither SGDM nor Adam has a finished run, so there is nothing to compare with: "
+                "add --tags=adam or run the whole task"
             )
         if not any(get_arm(a).kind == "second-order" for a in judged):
-            missing.append("no second-order arm is among the arms")
+            missing.append("there is no second-order arm")
         return missing
 
     def _against(self, arms: Sequence[str]) -> dict[str, list[Speedup]]:
-        """Every arm against the reference, corrected for the number of these arms."""
+        """Compare arms with the reference, corrected for the number of these arms."""
         found: dict[str, list[Speedup]] = {arm: [] for arm in arms}
-        for contest in self.contests.values():
+        for comparison in self.comparisons.values():
             for clock in CLOCKS:
                 shifts = {arm: shift for arm in arms if (shift := self._shift(arm, clock))}
                 pairs = [(arm, str(self.reference)) for arm in shifts]
-                results = contest.results(pairs, list(shifts.values()), clock)
+                results = comparison.results(pairs, list(shifts.values()), clock)
                 for arm, result in zip(shifts, results, strict=True):
                     found[arm].append(result)
         return found
 
     def _shift(self, arm: str, clock: Clock) -> Shift | None:
-        """What a clock adds to a log speed-up in iterations, with its error and its df."""
+        """Change from iterations to a clock; None if the cost on that clock is unknown."""
         if clock == "iteration":
             return 0.0, 0.0, math.inf
         if clock == "gradient_equivalents":
@@ -184,7 +185,7 @@ class Judge:
         return None if ratio is None else (-ratio.log, ratio.error, ratio.df)
 
     def _cost(self, arm: str) -> float | None:
-        """Gradient-equivalents of an iteration."""
+        """Gradient-equivalents per iteration."""
         rows = self.data.lengths[arm]
         rows = rows[rows["share"] == 1]
         return (
@@ -196,8 +197,8 @@ class Judge:
     def _arm(self, arm: str, speedups: list[Speedup]) -> ArmVerdict:
         best, summary = self.data.bests[arm], self.data.summaries[arm]
         failed = summary.get("failed", "")
-        contest = self.contests.get("train_loss")
-        speeds = contest.speeds[arm] if contest else None
+        comparison = self.comparisons.get("train_loss")
+        speeds = comparison.speeds[arm] if comparison else None
         between, within = speeds.spread() if speeds else (math.nan, math.nan)
         if failed:
             speedups = [s.model_copy(update={"verdict": "failed"}) for s in speedups]
@@ -221,7 +222,7 @@ class Judge:
         )
 
     def _stuck(self, arm: str) -> int:
-        """Runs whose final loss is not below that of a constant prediction, by the margin."""
+        """Number of runs that are missing or do not beat a constant prediction by the margin."""
         rows = self.data.lengths[arm]
         rows = rows[rows["share"] == 1]
         missing = self.data.seeds - len(rows)
@@ -249,7 +250,7 @@ class Judge:
             )
         return found
 
-    @cache  # noqa: B019, of an object that is gone with its task
+    @cache  # noqa: B019, keeps one object per task until the process ends
     def _final_groups(self, metric: str) -> dict[str, statistics.Group]:
         means = {}
         for arm, rows in self.data.lengths.items():
@@ -271,15 +272,15 @@ class Judge:
         )
 
     def _ladder(self) -> list[Step]:
-        contest = self.contests.get("train_loss")
-        if contest is None:
+        comparison = self.comparisons.get("train_loss")
+        if comparison is None:
             return []
         ladder = []
-        for parent in contest.groups:
+        for parent in comparison.groups:
             both = {s: (f"{parent}{s.upper}", f"{parent}{s.lower}") for s in STEPS}
-            steps = {s: pair for s, pair in both.items() if {*pair} <= {*contest.groups}}
-            level: list[Shift] = [(0.0, 0.0, math.inf)] * len(steps)
-            results = contest.results(list(steps.values()), level, "iteration")
+            steps = {s: pair for s, pair in both.items() if {*pair} <= {*comparison.groups}}
+            shifts: list[Shift] = [(0.0, 0.0, math.inf)] * len(steps)
+            results = comparison.results(list(steps.values()), shifts, "iteration")
             for (step, (upper, lower)), result in zip(steps.items(), results, strict=True):
                 ladder.append(
                     Step(
@@ -323,11 +324,15 @@ class Judge:
         return found
 
 
-def _parts(ladder: Sequence[Step]) -> dict[str, str]:
-    """By parent arm, what its gain is made of."""
-    said = {}
+def _ladder_sentences(
+    ladder: Sequence[Step], against: Mapping[str, Sequence[Speedup]]
+) -> dict[str, str]:
+    """For each parent arm, the sentence on which parts of its curvature have an effect."""
+    sentences = {}
     steps = {s.part: s for s in STEPS}
     for parent in dict.fromkeys(r.parent for r in ladder):
-        own = [(steps[r.part], r.result) for r in ladder if r.parent == parent]
-        said[parent] = made_of(get_arm(parent).label, [(s, r.verdict) for s, r in own])
-    return said
+        verdicts = [(steps[r.part], r.result.verdict) for r in ladder if r.parent == parent]
+        found = [s for s in against.get(parent, []) if s.clock == "iteration"]
+        faster = any(s.metric == "train_loss" and s.verdict == "faster" for s in found)
+        sentences[parent] = made_of(get_arm(parent).label, verdicts, faster=faster)
+    return sentences

@@ -1,7 +1,7 @@
-"""The information ladder: what the gain of curvature is made of.
+"""The information ladder: which part of the curvature makes an arm faster.
 
-The same step rule is given less and less of the curvature. Each comparison of a rung with the
-one below it asks whether what was taken away had done anything.
+A ladder is a series of arms with the same step rule and less and less curvature information. Its
+arms are called rungs. If a rung is faster than the next, the information removed had an effect.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ class Step:
     """Two neighbouring rungs.
 
     Attributes:
-        upper, lower: suffixes of the arms' names; empty: the estimate itself.
-        part: what the lower one lacks, in a word.
-        words: the same in a sentence.
-        question: in full.
+        upper, lower: suffixes of the arms' names; empty for the arm with the plain estimate.
+        part: the information that only the upper rung has, in one word.
+        words: the same for use in a sentence.
+        question: the question that this comparison answers.
     """
 
     upper: str
@@ -36,13 +36,13 @@ STEPS = (
         "",
         "precision",
         "the exact diagonal",
-        "does the exact diagonal do better than its estimate?",
+        "is the exact diagonal better than its estimate?",
     ),
     Step(
         "",
         "_permuted",
         "coordinate",
-        "which coordinate has which curvature",
+        "per-coordinate information",
         "does it matter which coordinate has which curvature?",
     ),
     Step(
@@ -50,67 +50,78 @@ STEPS = (
         "_per_tensor",
         "spread",
         "the spread of curvature within a tensor",
-        "do unequal values within a tensor matter at all?",
+        "does it matter that curvature differs within a tensor?",
     ),
     Step(
         "_per_tensor",
         "_per_model",
         "layer",
-        "which tensor has which curvature",
+        "per-tensor information",
         "does it matter which tensor has which curvature?",
     ),
     Step(
         "_per_model",
         "_constant",
         "magnitude",
-        "the overall scale",
-        "does the size of curvature in time matter?",
+        "the overall curvature scale",
+        "does the overall size of the curvature over time matter?",
     ),
     Step(
         "",
         "_squared_gradient",
         "Hessian",
         "the Hessian in place of the squared gradient",
-        "is it more than the square of the gradient?",
+        "is the Hessian better than the squared gradient?",
     ),
 )
-"""From the most to the least that is known; the last one asks about the source."""
+"""From most to least information; the last one replaces the source of the curvature."""
 
 
 def ladder_arms(parent: str) -> list[str]:
-    """An arm and its placebos, by name, in the order of the steps."""
+    """Names of an arm and its placebos, from most to least information."""
     names = [parent + suffix for step in STEPS for suffix in (step.upper, step.lower)]
     return list(dict.fromkeys(names))
 
 
-def made_of(parent: str, verdicts: Sequence[tuple[Step, str]]) -> str:
-    """What the speed of an arm comes from, in plain words, from its steps' verdicts.
+def made_of(parent: str, verdicts: Sequence[tuple[Step, str]], *, faster: bool = True) -> str:
+    r"""Say which parts of the curvature make an arm faster.
 
     Args:
         parent: label of the arm.
-        verdicts: of ``upper`` against ``lower``: ``faster`` says that the part has an effect,
-            ``equivalent`` that it has none.
+        verdicts: steps, each with the verdict on its upper rung against its lower one. ``faster``
+            means that the part has an effect, ``equivalent`` that it has none.
+        faster: whether the arm is faster than the reference.
 
     Example:
-        >>> print(made_of("SSDH", [(STEPS[1], "equivalent"), (STEPS[4], "faster")]))
-        SSDH's speed comes from the overall scale. No effect: which coordinate has which curvature.
+        >>> text = made_of("SADH", [(STEPS[1], "undecided"), (STEPS[4], "faster")])
+        >>> print(text.replace(". ", ".\n"))
+        SADH's speed-up comes from the overall curvature scale.
+        Per-coordinate information showed no measurable effect.
     """
     parts = {
         word: [step.words for step, verdict in verdicts if verdict == word and step is not STEPS[0]]
         for word in ("faster", "equivalent", "slower", "undecided")
     }
-    said = []
     if parts["faster"]:
-        said.append(f"{parent}'s speed comes from {_listed(parts['faster'])}")
+        gain = "speed-up" if faster else "speed"
+        sentences = [f"{parent}'s {gain} comes from {_listed(parts['faster'])}"]
+    elif parts["equivalent"] or parts["slower"]:
+        sentences = [f"No part of {parent}'s curvature information made it measurably faster"]
     else:
-        said.append(f"No part of {parent}'s curvature is shown to make it faster")
-    words = {"equivalent": "No effect", "slower": "Harmful", "undecided": "Undecided"}
-    for word, label in words.items():
+        sentences = [f"No part of {parent}'s curvature information showed a measurable effect"]
+        parts["undecided"] = []  # that is all of them
+    endings = {
+        "equivalent": "made no difference",
+        "slower": "slowed training down",
+        "undecided": "showed no measurable effect",
+    }
+    for word, ending in endings.items():
         if parts[word]:
-            said.append(f"{label}: {'; '.join(parts[word])}")
-    if (STEPS[0], "faster") in verdicts:  # which the arm itself does not have
-        said.append("The exact diagonal would be faster than its estimate")
-    return ". ".join(said) + "."
+            text = f"{_listed(parts[word])} {ending}"
+            sentences.append(text[0].upper() + text[1:])
+    if (STEPS[0], "faster") in verdicts:  # the arm itself does not have this information
+        sentences.append("The exact diagonal would be faster than its estimate")
+    return ". ".join(sentences) + "."
 
 
 def _listed(words: Sequence[str]) -> str:

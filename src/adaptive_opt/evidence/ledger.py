@@ -1,4 +1,4 @@
-"""What each switch of the original does to the Rahimi–Recht tables."""
+"""Effect of each defect of the original study on its Rahimi–Recht tables."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ PUBLISHED_SETTLING = {
     "rr_cond29": {"ssdh": 1.12, "sadh": 4.21, "ssvp": 5.22, "sophia": 25.28},
     "rr_cond15099": {"ssvp": 22.83, "sadh": 31.39, "sophia": 43.92, "ssdh": 75.45},
 }
-"""Where the loss of the best of 16 runs stops moving, in % of 24,000 iterations, as the original
-study's table of Rahimi–Recht convergence has it (also in ``docs/results``)."""
+"""Iteration at which the loss of the best of 16 runs settles, in % of 24,000 iterations, from the
+original study's table of Rahimi–Recht convergence (also in ``docs/results``)."""
 
 Histories = Mapping[tuple[str, str], pd.DataFrame]
-"""By (variant, task): ``arm``, ``seed``, ``iteration``, ``train_loss``, ``gradient_norm``."""
+"""By (variant, task): columns arm, seed, iteration, train_loss and gradient_norm."""
 
 Losses = dict[tuple[str, str, str], pd.DataFrame]
 
@@ -31,27 +31,30 @@ Losses = dict[tuple[str, str, str], pd.DataFrame]
 def ledger_table(
     histories: Histories, targets: Mapping[str, float], settled_within: float
 ) -> pd.DataFrame:
-    """A row for each (variant, task, arm), beside the variant that it is compared with.
+    """Compare each variant with the variant that it changes.
 
-    All losses are root mean squared errors, whichever was trained on. A seed that never gets to
-    the target is infinitely late.
+    All losses are root mean squared errors, even if the mean squared error was trained on. The time
+    to target of a seed that never reaches the target is infinite.
 
     Args:
-        histories: of every variant and task; the baseline and whatever a variant is compared
-            with among them.
-        targets: of every task, root mean squared errors.
+        histories: every variant and task, including those that others are compared with.
+        targets: target root mean squared error of each task.
         settled_within: see :func:`.passage.settling_iteration`.
 
     Returns:
-        ``median_iterations`` to the target over all seeds; ``never``, the number of seeds that
-        do not get there, and ``median_of_reached`` of the others; ``ratio`` of the median to
-        that of ``against`` (missing where either is infinite); ``faster`` and ``slower``, the
-        numbers of seeds that get there sooner and later than the same seed there;
-        ``unchanged``, whether every loss has the same bits; ``rank`` among the arms of the
-        variant (missing where no seed gets there); the medians of the final loss, the standard
-        deviation over seeds of its log10; of the best run the final loss, the iteration where
-        it stops moving, in % of the run too, beside the published one; and the share of
-        gradients that were clipped, where they were.
+        One row for each (variant, task, arm):
+
+        - ``median_iterations``: median time to target over all seeds; ``never``: number of seeds
+          that do not reach it; ``median_of_reached``: median of the others;
+        - ``ratio``: the median relative to that of the variant ``against``; NaN if either is
+          infinite;
+        - ``faster``, ``slower``: number of seeds that reach the target earlier or later than the
+          same seed of ``against``; ``unchanged``: whether all losses are equal bit for bit;
+        - ``rank``: among the arms of the variant; missing if no seed reaches the target;
+        - ``final_loss``: median; ``final_spread``: standard deviation of its log10 over seeds;
+        - ``best_final_loss``, ``settled_iteration``, ``settled_pct``: the best run and when it
+          settles; ``published_pct``: the published value;
+        - ``clipped_share``: share of clipped gradients; NaN without clipping.
     """
     losses = _losses(histories)
     rows = []
@@ -75,7 +78,7 @@ def ledger_table(
 
 
 def _losses(histories: Histories) -> Losses:
-    """Root mean squared errors, iterations × seeds, in the order of the variants."""
+    """Root mean squared errors, iterations × seeds, ordered by variant."""
     order = {v.name: i for i, v in enumerate(VARIANTS)}
     found: Losses = {}
     for variant, task in sorted(histories, key=lambda key: order[key[0]]):
@@ -105,7 +108,7 @@ def _passages(own: pd.DataFrame, other: pd.DataFrame, target: float) -> dict[str
 
 
 def _ratio(value: float, reference: float) -> float:
-    """Missing where either never arrives, or the reference is there from the start."""
+    """Quotient; NaN if either is infinite or the reference is 0."""
     finite = math.isfinite(value) and math.isfinite(reference)
     return value / reference if finite and reference > 0 else math.nan
 
@@ -125,7 +128,7 @@ def _ends(losses: pd.DataFrame, settled_within: float) -> dict[str, Any]:
 
 
 def _clipped_share(history: pd.DataFrame, variant: str, arm: str) -> float:
-    """Of the gradients that were looked at, those that have just the norm of the limit."""
+    """Share of the recorded gradients whose norm is at the clipping limit."""
     if get_variant(variant).task.get("max_grad_norm") is None:
         return math.nan
     norms = history.loc[history["arm"] == arm, "gradient_norm"].dropna()
@@ -133,28 +136,28 @@ def _clipped_share(history: pd.DataFrame, variant: str, arm: str) -> float:
 
 
 def _ranks(table: pd.DataFrame) -> pd.Series:
-    """By the median over all seeds, then by how many get there, then by the median of those."""
+    """Rank by median over all seeds, then by number of seeds that arrive, then by their median."""
     order = ["median_iterations", "never", "median_of_reached"]
     keys = pd.Series([tuple(row) for row in table[order].to_numpy().tolist()], index=table.index)
     ranks = pd.Series(pd.NA, index=table.index, dtype="Int64")
     for _, rows in table.groupby(["variant", "task"], sort=False):
-        arrived = rows.index[rows["never"] < rows["seeds"]]
-        for i in arrived:
-            ranks[i] = 1 + sum(keys[j] < keys[i] for j in arrived)
+        reaching = rows.index[rows["never"] < rows["seeds"]]
+        for i in reaching:
+            ranks[i] = 1 + sum(keys[j] < keys[i] for j in reaching)
     return ranks
 
 
 def target_table(ledger: pd.DataFrame) -> pd.DataFrame:
-    """Each arm's own final value as its target, best run only, beside one target for all.
+    """Compare two targets: each arm's own final loss (best run), and one target for all arms.
 
     Args:
-        ledger: as from :func:`ledger_table`.
+        ledger: from :func:`ledger_table`.
 
     Returns:
-        A row for each (task, arm) of the baseline: ``own_target``, the final loss of the best
-        run, the iteration at which that run has stopped moving and its rank; and the task's
-        target, the median iteration to it over all seeds, how many never get there, and the
-        rank.
+        One row for each (task, arm) of the baseline: ``own_target``, the final loss of the best
+        run; ``own_iteration``, when that run settles, and ``own_rank``; the task's ``target``;
+        ``median_iterations`` to it over all seeds; ``never``, the number of seeds that do not reach
+        it; ``rank``.
     """
     base = ledger[ledger["variant"] == BASELINE]
     own_rank = base.groupby("task", sort=False)["settled_iteration"].rank(method="min")
@@ -175,14 +178,15 @@ def target_table(ledger: pd.DataFrame) -> pd.DataFrame:
 
 
 def precision_table(found: Mapping[tuple[str, str], pd.DataFrame]) -> pd.DataFrame:
-    """What float32 makes of Hessians.
+    """Compare Hessian eigenvalues in float32 and float64.
 
     Args:
-        found: by (task, arm), ``minimum`` standing for a global minimum: a row for each point,
-            as from :func:`adaptive_opt.engine.rahimi_recht.hessian_precision`.
+        found: by (task, arm), a table with one row for each point from
+            :func:`adaptive_opt.engine.rahimi_recht.hessian_precision`. The arm ``minimum`` stands
+            for a global minimum.
 
     Returns:
-        A row for each (task, arm): the number of points, and the medians over them.
+        One row for each (task, arm): the number of ``points``, and medians over them.
     """
     rows = [
         {"task": task, "arm": arm, "points": len(frame), **frame.median().to_dict()}

@@ -1,4 +1,4 @@
-"""The replication ledger in words: every sentence is computed from its tables."""
+"""Report of the replication ledger; every sentence is computed from its tables."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .tables import ARM_LABELS, TASK_LABELS, count, markdown, percent, records
 __all__ = ["report"]
 
 OWN = ("SADH", "SSDH", "SSVP", "Sophia")
-"""Of the measured optimizers those of this package."""
+"""Measured optimizers that belong to this package."""
 
 
 def report(
@@ -28,13 +28,13 @@ def report(
     scale: str,
     searched: bool,
 ) -> str:
-    """A section for each switch, between the table of all and that of the published numbers.
+    """Report in Markdown: overview table, one section for each switch, published numbers.
 
     Args:
         ledger, targets, precision: tables of :mod:`.ledger`.
-        step_costs: records of ``benchmarks/step_overhead.py``, by the name of their file.
-        scale: of the study.
-        searched: whether the searched configurations come from a search.
+        step_costs: records of ``benchmarks/step_overhead.py``, by file name.
+        scale: name of the scale, such as ``base``.
+        searched: whether the variant ``searched`` used the results of a search.
     """
     parts = [f"# Replication ledger, scale `{scale}`", _introduction(ledger)]
     for task in ledger["task"].unique():
@@ -55,27 +55,29 @@ def report(
 
 
 _NOTHING_SEARCHED = (
-    "- Nothing was searched (`tuning.source: published`), so the row repeats the baseline."
+    "- Nothing was searched (`tuning.source: published`), so this row is equal to the baseline."
 )
 _SETTLING = (
-    "Where the loss of the best run stops moving, in % of the run, with all switches corrected "
-    "and with all as published, beside the published number:"
+    "Iteration at which the loss of the best run settles, in % of the run: with all switches "
+    "corrected, with all switches as published, and the published number."
 )
 
 
 def _introduction(ledger: pd.DataFrame) -> str:
     targets = ledger.drop_duplicates("task")
-    at = ", ".join(f"{t:g} on {TASK_LABELS[n]}" for n, t in targets[["task", "target"]].to_numpy())
+    at = " and ".join(
+        f"{t:g} on {TASK_LABELS[n]}" for n, t in targets[["task", "target"]].to_numpy()
+    )
     return (
-        f"Median iteration over {ledger['seeds'].iloc[0]} seeds at which the root mean squared "
-        f"error is first at or below {at}. A seed that never gets there is infinitely late; in "
-        "brackets how many do not, where any. The baseline has every switch corrected and the "
-        "published hyperparameters; every other row is the baseline with one thing changed."
+        "Time to target: the first iteration with a root mean squared error of at most "
+        f"{at}; median over {ledger['seeds'].iloc[0]} seeds. A seed that never reaches the target "
+        "counts as infinite; the number of such seeds is in brackets. The baseline has every "
+        "defect corrected and the published hyperparameters. Every other row changes one thing."
     )
 
 
 def _overview(rows: pd.DataFrame) -> str:
-    """Variants × arms."""
+    """Table of variants × arms."""
     arms = list(dict.fromkeys(rows["arm"]))
     by_key = {(r["variant"], r["arm"]): r for r in records(rows)}
     body = [
@@ -92,12 +94,12 @@ def _cell(row: Mapping[str, Any]) -> str:
 
 
 def _section(switch: Switch, ledger: pd.DataFrame, special: list[str]) -> list[str]:
-    said = [
+    sentences = [
         f"As published: {switch.published}. Here: {switch.corrected}. "
         f"Why it matters: {switch.why}.",
         switch.note,
     ]
-    parts = [f"## {switch.label}", " ".join(s for s in said if s)]
+    parts = [f"## {switch.label}", " ".join(s for s in sentences if s)]
     for name in switch.variants:
         if len(switch.variants) > 1:
             other = get_variant(get_variant(name).against).label
@@ -107,7 +109,7 @@ def _section(switch: Switch, ledger: pd.DataFrame, special: list[str]) -> list[s
 
 
 def _effects(ledger: pd.DataFrame, variant: str) -> list[str]:
-    """One sentence for each task."""
+    """Effect of a variant, one list item for each task."""
     rows = ledger[ledger["variant"] == variant]
     lines = [
         f"- {TASK_LABELS[task]}: {_effect(rows[rows['task'] == task], ledger)}"
@@ -117,11 +119,11 @@ def _effects(ledger: pd.DataFrame, variant: str) -> list[str]:
 
 
 def _effect(rows: pd.DataFrame, ledger: pd.DataFrame) -> str:
-    """What becomes of the arms of one task."""
+    """Effect of a variant on the arms of one task."""
     against, task = rows["against"].iloc[0], rows["task"].iloc[0]
     other = ledger[(ledger["variant"] == against) & (ledger["task"] == task)]
     before = {r["arm"]: r for r in records(other)}
-    moved, never, same = [], [], []
+    changes, never, same = [], [], []
     for row in records(rows):
         arm, then = ARM_LABELS[row["arm"]], before[row["arm"]]
         if row["unchanged"]:
@@ -129,26 +131,26 @@ def _effect(rows: pd.DataFrame, ledger: pd.DataFrame) -> str:
         elif row["never"] == row["seeds"] == then["never"]:
             never.append(arm)
         else:
-            moved.append(f"{arm} {_change(row, then)}")
+            changes.append(f"{arm} {_change(row, then)}")
     if never:
-        moved.append(f"{_listed(never)}: never, as before")
+        changes.append(f"{_listed(never)}: never, as before")
     if same:
-        moved.append(f"{_listed(same)}: unchanged, bit for bit")
+        changes.append(f"{_listed(same)}: unchanged, bit for bit")
     orders = (_order(other), _order(rows))
     if orders[0] != orders[1] and orders[1]:
-        moved.append(f"the order becomes {orders[1]}; it was {orders[0] or 'none'}")
-    return "; ".join(moved) + "."
+        changes.append(f"the order becomes {orders[1]}; it was {orders[0] or 'none'}")
+    return "; ".join(changes) + "."
 
 
 def _change(row: Mapping[str, Any], then: Mapping[str, Any]) -> str:
-    paired = f"sooner in {row['faster']}, later in {row['slower']} of {row['seeds']} seeds"
+    paired = f"earlier in {row['faster']}, later in {row['slower']} of {row['seeds']} seeds"
     if row["ratio"] == 1:
         return f"takes {count(row['median_iterations'])} iterations as before ({paired})"
     if math.isfinite(row["ratio"]):
         numbers = f"{count(row['median_iterations'])} instead of {count(then['median_iterations'])}"
         return f"needs {row['ratio']:.2f} times the iterations ({numbers}; {paired})"
-    arrived, arrived_then = row["seeds"] - row["never"], then["seeds"] - then["never"]
-    return f"gets there in {arrived} of {row['seeds']} seeds instead of {arrived_then} ({paired})"
+    now, before = row["seeds"] - row["never"], then["seeds"] - then["never"]
+    return f"reaches the target in {now} of {row['seeds']} seeds instead of {before} ({paired})"
 
 
 def _order(rows: pd.DataFrame) -> str:
@@ -168,8 +170,8 @@ def _spreads(ledger: pd.DataFrame) -> Iterable[str]:
         )
         yield (
             f"- {TASK_LABELS[task]}: the standard deviation over seeds of log10 of the final loss "
-            f"is {one:.2g} with one start and {own:.2g} with a start for each seed (medians over "
-            "arms)."
+            f"is {one:.2g} with the same initial weights for all seeds, and {own:.2g} with "
+            "different ones (medians over arms)."
         )
 
 
@@ -177,10 +179,10 @@ def _clipping(ledger: pd.DataFrame) -> Iterable[str]:
     rows = ledger[ledger["variant"] == "clipped"]
     for task in rows["task"].unique():
         shares = rows[rows["task"] == task].sort_values("clipped_share", kind="stable")
-        said = ", ".join(
+        listed = ", ".join(
             f"{ARM_LABELS[r['arm']]} {percent(100 * r['clipped_share'])}" for r in records(shares)
         )
-        yield f"- {TASK_LABELS[task]}: share of gradients of norm above {CLIP_NORM:g}: {said}."
+        yield f"- {TASK_LABELS[task]}: share of gradients with norm above {CLIP_NORM:g}: {listed}."
 
 
 def _targets(targets: pd.DataFrame) -> Iterable[str]:
@@ -192,8 +194,8 @@ def _targets(targets: pd.DataFrame) -> Iterable[str]:
         first = min(settled, key=lambda r: (r["own_rank"], -r["own_target"]))
         lowest = min(r["own_target"] for r in settled)
         yield (
-            f"- {TASK_LABELS[task]}: by its own final value {ARM_LABELS[first['arm']]} is the "
-            f"first, at iteration {count(first['own_iteration'])}, with a final loss of "
+            f"- {TASK_LABELS[task]}: by its own final value, {ARM_LABELS[first['arm']]} is the "
+            f"fastest, at iteration {count(first['own_iteration'])}. Its final loss is "
             f"{first['own_target']:.2g}, {first['own_target'] / lowest:,.3g} times the lowest."
         )
         body = [
@@ -212,48 +214,51 @@ def _targets(targets: pd.DataFrame) -> Iterable[str]:
 
 
 def _rank(value: Any) -> str:
-    return "–" if pd.isna(value) else f"{value:.0f}"  # a float, when read from a file with gaps
+    return "–" if pd.isna(value) else f"{value:.0f}"  # read as a float from a file with gaps
 
 
 def _clock(step_costs: Mapping[str, Any]) -> Iterable[str]:
-    seen = False
+    measured_any = False
     for record in step_costs.values():
         for task, measured in record["tasks"].items():
-            said = _step_cost({name: s["ratio"] for name, s in measured["steps"].items()})
-            if said:
-                seen = True
-                yield f"- {TASK_LABELS.get(task, task)}, {record['device']}: {said}"
-    if not seen:
-        yield "- Nothing was measured here; `make benchmark` does."
+            text = _step_cost({name: s["ratio"] for name, s in measured["steps"].items()})
+            if text:
+                measured_any = True
+                yield f"- {TASK_LABELS.get(task, task)}, {record['device']}: {text}"
+    if not measured_any:
+        yield "- No step cost was measured here; run `make benchmark` to measure it."
 
 
 def _step_cost(ratios: Mapping[str, float]) -> str:
     own = [ratios[f"{name}-k10"] for name in OWN if f"{name}-k10" in ratios]
     if not own:
         return ""
-    said = (
-        f"a step with curvature every tenth time costs {median(own):.2f} times AdamW's (median of "
-        f"{len(own)} methods)"
+    text = (
+        f"a step with a curvature refresh at every tenth step costs {median(own):.2f} times a step "
+        f"of AdamW (median of {len(own)} methods)"
     )
     always = {n: r for n, r in ratios.items() if f"{n}-due" in ratios}
     others = [
-        f"{ratios[name]:.2f} with {name.removesuffix('-k10')} of pytorch_optimizer and the graph "
-        f"at every step, {ratios[f'{name}-due']:.2f} with it when due"
+        f"{ratios[name]:.2f} with {name.removesuffix('-k10')} of pytorch_optimizer if the "
+        f"gradient's graph is built at every step, {ratios[f'{name}-due']:.2f} if it is built for "
+        "a refresh only"
         for name in always
     ]
-    return "; ".join([said, *others]) + "."
+    return "; ".join([text, *others]) + "."
 
 
 def _precision(precision: pd.DataFrame) -> Iterable[str]:
     for task in precision["task"].unique():
         rows = records(precision[precision["task"] == task])
         worst = max(rows, key=lambda r: r["wrong_sign_float32"])
-        where = "at a global minimum" if worst["arm"] == "minimum" else ARM_LABELS[worst["arm"]]
+        where = "at a global minimum"
+        if worst["arm"] != "minimum":
+            where = f"at the final weights of {ARM_LABELS[worst['arm']]}"
         yield (
-            f"- {TASK_LABELS[task]}: most signs are wrong {where}: {worst['wrong_sign_float32']:g} "
-            f"of {worst['eigenvalues']:g}; {worst['zero']:g} eigenvalues are zero there in "
-            f"float64, and {worst['positive_float32']:g} instead of {worst['positive']:g} "
-            "positive in float32."
+            f"- {TASK_LABELS[task]}: float32 gives the most wrong signs {where}: "
+            f"{worst['wrong_sign_float32']:g} of {worst['eigenvalues']:g} eigenvalues. In float64 "
+            f"{worst['zero']:g} are zero and {worst['positive']:g} positive; in float32 "
+            f"{worst['positive_float32']:g} are positive."
         )
         body = [
             [
@@ -268,8 +273,9 @@ def _precision(precision: pd.DataFrame) -> Iterable[str]:
             ]
             for r in rows
         ]
-        head = ["final weights of", "positive", "float32", "zero", "smallest size, not zero"]
-        head += ["smallest, float32", "wrong sign", "below float32's resolution"]
+        head = ["final weights of", "positive", "positive, float32", "zero"]
+        head += ["smallest size above zero", "smallest, float32", "wrong sign"]
+        head += ["below float32's resolution"]
         yield "\n" + markdown(head, body) + "\n"
 
 

@@ -1,8 +1,8 @@
-"""The published tables of the networks: how good in the end, and when first as good.
+"""The published tables of the networks: final quality, and when a run first reaches it.
 
-All milestones are of the mean curve over the seeds that did not diverge, as published. Where
-the original looked at test data all along, validation data stand in: test data are read once,
-at the end of a run.
+As in the original study, milestones are read from the mean curve over the seeds that did not
+diverge. The original evaluated test data during training. Here validation data are used instead;
+test data are read once, at the end of a run.
 """
 
 from __future__ import annotations
@@ -41,24 +41,28 @@ TEXT_COLUMNS = (
 
 
 def image_table(histories: Histories, train_level: float) -> pd.DataFrame:
-    """Accuracy in the end, and when an arm first comes as far.
+    """Final accuracy, and when it is first reached.
 
     Args:
-        histories: one for each (task, arm); those of other tasks are left out.
-        train_level: the training accuracy whose first passage is told, a share.
+        histories: one for each (task, arm); other tasks than images are left out.
+        train_level: training accuracy to reach, between 0 and 1.
 
     Returns:
-        A row for each (task, arm): final accuracy on the test and on the validation data, a
-        share, with the standard deviation over seeds; the first evaluation at which the mean
-        validation accuracy is no lower than its final value less one standard deviation
-        (``settled_…``); the first row at which the mean training accuracy over an epoch's
-        iterations is at ``train_level`` (``level_…``); both as an iteration, in % of the run
-        and in device seconds. Infinite where never; missing without two runs that came to the
-        end, for want of a standard deviation.
+        One row for each (task, arm):
+
+        - ``test_accuracy``, ``valid_accuracy``: final values between 0 and 1, with standard
+          deviations over seeds (``…_std``);
+        - ``settled_…``: the first evaluation with a mean validation accuracy of at least the final
+          value minus one standard deviation; NaN with fewer than two finished runs;
+        - ``level_…``: the first row with a mean training accuracy over one epoch of at least
+          ``train_level``.
+
+        Both milestones are given as iteration, in % of the run and in device seconds; infinite if
+        never reached.
     """
     rows = []
     for history in _of_family(histories, "images"):
-        row, finished = _begun(history)
+        row, finished = _split_off_diverged(history)
         for split in ("test", "valid"):
             finals = _finals(finished, f"{split}_accuracy")
             row |= {f"{split}_accuracy": finals.mean(), f"{split}_accuracy_std": finals.std()}
@@ -72,28 +76,30 @@ def image_table(histories: Histories, train_level: float) -> pd.DataFrame:
         if len(finished) and column in history:
             smooth = epoch_means(finished, column).mean(axis=1)
             whole = smooth[smooth.index + 1 >= batches_per_epoch(history)]
-            reached = whole >= train_level - 1e-7  # float32, of a mean that may be exactly there
+            reached = whole >= train_level - 1e-7  # tolerance for float32 means equal to the level
         rows.append(row | milestone("level", reached, finished))
     return pd.DataFrame(rows, columns=list(IMAGE_COLUMNS))
 
 
 def text_table(histories: Histories, targets: Mapping[str, float]) -> pd.DataFrame:
-    """Losses and perplexities in the end, and the first report at or below a training loss.
+    """Final losses and perplexities, and the time to a target training loss.
 
     Args:
-        histories: one for each (task, arm); those of other tasks are left out.
-        targets: for each task the training loss, 3.2 as published.
+        histories: one for each (task, arm); other tasks than texts are left out.
+        targets: target training loss of each task; 3.2 in the original study.
 
     Returns:
-        A row for each (task, arm): the first row of the history at which the mean training
-        loss is at or below the target (``target_…``, infinite where never), as an iteration,
-        in % of the run and in device seconds; the last training loss, the lowest validation
-        loss and perplexity of each seed and the perplexity on test data, as means over seeds
-        with standard deviations, missing with one seed.
+        One row for each (task, arm):
+
+        - ``target_…``: the first row with a mean training loss at or below the target, as
+          iteration, in % of the run and in device seconds; infinite if never reached;
+        - ``train_loss`` (last), ``valid_loss`` and ``valid_perplexity`` (lowest of each seed),
+          ``test_perplexity``: means over seeds, with standard deviations (``…_std``), which are NaN
+          with one seed.
     """
     rows = []
     for history in _of_family(histories, "text"):
-        row, finished = _begun(history)
+        row, finished = _split_off_diverged(history)
         row["target"] = targets[row["task"]]
         reached = _mean_curve(finished, "train_loss") <= row["target"]
         row |= milestone("target", reached if len(finished) else None, finished)
@@ -111,12 +117,12 @@ def text_table(histories: Histories, targets: Mapping[str, float]) -> pd.DataFra
 
 
 def milestone(name: str, reached: pd.Series | None, history: pd.DataFrame) -> dict[str, float]:
-    """When something is first so: iteration, % of the run, mean device seconds over seeds.
+    """First iteration at which a condition holds, also in % of the run and in device seconds.
 
     Args:
-        name: what the three are called by.
-        reached: by iteration; None: it cannot be told, and all three are missing.
-        history: of the seeds that ``reached`` is of.
+        name: prefix of the three keys of the result.
+        reached: whether the condition holds, by iteration. None: unknown; all values are NaN.
+        history: rows of the seeds behind ``reached``.
     """
     found = (float("nan"),) * 3
     if reached is not None:
@@ -132,8 +138,8 @@ def _of_family(histories: Histories, family: str) -> list[pd.DataFrame]:
     return [h for h in histories if get_task(identify(h)[0]).family == family]
 
 
-def _begun(history: pd.DataFrame) -> tuple[dict[str, Any], pd.DataFrame]:
-    """The first columns of a row, and the history of the seeds that did not diverge."""
+def _split_off_diverged(history: pd.DataFrame) -> tuple[dict[str, Any], pd.DataFrame]:
+    """First columns of the table row, and the history without diverged seeds."""
     task, arm = identify(history)
     finals = last_rows(history)["train_loss"]
     diverged = finals.index[finals.isna()]
@@ -142,7 +148,7 @@ def _begun(history: pd.DataFrame) -> tuple[dict[str, Any], pd.DataFrame]:
 
 
 def _finals(history: pd.DataFrame, column: str) -> pd.Series:
-    """Each seed's last value that is there."""
+    """Last known value of each seed."""
     if column not in history:
         return pd.Series(dtype=float)
     return history.sort_values("iteration").groupby("seed")[column].last()
@@ -153,14 +159,14 @@ def _lowest(history: pd.DataFrame, column: str) -> pd.Series:
 
 
 def _mean_curve(history: pd.DataFrame, column: str) -> pd.Series:
-    """Mean over seeds by iteration, where the column was measured."""
+    """Mean over seeds, at the iterations with a value."""
     if column not in history or history.empty:
         return pd.Series(dtype=float)
     return pd.DataFrame(runs(history, column)).sort_index().mean(axis=1).dropna()
 
 
 def image_markdown(rows: pd.DataFrame) -> str:
-    """One task's rows of :func:`image_table`."""
+    """Format one task's rows of :func:`image_table` as Markdown."""
     level = percent(100 * rows["train_level"].iloc[0]).replace(".00", "").replace("0 %", " %")
     head = ["arm", "test accuracy", "validation accuracy"]
     head += ["within one std at", "seconds", f"training accuracy {level} at", "seconds"]
@@ -177,7 +183,7 @@ def image_markdown(rows: pd.DataFrame) -> str:
 
 
 def text_markdown(rows: pd.DataFrame) -> str:
-    """One task's rows of :func:`text_table`."""
+    """Format one task's rows of :func:`text_table` as Markdown."""
     head = ["arm", f"training loss ≤ {rows['target'].iloc[0]:g} at", "seconds"]
     head += ["final training loss", "lowest validation loss"]
     head += ["its perplexity", "test perplexity"]

@@ -1,4 +1,4 @@
-"""Tables of the network tasks, and the report that states them."""
+"""Tables of the network tasks, and their report in Markdown."""
 
 from __future__ import annotations
 
@@ -30,19 +30,20 @@ QUANTITIES = {
     "test_accuracy": ("test_accuracy", "last"),
     "test_perplexity": ("test_perplexity", "last"),
 }
-"""Columns of the outcome table: of which column of the history, and which value in time."""
+"""Columns of the outcome table: source column of the history, and which value is taken."""
 
 COST_DIGITS = {"gradient_equivalents": ",.0f", "device_seconds": ".1f", "relative_seconds": ".2f"}
 
 
 def outcome_table(histories: Histories) -> pd.DataFrame:
-    """What the runs came to, as mean and standard deviation over seeds.
+    """Losses and test results of the runs, as mean and standard deviation over seeds.
 
     Returns:
-        A row for each (task, arm): the length of a run, the training loss at the ``start``
-        and over the last epoch, the lowest validation loss, loss and accuracy or
-        perplexity on the test data; ``_std`` beside each (of the sample, missing with one
-        seed); ``diverged``: how many runs did, which are left out.
+        One row for each (task, arm): ``seeds``; ``iterations``, the length of a run; ``diverged``,
+        the number of diverged runs, which are left out of the means; training loss at the ``start``
+        and over the last epoch (``train_loss``); lowest ``valid_loss``; ``test_loss`` and
+        ``test_accuracy`` or ``test_perplexity``. Each has a sample standard deviation (``…_std``),
+        NaN with one seed.
     """
     rows = []
     for history in histories:
@@ -63,7 +64,7 @@ def outcome_table(histories: Histories) -> pd.DataFrame:
 
 
 def _in_time(wide: pd.DataFrame, which: str) -> pd.Series:
-    """One value for each seed, of iterations × seeds."""
+    """Reduce iterations × seeds to one value per seed."""
     if which in ("min", "last epoch"):
         return wide.min() if which == "min" else wide.mean()
     if wide.empty:
@@ -72,7 +73,7 @@ def _in_time(wide: pd.DataFrame, which: str) -> pd.Series:
 
 
 def _last_epoch(history: pd.DataFrame) -> pd.DataFrame:
-    """Rows after the end of the last epoch but one of each seed; all where there is but one."""
+    """Rows of the last epoch of each seed."""
     epochs = history.groupby("seed")["epoch"].transform("max")
     earlier = history[history["epoch"] < epochs - 1]
     before = history["seed"].map(earlier.groupby("seed")["iteration"].max()).fillna(-1)
@@ -80,13 +81,13 @@ def _last_epoch(history: pd.DataFrame) -> pd.DataFrame:
 
 
 def cost_table(histories: Histories) -> pd.DataFrame:
-    """What an iteration costs on each of the three clocks.
+    """Cost of a run on each of the three clocks.
 
     Returns:
-        A row for each (task, arm): ``iterations``, ``gradient_equivalents`` and
-        ``device_seconds`` of a run, the mean over the seeds that did not diverge, and
-        ``relative_seconds``, relative to the fastest arm of the task. Seeds trained together
-        share the seconds of their program.
+        One row for each (task, arm): ``iterations``; ``gradient_equivalents`` and
+        ``device_seconds``, means over the seeds that did not diverge; ``relative_seconds``,
+        relative to the fastest arm of the task. Seeds that are trained together as one ensemble
+        all have the seconds of the whole ensemble.
     """
     rows = []
     for history in histories:
@@ -118,12 +119,12 @@ def report(
     *,
     scale: str,
 ) -> str:
-    """The tables in Markdown, each led by a sentence that says what it holds.
+    """All tables in Markdown, each with a caption.
 
     Args:
-        time_to_target, outcomes, costs: of all tasks.
-        images, texts: see :mod:`.milestones`; None: left out.
-        scale: of the study.
+        time_to_target, outcomes, costs: tables of all tasks.
+        images, texts: tables of :mod:`.milestones`; None: left out.
+        scale: name of the scale, such as ``base``.
     """
     parts = [f"# Networks, scale `{scale}`"]
     for task in outcomes["task"].unique():
@@ -132,35 +133,38 @@ def report(
             f"## {TASK_LABELS[task]}",
             passage_sentences(passage),
             passage_markdown(passage),
-            "Mean over seeds ± standard deviation; test data were looked at once, at the end:",
+            "Losses and test results, mean over seeds ± standard deviation. Test data are read "
+            "once, at the end of a run:",
             outcome_markdown(outcomes[outcomes["task"] == task]),
             *_published(task, images, texts),
-            "What a run costs; seeds trained together share the seconds of their program:",
+            "Cost of a run. A gradient-equivalent is the cost of one gradient. Seeds that are "
+            "trained together have the device seconds of the whole group:",
             cost_markdown(costs[costs["task"] == task]),
         ]
     return "\n\n".join(parts) + "\n"
 
 
 def _published(task: str, images: pd.DataFrame | None, texts: pd.DataFrame | None) -> list[str]:
-    """The published table of one task, with what it holds."""
+    """Published table of one task, with its caption."""
     if images is not None and len(rows := images[images["task"] == task]):
         return [
-            "When the mean validation accuracy is first within one standard deviation of its final "
-            "value, and the mean training accuracy over an epoch first at a level, in % of the "
-            "run and in device seconds:",
+            "Final accuracy; the time at which the mean validation accuracy is first within one "
+            "standard deviation (std) of its final value; the time at which the mean training "
+            "accuracy over an epoch first reaches a level. Times are in % of the run and in device "
+            "seconds:",
             image_markdown(rows),
         ]
     if texts is not None and len(rows := texts[texts["task"] == task]):
         return [
-            "When the mean training loss is first at or below the target, in % of the run and in "
-            "device seconds, and what the runs came to:",
+            "Time at which the mean training loss first reaches the target, in % of the run and in "
+            "device seconds; final losses and perplexities:",
             text_markdown(rows),
         ]
     return []
 
 
 def outcome_markdown(rows: pd.DataFrame) -> str:
-    """One task's rows of :func:`outcome_table`."""
+    """Format one task's rows of :func:`outcome_table` as Markdown."""
     heads = {
         "start": "training loss at the start",
         "train_loss": "over the last epoch",
@@ -177,7 +181,7 @@ def outcome_markdown(rows: pd.DataFrame) -> str:
 
 
 def cost_markdown(rows: pd.DataFrame) -> str:
-    """One task's rows of :func:`cost_table`."""
+    """Format one task's rows of :func:`cost_table` as Markdown."""
     body = [
         [
             ARM_LABELS[r["arm"]],

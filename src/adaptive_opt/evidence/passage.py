@@ -1,4 +1,4 @@
-"""First passages: when a loss first comes down to a level."""
+"""Time to target and other quantities of single loss curves."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ __all__ = [
 
 
 def losses_by_seed(history: pd.DataFrame, column: str = "train_loss") -> pd.DataFrame:
-    """Iterations as rows, seeds as columns; missing where a run had diverged or ended."""
+    """Pivot to iterations × seeds; NaN after a run has diverged or ended."""
     return history.pivot(index="iteration", columns="seed", values=column).sort_index()
 
 
 def runs(history: pd.DataFrame, column: str = "train_loss") -> dict[int, pd.Series]:
-    """Each seed's values by iteration, as long as its own run was; seeds in order.
+    """Values of each seed by iteration, up to the end of its own run; seeds ascending.
 
-    Infinite values count as missing, as those of a diverged run are.
+    Infinite values become NaN, as after divergence.
     """
     clean = history[column].replace([np.inf, -np.inf], np.nan)
     frame = history.assign(**{column: clean}).sort_values("iteration")
@@ -33,14 +33,14 @@ def runs(history: pd.DataFrame, column: str = "train_loss") -> dict[int, pd.Seri
 
 
 def last_rows(history: pd.DataFrame) -> pd.DataFrame:
-    """The last row of each seed, by seed; its loss is missing where the run had diverged."""
+    """Last row of each seed, indexed by seed; the loss of a diverged run is NaN."""
     rows = history.sort_values("iteration").groupby("seed", sort=True).tail(1)
     rows = rows.set_index("seed").sort_index()
     return rows.assign(train_loss=rows["train_loss"].replace([np.inf, -np.inf], np.nan))
 
 
 def batches_per_epoch(history: pd.DataFrame) -> float:
-    """Iterations of an epoch, from a history that has a row at the end of one; else its length.
+    """Iterations per epoch; the length of the history if it contains no end of an epoch.
 
     Example:
         >>> batches_per_epoch(pd.DataFrame({"iteration": [0, 5, 7, 14], "epoch": [0, 0, 1, 2]}))
@@ -53,22 +53,21 @@ def batches_per_epoch(history: pd.DataFrame) -> float:
 
 
 def epoch_means(history: pd.DataFrame, column: str) -> pd.DataFrame:
-    """Mean of a batch quantity over the iterations of the last epoch, running.
+    """Running mean of a batch quantity over one epoch.
 
-    A row of the history holds the mean over the batches since the row before (engine.train);
-    with n(t) the number of batches behind row t and L the batches of an epoch
+    Each row of the history is the mean over the batches since the previous row (engine.train). With
+    n(t) the number of batches up to row t and L the batches per epoch,
 
         S(t) = Σ_{s ≤ t} x(s) (n(s) − n(s⁻)),   mean(t) = (S(t) − S(t − L)) / L,
 
-    S linear between rows. At the start, where there is less than an epoch, the mean is over
-    what there is.
+    with S linear between rows. During the first epoch, the mean is over all batches so far.
 
     Args:
-        history: of one (task, arm).
+        history: history of one (task, arm).
         column: ``train_loss`` or ``train_accuracy``.
 
     Returns:
-        Iterations × seeds; missing from where a run diverged.
+        Iterations × seeds; NaN after a run has diverged.
     """
     length = batches_per_epoch(history)
     smoothed = {}
@@ -85,11 +84,11 @@ def epoch_means(history: pd.DataFrame, column: str) -> pd.DataFrame:
 
 
 def first_passage(losses: pd.DataFrame, target: float) -> pd.Series:
-    """Iteration at which each seed's loss is first at or below the target; inf if never.
+    """Time to target: first iteration with a loss at or below the target; inf if never.
 
     Args:
         losses: iterations × seeds, as from :func:`losses_by_seed`.
-        target: the level.
+        target: the loss to reach.
 
     Example:
         >>> losses = pd.DataFrame({0: [3.0, 1.0, 2.0], 1: [3.0, 3.0, 3.0]}, index=[0, 10, 20])
@@ -101,11 +100,10 @@ def first_passage(losses: pd.DataFrame, target: float) -> pd.Series:
 
 
 def settling_iteration(losses: pd.Series, within: float) -> float:
-    """Iteration at which a run's loss stops moving.
+    """Iteration at which the loss of a run settles; NaN for a diverged run.
 
-    The first at which the loss is within a factor ``within`` of its final level, the median
-    over the last hundredth of the logged iterations. A run whose last loss is missing, having
-    diverged, never settles.
+    This is the first iteration with a loss of at most ``within`` times the final level: the median
+    over the last hundredth of the logged iterations.
 
     Example:
         >>> settling_iteration(pd.Series([8.0, 1.9, 1.0, 1.0], index=[0, 10, 20, 30]), 2.0)

@@ -1,8 +1,8 @@
-r"""What a step costs in seconds, from arms that took turns within one process.
+r"""Cost per step in seconds, from a calibration in which all arms take turns in one process.
 
-With t_plain and t_refresh the seconds of a step without curvature and what a refresh adds, a step
-costs t(k) = t_plain + t_refresh / k. An arm that needs 1/s of the reference's iterations wins on
-seconds where t(k) < s · t_reference, so from
+Let t_plain be the seconds of a step without curvature, t_refresh the additional seconds of a
+curvature refresh, and k the update period. A step costs t(k) = t_plain + t_refresh / k. An arm that
+needs 1/s of the reference's iterations is faster in seconds if t(k) < s · t_reference, so from
 
     k* = t_refresh / (s · t_reference − t_plain).
 """
@@ -20,16 +20,16 @@ from scipy import stats
 __all__ = ["PRICE_COLUMNS", "PriceRatio", "break_even", "price_of", "price_ratios"]
 
 PRICE_COLUMNS = ("task", "arm", "round", "plain", "refresh", "step")
-"""Of a calibration: seconds, a row for each arm and round."""
+"""Columns of a calibration, in seconds; one row for each arm and round."""
 
 
 @dataclass(frozen=True)
 class PriceRatio:
-    """Seconds a step of an arm over those of the reference.
+    """Cost per step of an arm relative to the reference.
 
     Attributes:
         log: mean over rounds of the log ratio.
-        error: its standard error.
+        error: standard error of ``log``.
         df: degrees of freedom, rounds − 1.
     """
 
@@ -38,13 +38,13 @@ class PriceRatio:
     df: float
 
     def interval(self, confidence: float = 0.95) -> tuple[float, float]:
-        """Of the ratio."""
+        """Confidence interval of the ratio."""
         half = float(stats.t.ppf(0.5 + confidence / 2, self.df)) * self.error
         return math.exp(self.log - half), math.exp(self.log + half)
 
 
 def price_ratios(prices: pd.DataFrame, reference: str) -> dict[str, PriceRatio]:
-    """Of every arm, paired by round; empty without the reference.
+    """Relative cost of every arm, paired by round; empty without the reference.
 
     Example:
         >>> rows = [("t", a, r, 1.0, 0.0, s) for r in range(3) for a, s in (("a", 1.0), ("b", 2.0))]
@@ -64,18 +64,19 @@ def price_ratios(prices: pd.DataFrame, reference: str) -> dict[str, PriceRatio]:
 
 
 def price_of(prices: pd.DataFrame, arm: str) -> Mapping[str, float]:
-    """Medians over rounds: ``step``, ``plain`` and ``refresh``, in seconds."""
+    """Medians over rounds of ``step``, ``plain`` and ``refresh``, in seconds."""
     own = prices[prices["arm"] == arm]
     return {name: float(own[name].median()) for name in ("step", "plain", "refresh")}
 
 
 def break_even(speedup: float, reference: float, plain: float, refresh: float) -> float | None:
-    """The update period from which an arm wins on seconds; None: from none.
+    """Update period from which an arm is faster in seconds; None if there is none.
 
     Args:
-        speedup: in iterations, taken not to depend on k.
-        reference: seconds of a step of the reference.
-        plain, refresh: seconds of the arm.
+        speedup: speed-up in iterations, assumed to be independent of the update period.
+        reference: seconds per step of the reference.
+        plain: seconds per step of the arm without curvature.
+        refresh: additional seconds of a curvature refresh.
 
     Example:
         >>> break_even(2.0, reference=1.0, plain=1.0, refresh=10.0)

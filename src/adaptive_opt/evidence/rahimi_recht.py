@@ -1,4 +1,4 @@
-"""The published Rahimi–Recht tables, for any arms, and the report that states them."""
+"""The published Rahimi–Recht tables for any set of arms, and their report in Markdown."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ __all__ = ["best_seed", "convergence_table", "decade_table", "report"]
 
 
 def best_seed(history: pd.DataFrame) -> int | None:
-    """The seed with the lowest final loss, of equals the lowest seed; None if all diverged."""
+    """Seed with the lowest final loss, the lowest seed among ties; None if all diverged."""
     finals = last_rows(history)["train_loss"].dropna()
     return int(finals.index[int(finals.to_numpy().argmin())]) if len(finals) else None
 
 
 def convergence_table(histories: Histories, settled_within: float) -> pd.DataFrame:
-    """Where the loss stops moving, of the best run of each arm and in the median.
+    """Iteration at which the loss settles, for the best run of each arm and as median over seeds.
 
     Args:
         histories: one for each (task, arm).
         settled_within: see :func:`.passage.settling_iteration`.
 
     Returns:
-        A row for each (task, arm): the best run's seed, its final loss, the iteration and
-        its share of that run in %, and the median share over the seeds that did not diverge;
-        missing where all did.
+        One row for each (task, arm): ``best_seed``, its ``final_loss``, the ``iteration`` at which
+        it settles, the same in % of the run (``convergence_pct``), and the median percentage over
+        the seeds that did not diverge (``median_convergence_pct``). Missing if all diverged.
     """
     rows = []
     for history in histories:
@@ -63,11 +63,12 @@ def convergence_table(histories: Histories, settled_within: float) -> pd.DataFra
 
 
 def decade_table(histories: Histories) -> pd.DataFrame:
-    """How many runs end in each decade of the loss.
+    """Number of runs by the decade of their final loss.
 
     Returns:
-        A row for each (task, arm); a column ``1e-4..1e-3`` for each decade that any run of
-        any task ends in, a zero loss counted in the lowest, and ``diverged``.
+        One row for each (task, arm), with a column such as ``1e-4..1e-3`` for each decade from the
+        lowest to the highest final loss of all runs, and ``diverged``. A loss of zero counts as the
+        smallest float32 number.
     """
     finals = {identify(h): last_rows(h)["train_loss"] for h in histories}
     floor = float(np.finfo(np.float32).tiny)
@@ -97,16 +98,16 @@ def report(
     scale: str,
     settled_within: float,
 ) -> str:
-    """The three tables in Markdown, each led by a sentence that says what it holds."""
+    """Time to target, settling and final losses in Markdown, each table with a caption."""
     parts = [f"# Rahimi–Recht study, scale `{scale}`"]
     for task in time_to_target["task"].unique():
         rows = time_to_target[time_to_target["task"] == task]
         parts += [f"## {TASK_LABELS[task]}", passage_sentences(rows), passage_markdown(rows)]
         parts += [
-            f"The loss of the best run stops moving (first comes within a factor of "
-            f"{settled_within:g} of its final level) at:",
+            "Iteration at which the loss of the best run settles: it is first within a factor of "
+            f"{settled_within:g} of its final level.",
             _convergence_markdown(convergence[convergence["task"] == task]),
-            "Runs by the decade their loss ends in:",
+            "Number of runs by the decade of their final loss:",
             _decades_markdown(decades[decades["task"] == task]),
         ]
     return "\n\n".join(parts) + "\n"

@@ -1,17 +1,19 @@
-r"""Speed-up at equal loss: how much longer the reference must train for what an arm reaches.
+r"""Speed-up at equal loss: how much longer the reference must train to reach the loss of an arm.
 
 Every arm is trained at several lengths h·T, each with its whole schedule (``engine.lengths``).
-With L(h) the final loss at length h and R the reference's curve, the median over its runs, the
-level is ℓ = R(1). The speed of one run is
+Let L(h) be the final loss of a run at length h, R the curve of the reference (median over its
+runs), and ℓ = R(1). The speed of the run is
 
-    1 / h*          if its own curve comes down to ℓ at a length h* ≤ 1,
-    R⁻¹(L(1))       else: the length at which the reference has the run's loss at full length.
+    1 / h*          if L reaches ℓ at a length h* ≤ 1,
+    R⁻¹(L(1))       otherwise: the length at which the reference has the run's final loss.
 
-So runs that are faster and runs that are slower both have a number. Where a curve is left, the
-number is a bound: a run below ℓ at its shortest length h₀ is at least 1/h₀ times as fast, one that
-ends above R(h₀) at most h₀ times. Curves are made to fall by isotonic regression of the log loss
-(Barlow et al., 1972) and interpolated by monotone cubics in log h and log L (Fritsch & Carlson,
-1980): straight lines between lengths that double are off by up to 4 % in speed.
+So faster and slower runs both have a number. Beyond the ends of a curve the run is censored and the
+number is a bound: a run below ℓ at its shortest length h₀ is at least 1/h₀ times as fast; a run
+that ends above R(h₀) is at most h₀ times as fast.
+
+Curves are made monotone by isotonic regression of the log loss (Barlow et al., 1972) and
+interpolated by monotone cubics in log h and log L (Fritsch & Carlson, 1980). Linear interpolation
+between lengths that double would have errors of up to 4 % in speed.
 """
 
 from __future__ import annotations
@@ -33,16 +35,16 @@ __all__ = ["Curve", "Speed", "Speeds", "curves_of", "reference_curve", "run_spee
 Array = NDArray[np.float64]
 
 TINY = 1e-30
-"""Losses are at least this, so that they have a logarithm."""
+"""Smallest loss; smaller ones are raised to it before the logarithm."""
 
 
 @dataclass(frozen=True)
 class Curve:
-    """Final log loss against log length, falling.
+    """Final log loss as a non-increasing function of log length.
 
     Attributes:
-        lengths: log shares of the full length, rising.
-        losses: log losses, falling or level.
+        lengths: log shares of the full length, ascending.
+        losses: log losses, non-increasing.
     """
 
     lengths: Array
@@ -50,7 +52,7 @@ class Curve:
 
     @classmethod
     def fit(cls, shares: ArrayLike, losses: ArrayLike) -> Curve:
-        """Isotonic regression of the log loss; a loss that is not finite counts as very high.
+        """Fit by isotonic regression of the log loss; a loss that is not finite counts as 1e6.
 
         Example:
             >>> Curve.fit([0.5, 1.0], [1.0, math.e]).losses.tolist()
@@ -60,20 +62,21 @@ class Curve:
         order = np.argsort(given)
         lengths = np.log(given[order])
         raw = np.asarray(losses, dtype=np.float64)[order]
-        # Far above any loss, and yet not so far that one missing run moves a whole curve.
+        # Above any real loss, but not so high that one diverged run shifts the whole curve.
         logs = np.log(np.maximum(np.where(np.isfinite(raw), raw, 1e6), TINY))
         if np.any(np.diff(logs) > 0):
             logs = np.asarray(isotonic_regression(logs, increasing=False).x)
         return cls(lengths, logs)
 
     def at(self, share: float) -> float:
-        """Log loss at a length that is one of the curve's."""
+        """Log loss at one of the curve's lengths."""
         return float(self.losses[np.argmin(np.abs(self.lengths - math.log(share)))])
 
     def length_for(self, level: float) -> float:
-        """Log of the length at which the log loss is ``level``; ±inf beyond the curve's ends.
+        """Log length at which the log loss equals ``level``.
 
-        In the middle of a stretch where the curve is level.
+        −inf if the whole curve is below the level, inf if it is above. Where the curve is flat at
+        this level, the middle of the flat part.
         """
         if level > self.losses[0]:
             return -math.inf
@@ -83,7 +86,7 @@ class Curve:
 
     @cached_property
     def _inverse(self) -> Callable[[float], Any]:
-        """From a log loss within the range to the log length."""
+        """Interpolator from log loss to log length, within the range of the losses."""
         rising, where = np.unique(self.losses, return_inverse=True)
         middles = np.bincount(where, weights=self.lengths) / np.bincount(where)
         if len(rising) < 2:
@@ -93,11 +96,11 @@ class Curve:
 
 @dataclass(frozen=True)
 class Speed:
-    """Of one run against the reference.
+    """Speed of one run relative to the reference.
 
     Attributes:
-        log: natural logarithm of the speed; where ``bound`` is not 0, that of the bound.
-        bound: −1: at most that; 1: at least; 0: a number; 2: nothing is known.
+        log: natural logarithm of the speed, or of its bound.
+        bound: 0: ``log`` is the speed; −1: an upper bound; 1: a lower bound; 2: unknown.
     """
 
     log: float
@@ -106,11 +109,11 @@ class Speed:
 
 @dataclass(frozen=True)
 class Speeds:
-    """Of all runs of an arm.
+    """Speeds of all runs of an arm.
 
     Attributes:
-        runs: by seed.
-        study_of: by seed, the search that the run's configuration is from.
+        runs: speeds by seed.
+        study_of: by seed, the number of the search that found the run's configuration.
     """
 
     runs: Mapping[int, Speed]
@@ -118,7 +121,7 @@ class Speeds:
 
     @property
     def means(self) -> list[float]:
-        """Mean of the logs for each search; with one search, the log for each seed."""
+        """Mean log speed of each search; with a single search, the log speed of each seed."""
         by_study: dict[int, list[float]] = {}
         for seed, speed in self.runs.items():
             by_study.setdefault(self.study_of[seed], []).append(speed.log)
@@ -127,9 +130,9 @@ class Speeds:
         return [float(np.mean(logs)) for _, logs in sorted(by_study.items())]
 
     def spread(self) -> tuple[float, float]:
-        """Standard deviation of the logs between searches and between the seeds of a search.
+        """Standard deviation of log speeds between searches, and between the seeds of a search.
 
-        NaN where there is one search, or one seed of each.
+        NaN with a single search, or a single seed per search.
         """
         frame = pd.DataFrame(
             {
@@ -147,7 +150,7 @@ class Speeds:
         return between, within
 
     def minus(self, other: Speeds) -> Speeds:
-        """Speeds relative to those of another arm, run by run, with what is known of them."""
+        """Speeds relative to another arm, run by run; bounds are combined."""
         runs = {}
         for seed, own in self.runs.items():
             theirs = other.runs[seed]
@@ -158,7 +161,7 @@ class Speeds:
 
     @property
     def bound(self) -> float | None:
-        """The log of the bound that most runs are beyond, on the same side; None: there is none."""
+        """Log of the bound that most runs are beyond, on the same side; None without one."""
         for side, nearest in ((-1, max), (1, min)):
             logs = [r.log for r in self.runs.values() if r.bound == side]
             if 2 * len(logs) > len(self.runs):
@@ -167,19 +170,19 @@ class Speeds:
 
     @property
     def bounded(self) -> tuple[int, int]:
-        """Number of runs without a lower bound, and without an upper one."""
+        """Number of censored runs: those with unknown lower end, those with unknown upper end."""
         found = [r.bound for r in self.runs.values()]
         unknown = found.count(2)
         return found.count(-1) + unknown, found.count(1) + unknown
 
 
 def curves_of(lengths: pd.DataFrame, metric: str, seeds: Sequence[int]) -> dict[int, Curve | None]:
-    """The curve of every run of an arm, up to the full length.
+    """Fit the curve of every run of an arm, up to the full length.
 
     Args:
-        lengths: of one (task, arm), see ``engine.lengths.COLUMNS``.
+        lengths: final losses of one (task, arm), see ``engine.lengths.COLUMNS``.
         metric: ``train_loss`` or ``valid_loss``.
-        seeds: that were to be trained; None where one was not.
+        seeds: planned seeds; the curve of a seed without a run is None.
     """
     rows = lengths[lengths["share"] <= 1]
     found: dict[int, Curve | None] = dict.fromkeys(seeds)
@@ -190,7 +193,7 @@ def curves_of(lengths: pd.DataFrame, metric: str, seeds: Sequence[int]) -> dict[
 
 
 def reference_curve(lengths: pd.DataFrame, metric: str) -> Curve | None:
-    """Median over runs at each length; None where the metric has no value.
+    """Fit the median over runs at each length; None if the metric has no finite value.
 
     Example:
         >>> table = pd.DataFrame({"share": [1, 1, 1], "train_loss": [1.0, 2.0, np.nan]})
@@ -200,7 +203,7 @@ def reference_curve(lengths: pd.DataFrame, metric: str) -> Curve | None:
     losses = lengths[metric].fillna(np.inf)
     if not np.isfinite(losses).any():
         return None
-    # Of an even number of runs the mean of the middle two logs, as everything is in logs.
+    # For an even number of runs, the mean of the middle two log losses.
     logs = np.log(losses.clip(lower=TINY)).groupby(lengths["share"]).median()
     return Curve.fit(logs.index.tolist(), np.exp(logs).tolist())
 
@@ -213,17 +216,17 @@ def run_speeds(
     studies: int,
     stuck_above: float = math.inf,
 ) -> Speeds:
-    """Speed of every run of an arm.
+    """Speed of every run of an arm relative to the reference.
 
     Args:
-        lengths: of the arm on a task.
-        reference: see :func:`reference_curve`.
+        lengths: final losses of the arm on one task.
+        reference: curve of the reference, see :func:`reference_curve`.
         metric: ``train_loss`` or ``valid_loss``.
-        seeds: that were to be trained; one that was not, as its search or its training failed,
-            is as slow as can be told.
+        seeds: planned seeds. A seed without a run, because its search or training failed, gets the
+            lowest bound.
         studies: number of searches.
-        stuck_above: a final loss above this is that of a run which has learnt nothing: the
-            reference has it from the start, so the run is as slow as can be told.
+        stuck_above: a run with a final loss above this has learnt nothing and gets the lowest
+            bound.
     """
     level = reference.at(1.0)
     slowest = Speed(float(reference.lengths[0]), -1)
@@ -235,7 +238,7 @@ def run_speeds(
 
 
 def _speed(curve: Curve, reference: Curve, level: float) -> Speed:
-    if (own := curve.length_for(level)) == -math.inf:  # below the level from the start
+    if (own := curve.length_for(level)) == -math.inf:  # below the level at every length
         return Speed(-float(curve.lengths[0]), 1)
     if own <= 0:
         return Speed(-own, 0)

@@ -1,25 +1,24 @@
-r"""Two arms compared over searches and seeds: how much faster is one, and how sure is that?
+r"""Compare two arms over searches and seeds: estimate, interval and p-values of a log speed-up.
 
-The unit is the *search*: what a user of an optimizer does is tune it and then train. For arm a,
-the log speeds of its runs (:mod:`.speedup`) are averaged over the seeds of search j to x_aj; the
-estimate of a log speed-up is the difference of two arms' means over j,
+The unit is the *search*, because a user of an optimizer tunes it and then trains. For arm a, the
+log speeds of the runs (:mod:`.speedup`) are averaged over the seeds of search j to x_aj. The
+estimate of the log speed-up is the difference of two arms' means over j,
 
-    d = x̄_a − x̄_r,    SE² = (s̃_a² + s̃_r²) / S,
+    d = x̄_a − x̄_r,    SE² = (s̃_a² + s̃_r²) / S.
 
-with s_a² the variance of x_aj over the S searches, which holds both the luck of a search and,
-divided by the seeds of each, that of a seed. Three searches alone give s² two degrees of freedom.
-All arms of a task are therefore read together, as in Smyth, *Stat. Appl. Genet. Mol. Biol.* 3
-(2004):
+The variance s_a² of x_aj over the S searches contains the variation between searches and between
+seeds. Three searches give it only two degrees of freedom. It is therefore moderated with the
+variances of the task's other arms (Smyth, *Stat. Appl. Genet. Mol. Biol.* 3, 2004):
 
-    s̃² = (d₀ s̄² + d s²) / (d₀ + d),    on d₀ + d degrees of freedom,
+    s̃² = (d₀ s̄² + d s²) / (d₀ + d),    with d₀ + d degrees of freedom,
 
-with s̄² the mean variance of all arms and d = S − 1. d₀ is fixed at 4: estimated from so few
-variances, as Smyth does with thousands, it makes the intervals too narrow. d/SE follows Student's t
-with Welch–Satterthwaite degrees of freedom.
+where s̄² is the mean variance of all arms and d = S − 1. d₀ is fixed at 4. Smyth estimates it from
+thousands of variances; estimated from so few, it makes intervals too narrow. d/SE follows Student's
+t with Welch–Satterthwaite degrees of freedom.
 
-Arms share seeds, which makes them vary together and the intervals a little too wide, never too
-narrow. Resampling searches instead would be too narrow: three can be drawn in ten ways only
-(docs/method.md has both, simulated).
+Arms share seeds, so their speeds are correlated. This makes intervals slightly too wide, never too
+narrow. Bootstrapping three searches makes them too narrow: there are only ten different resamples
+(simulations of both: docs/method.md).
 """
 
 from __future__ import annotations
@@ -39,35 +38,35 @@ __all__ = ["Comparison", "Group", "compare", "decide", "holm", "mean_interval", 
 Array = NDArray[np.float64]
 
 PRIOR_DF = 4.0
-"""d₀: the weight of the other arms' variances, in degrees of freedom."""
+"""d₀, the weight of the mean variance of all arms, in degrees of freedom."""
 
 NEGLIGIBLE = 1e-12
-"""A variance below this is that of equal numbers: of runs that all sit at a bound."""
+"""Smaller variances count as zero: all runs of the arm are censored at the same bound."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """Means of an arm, one for each search.
+    """Means of one arm with their moderated variance.
 
     Attributes:
-        means: ``[searches]``; with one search, one for each seed.
-        variance: moderated, of one mean.
-        df: its degrees of freedom.
-        most: degrees of freedom of all arms together, which no comparison can exceed.
+        means: ``[searches]``; with a single search, one value per seed.
+        variance: moderated variance of one mean.
+        df: degrees of freedom of the variance.
+        max_df: degrees of freedom of all arms together, an upper limit for comparisons.
     """
 
     means: Array
     variance: float
     df: float
-    most: float = math.inf
+    max_df: float = math.inf
 
     @property
     def mean(self) -> float:
-        """Over searches."""
+        """Mean over searches."""
         return float(self.means.mean())
 
     @property
-    def error(self) -> float:
+    def variance_of_mean(self) -> float:
         """Squared standard error of :attr:`mean`."""
         return self.variance / len(self.means)
 
@@ -75,11 +74,11 @@ class Group:
 def moderate(
     means: Mapping[str, ArrayLike], prior: Sequence[str] | None = None
 ) -> dict[str, Group]:
-    """Variances of all arms, each moderated by those of the others.
+    """Moderate the variance of each arm with the mean variance of all arms.
 
     Args:
-        means: by arm, ``[searches]``.
-        prior: arms whose variances make s̄²; default: all.
+        means: ``[searches]`` by arm.
+        prior: arms whose variances are averaged to s̄²; default: all.
 
     Example:
         >>> groups = moderate({"a": [0.0, 0.1, 0.2], "b": [1.0, 1.1, 1.2], "c": [2.0, 2.1, 2.2]})
@@ -93,7 +92,7 @@ def moderate(
         if len(x) > 1 and (prior is None or arm in prior)
     ]
     seen = [(v, df) for v, df in seen if v > NEGLIGIBLE]
-    if not seen:  # all runs of an arm alike, or one of each
+    if not seen:  # there is no variance to average
         return {arm: Group(x, 0.0 if len(x) > 1 else math.inf, 1.0) for arm, x in arrays.items()}
     variances, dfs = (np.array(column, dtype=np.float64) for column in zip(*seen, strict=True))
     pool = float(np.average(variances, weights=dfs))
@@ -103,7 +102,7 @@ def moderate(
         df = len(x) - 1
         own = float(x.var(ddof=1)) if df else 0.0
         prior_df = min(PRIOR_DF, max(0.0, most - df))
-        if df + prior_df == 0:  # one number, and nothing to learn its variance from
+        if df + prior_df == 0:  # a single mean, and no other arm to estimate its variance from
             groups[arm] = Group(x, math.inf, 1.0)
             continue
         mixed = (prior_df * pool + df * own) / (prior_df + df)
@@ -113,11 +112,11 @@ def moderate(
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two arms, before the correction for the number of them.
+    """Difference of two arms, not corrected for the number of comparisons.
 
     Attributes:
-        estimate: d, a difference of means of logs.
-        error: its standard error.
+        estimate: d, the difference of the mean log speeds.
+        error: standard error of d.
         df: degrees of freedom.
     """
 
@@ -126,43 +125,43 @@ class Comparison:
     df: float
 
     def interval(self, confidence: float = 0.95) -> tuple[float, float]:
-        """Of the difference; infinite where one number is all there is."""
+        """Confidence interval of the difference; infinite if the standard error is unknown."""
         half = float(stats.t.ppf(0.5 + confidence / 2, self.df)) * self.error
         return self.estimate - half, self.estimate + half
 
     @property
     def p_different(self) -> float:
-        """Two-sided, that there is no difference."""
+        """Two-sided p-value for the hypothesis of no difference."""
         if self.error == 0:
             return 0.0 if self.estimate else 1.0
         return float(2 * stats.t.sf(abs(self.estimate) / self.error, self.df))
 
     def p_equivalent(self, margin: float) -> float:
-        """The larger of two one-sided tests that the difference is beyond ± margin."""
+        """p-value of two one-sided tests (TOST) for a difference of at least ``margin``."""
         if self.error == 0:
             return 0.0 if abs(self.estimate) < margin else 1.0
         return float(stats.t.sf((margin - abs(self.estimate)) / self.error, self.df))
 
     def shifted(self, by: float, error: float = 0.0, df: float = math.inf) -> Comparison:
-        """The same, with an independent estimate added.
+        """Add an independent estimate.
 
         Args:
-            by: what is added.
-            error: its standard error.
-            df: degrees of freedom of that.
+            by: the estimate to add.
+            error: standard error of ``by``.
+            df: degrees of freedom of ``error``.
         """
         both = math.hypot(self.error, error)
-        return Comparison(self.estimate + by, both, _satterthwaite([self, _Part(error, df)]))
+        return Comparison(self.estimate + by, both, _satterthwaite([self, _ErrorTerm(error, df)]))
 
 
 @dataclass(frozen=True)
-class _Part:
+class _ErrorTerm:
     error: float
     df: float
 
 
-def _satterthwaite(parts: Sequence[_Part | Comparison]) -> float:
-    """Degrees of freedom of a sum of independent parts (Welch, 1947)."""
+def _satterthwaite(parts: Sequence[_ErrorTerm | Comparison]) -> float:
+    """Degrees of freedom of a sum of independent terms (Welch, 1947)."""
     total = sum(p.error**2 for p in parts)
     if math.isinf(total):
         return 1.0
@@ -171,7 +170,7 @@ def _satterthwaite(parts: Sequence[_Part | Comparison]) -> float:
 
 
 def compare(arm: Group, other: Group) -> Comparison:
-    """An arm against another, by their means over searches.
+    """Compare one arm with another by their means over searches.
 
     Example:
         >>> groups = moderate({"a": [0.0, 0.1, 0.2], "b": [1.0, 1.1, 1.2], "c": [2.0, 2.1, 2.2]})
@@ -179,22 +178,22 @@ def compare(arm: Group, other: Group) -> Comparison:
         >>> round(found.estimate, 6), round(found.error, 4), found.df
         (1.0, 0.0816, 6.0)
     """
-    parts = [_Part(math.sqrt(g.error), g.df) for g in (arm, other)]
+    parts = [_ErrorTerm(math.sqrt(g.variance_of_mean), g.df) for g in (arm, other)]
     error = math.hypot(parts[0].error, parts[1].error)
-    df = min(_satterthwaite(parts), max(1.0, arm.most))
+    df = min(_satterthwaite(parts), max(1.0, arm.max_df))
     return Comparison(arm.mean - other.mean, error, df)
 
 
 def mean_interval(group: Group, confidence: float = 0.95) -> tuple[float, float, float]:
-    """Mean of one arm and its interval."""
-    half = float(stats.t.ppf(0.5 + confidence / 2, group.df)) * math.sqrt(group.error)
+    """Mean of one arm, and the lower and upper end of its confidence interval."""
+    half = float(stats.t.ppf(0.5 + confidence / 2, group.df)) * math.sqrt(group.variance_of_mean)
     return group.mean, group.mean - half, group.mean + half
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's correction for the number of tests: p₍ᵢ₎ becomes max over j ≤ i of (n − j + 1) p₍ⱼ₎.
 
-    As statsmodels' ``multipletests``, which collects garbage at every call: 50 ms each.
+    Equal to statsmodels' ``multipletests``, which takes 50 ms per call for a garbage collection.
 
     Example:
         >>> holm([0.04, 0.01])
@@ -209,14 +208,14 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def decide(estimate: float, p_different: float, p_equivalent: float, alpha: float = 0.05) -> Word:
-    """``faster``, ``slower``, ``equivalent`` or ``undecided``.
+    """Decide between ``faster``, ``slower``, ``equivalent`` and ``undecided``.
 
-    Equivalent comes first: a difference inside the margin is none, however sure.
+    Equivalence is tested first: a significant difference inside the margin counts as equivalent.
 
     Args:
-        estimate: of the log speed-up.
-        p_different, p_equivalent: corrected for the number of arms.
-        alpha: level.
+        estimate: estimated log speed-up.
+        p_different, p_equivalent: p-values, corrected for the number of arms.
+        alpha: significance level.
     """
     if p_equivalent <= alpha:
         return "equivalent"

@@ -1,8 +1,8 @@
-"""The verdict in Markdown, and its tables for any page."""
+"""The verdict as Markdown, and its tables with their captions."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from adaptive_opt.study import get_arm
 
@@ -22,15 +22,17 @@ __all__ = [
     "search_rows",
     "sections",
     "summary",
+    "tables",
+    "terms",
     "threats",
 ]
 
 Rows = tuple[list[str], list[list[str]]]
-"""A table's head and body."""
+"""Head and body of a table."""
 
 
 def matrix_rows(verdict: Verdict, clock: str = "iteration", metric: str = "train_loss") -> Rows:
-    """Tasks × arms: speed-up and verdict, on one clock and by one loss."""
+    """Tasks × arms: speed-up and verdict by one clock and one loss."""
     arms = matrix_arms(verdict)
     body = []
     for task in verdict.tasks:
@@ -47,30 +49,30 @@ def matrix_rows(verdict: Verdict, clock: str = "iteration", metric: str = "train
 
 
 def matrix_arms(verdict: Verdict) -> list[str]:
-    """The arms of the matrix: all but placebos, in the order of the grid."""
+    """Arms in the columns of the matrix: all but placebos, in the order of the grid."""
     return list(dict.fromkeys(a.arm for t in verdict.tasks for a in t.arms if a.kind != "ladder"))
 
 
 def arm_rows(task: TaskVerdict, metric: str = "train_loss") -> Rows:
-    """Every arm against the reference, on every clock, by one loss."""
+    """Every arm compared with the reference by one loss, on each clock."""
     head = ["arm", *(f"speed-up in {w}" for w in CLOCK_WORDS.values()), "verdict in iterations"]
-    head += ["verdict in seconds", "runs at a bound"]
+    head += ["verdict in seconds", "censored runs"]
     body = []
     for arm in task.arms:
         found = {clock: arm.speedup(clock, metric) for clock in CLOCK_WORDS}
         if found["iteration"] is None:
             continue
-        said = [speedup_words(s) if s else "–" for s in found.values()]
+        speedups = [speedup_words(s) if s else "–" for s in found.values()]
         seconds = found["device_seconds"]
-        words = [found["iteration"].verdict, seconds.verdict if seconds else "–"]
-        body.append([arm.label, *said, *words, f"{arm.bounded} of {arm.runs}"])
+        verdicts = [found["iteration"].verdict, seconds.verdict if seconds else "–"]
+        body.append([arm.label, *speedups, *verdicts, f"{arm.bounded} of {arm.runs}"])
     return head, body
 
 
 def search_rows(task: TaskVerdict) -> Rows:
-    """How far searches and seeds differ, which failed, and which values lie at a bound."""
+    """Spread between searches and seeds, failures, and values at a bound of the search space."""
     head = ["arm", "spread between searches", "between seeds", "failed searches", "stuck runs"]
-    head += ["values at a bound"]
+    head += ["values at a bound of the search space"]
     body = [
         [
             a.label,
@@ -88,7 +90,7 @@ def search_rows(task: TaskVerdict) -> Rows:
 
 
 def final_rows(task: TaskVerdict) -> Rows:
-    """Quality at the end of the full length, with intervals."""
+    """Final losses and accuracy at full length, with intervals."""
     metrics = [m for m in (*METRICS, "valid_accuracy") if any(_final(a, m) for a in task.arms)]
     head = ["arm", *(METRIC_WORDS.get(m, m.replace("valid_", "validation ")) for m in metrics)]
     body = [[a.label, *(_final(a, m) or "–" for m in metrics)] for a in task.arms]
@@ -105,8 +107,9 @@ def _final(arm: ArmVerdict, metric: str) -> str:
 
 
 def price_rows(task: TaskVerdict) -> Rows:
-    """What a step costs, measured side by side."""
-    head = ["arm", "ms a step", "ms without curvature", "ms of a refresh", "relative to reference"]
+    """Cost per step, measured with all arms taking turns."""
+    head = ["arm", "ms per step", "ms without curvature", "ms per refresh"]
+    head += ["relative to the reference"]
     body = [
         [
             a.label,
@@ -120,8 +123,8 @@ def price_rows(task: TaskVerdict) -> Rows:
 
 
 def break_even_rows(task: TaskVerdict) -> Rows:
-    """From which update period an arm wins on seconds."""
-    head = ["arm", "k as trained", "wins on seconds from k =", "interval"]
+    """Update period from which each arm is faster in seconds."""
+    head = ["arm", "k in this study", "break-even k", "interval"]
     body = [
         [b.label, str(b.update_period), _period(b.period), f"{_period(b.low)} – {_period(b.high)}"]
         for b in task.break_even
@@ -134,8 +137,8 @@ def _period(value: float | None) -> str:
 
 
 def ladder_rows(task: TaskVerdict) -> Rows:
-    """Every rung of the ladder against the next."""
-    head = ["rung", "against", "part that is lost", "speed-up in iterations", "verdict"]
+    """Each rung of the ladder compared with the next."""
+    head = ["rung", "next rung", "information removed", "speed-up in iterations", "verdict"]
     body = [
         [
             get_arm(s.upper).label,
@@ -150,95 +153,149 @@ def ladder_rows(task: TaskVerdict) -> Rows:
 
 
 def failures(task: TaskVerdict) -> list[str]:
-    """A line for each arm that failed, or whose searches did, with the remedy."""
-    said = []
+    """One line with the remedy for each arm that failed or has failed searches."""
+    lines = []
     for arm in task.arms:
         if arm.failed:
-            said.append(
-                f"{arm.label} has no run: {arm.failed}. Lower the learning rates of its space "
-                f"(tuning.spaces, {task.task}) and run again."
+            lines.append(
+                f"{arm.label} has no run: {arm.failed}. Lower the learning rates of its search "
+                f"space (tuning.spaces, {task.task}) and run again."
             )
         elif arm.failed_searches:
-            said.append(
+            lines.append(
                 f"{arm.label}: {len(arm.failed_searches)} of {arm.searches} searches failed: "
-                f"{arm.failed_searches[0]}. Raise tuning.tasks.{task.task}.budget, or widen its "
-                "space."
+                f"{arm.failed_searches[0]}. Raise tuning.tasks.{task.task}.budget or widen its "
+                "search space."
             )
-    return said
+    return lines
+
+
+def terms(verdict: Verdict) -> dict[str, str]:
+    """Explain the terms of the tables, for readers who have not read the protocol."""
+    return {
+        "arm": "an optimizer together with the source of its curvature",
+        "reference": "the first-order arm (SGDM or Adam) with the best tuning result on a task; "
+        "every other arm is compared with it",
+        "speed-up": "how many times longer the reference must train for the same loss",
+        "censored run": "a run that is faster or slower than the trained lengths can show. Only a "
+        "bound on its speed-up is known: > or < if this holds for most runs of an arm, ≥ or ≤ if "
+        "for some",
+        "verdict": "faster, slower, equivalent (the difference is below "
+        f"{100 * verdict.settings['margin']:.0f} %), or undecided (none of these is proven)",
+        "gradient-equivalent": "the cost of one gradient; a Hessian-vector product costs two",
+        "search": "one hyperparameter search; every arm has several independent ones",
+        "stuck run": "a run that is missing or not better than a constant prediction",
+        "refresh": "the computation of new curvature, at every k-th step (k: update period)",
+        "placebo": "an arm with the step rule of a second-order optimizer, from which part of the "
+        "curvature information is removed",
+        "rung": "one arm of an information ladder: an arm and its placebos, ordered from most to "
+        "least information",
+    }
+
+
+def tables(task: TaskVerdict) -> list[tuple[str, Rows]]:
+    """Caption, head and body of every table about a task; empty tables are left out."""
+    found = [
+        (
+            "Speed-up over the reference at equal training loss, with intervals. "
+            "An arm with a speed-up above 1× is faster than the reference.",
+            arm_rows(task),
+        ),
+        (
+            "Final quality at full training length, with intervals, independent of speed.",
+            final_rows(task),
+        ),
+        (
+            "Spread of the speeds between searches and between seeds, as a factor. "
+            "A large spread between searches means that the speed-up depends on tuning.",
+            search_rows(task),
+        ),
+        (
+            "Information ladder: each rung compared with the next, which lacks one part of the "
+            "curvature information. If the rung is faster, that part has an effect.",
+            ladder_rows(task),
+        ),
+        ("Cost per step, measured with all arms taking turns.", price_rows(task)),
+        (
+            "Break-even: from this update period k on, the arm is faster than the reference in "
+            "seconds.",
+            break_even_rows(task),
+        ),
+    ]
+    if "valid_loss" in task.levels:
+        caption = "Speed-up over the reference at equal validation loss, with intervals."
+        found.insert(1, (caption, arm_rows(task, "valid_loss")))
+    return [(caption, rows) for caption, rows in found if rows[1]]
 
 
 def protocol(verdict: Verdict) -> list[str]:
-    """How it was compared, with the numbers of this study."""
+    """Describe how arms were compared, one paragraph each, with the settings of this study."""
     settings = verdict.settings
     searches = max((t.searches for t in verdict.tasks), default=1)
     return [
-        f"Each arm has {searches} independent search{'es' if searches > 1 else ''} of equal cost. "
-        "The run of seed s takes the configuration of search s modulo that number. The same seed "
-        "gives every arm the same initial weights and the same batches.",
+        f"Each arm has {searches} independent hyperparameter "
+        f"search{'es' if searches > 1 else ''} of equal cost. The run of seed s uses the "
+        "configuration of search s modulo that number. The same seed gives every arm the same "
+        "initial weights and the same batches.",
         "Each arm is trained at several lengths, each time with its whole learning rate schedule. "
-        "The reference is the first-order arm (SGDM or Adam) that tuning found best. The speed-up "
-        "of a run is the full length divided by the length at which it has the reference's final "
-        "loss. For a slower run it is the length at which the reference has that run's final loss, "
-        "divided by the full length. Outside the lengths only a bound is known.",
-        "Losses are measured at the end, over a fixed training sample and over the validation "
-        "split, in evaluation mode.",
-        f"Intervals ({settings['confidence']:.0%}) and tests compare means over searches. Their "
-        "variance holds both the luck of the search and the seed, and is moderated by the other "
-        "arms of the task. P-values are Holm-corrected over the arms. Equivalent means: faster or "
-        f"slower by less than {settings['margin']:.0%}.",
-        "Seconds are iterations times the price of a step. Prices are measured with all arms "
-        "taking turns in one process.",
-        "Placebo arms use the same step rule with less and less of the curvature. Where a rung is "
-        "faster than the next, the part that was taken away had an effect.",
+        "The reference is the first-order arm (SGDM or Adam) with the best tuning result. The "
+        "speed-up of a run is the full length divided by the length at which it has the "
+        "reference's final loss. For a slower run it is the length at which the reference has that "
+        "run's final loss, divided by the full length. Beyond the trained lengths only a bound is "
+        "known: the run is censored.",
+        "Losses are measured at the end of training, over a fixed training sample and over the "
+        "validation split, in evaluation mode.",
+        f"Intervals ({100 * settings['confidence']:.0f} %) and tests compare means over searches. "
+        "Their variance contains the variation between searches and between seeds. It is "
+        "moderated: shrunk towards the mean variance of the task's arms. P-values are "
+        "Holm-corrected over the arms. "
+        f"Equivalent means faster or slower by less than {100 * settings['margin']:.0f} %.",
+        "Seconds are iterations times the cost per step. Costs are measured with all arms taking "
+        "turns in one process.",
+        "Placebo arms use the step rule of a second-order optimizer with less and less curvature "
+        "information. If a rung is faster than the next, the information removed had an effect.",
     ]
 
 
 def threats(verdict: Verdict) -> list[str]:
-    """What could make the answer wrong, as far as it is known."""
-    said = [
-        "A search of another budget may find other configurations. The spread between searches is "
-        "part of every interval; the budget is not.",
+    """List known reasons why the answer could be wrong or not general."""
+    lines = [
+        "A search with another budget may find other configurations. The intervals contain the "
+        "spread between searches, but not the effect of the budget.",
         "The Rahimi–Recht functions are linear networks that fit their data exactly. With the root "
-        "of the mean squared error, curvature grows without bound near the minimum, which favours "
+        "of the mean squared error, curvature grows without bound near the minimum. This favours "
         "methods that divide by it.",
-        "Seconds hold for one run on the device named below. Other devices have other ratios; "
-        "gradient-equivalents do not depend on the device.",
+        "Seconds hold for one run at a time on the device that made this study. On other devices "
+        "the ratios differ; gradient-equivalents do not depend on the device.",
         "Curves are interpolated between the trained lengths.",
     ]
     if verdict.scale not in ("paper", "replication"):
-        said.append(
-            f"At scale {verdict.scale} networks and data are small. They do not speak for "
+        lines.append(
+            f"At scale {verdict.scale}, networks and data are small. The results need not hold for "
             "ResNet-18 on CIFAR-10 or a Transformer on Penn Treebank."
         )
-    return said
+    return lines
 
 
 def sections(tasks: Sequence[TaskVerdict]) -> str:
-    """The tables of some tasks in Markdown, a section each."""
-
-    def table(rows: Callable[[TaskVerdict], Rows], task: TaskVerdict) -> Sequence[str]:
-        head, body = rows(task)
-        return [markdown(head, body)] if body else []
-
+    """All tables of some tasks as Markdown, one section per task."""
     parts: list[str] = []
     for task in tasks:
-        parts += [f"## {task.label}", task_answer(task)]
+        parts += [f"## {task.label}", task_answer(task), *task.made_of.values()]
         parts += [f"- {line}" for line in failures(task)]
-        parts += table(arm_rows, task)
-        if "valid_loss" in task.levels:
-            parts += ["By validation loss:", *table(lambda t: arm_rows(t, "valid_loss"), task)]
-        parts += [*table(final_rows, task), *table(search_rows, task)]
-        parts += [*task.made_of.values(), *table(ladder_rows, task)]
-        parts += [*table(price_rows, task), *table(break_even_rows, task)]
+        for caption, (head, body) in tables(task):
+            parts += [caption, markdown(head, body)]
     return "\n\n".join(parts)
 
 
 def summary(verdict: Verdict) -> str:
-    """The answer and the tables in Markdown."""
+    """The whole verdict as Markdown: answer, speed-ups, terms, all tables, threats."""
     parts = [f"# {verdict.question}", verdict.answer, f"Scale `{verdict.scale}`."]
     for clock in ("iteration", "device_seconds"):
         head, body = matrix_rows(verdict, clock)
-        parts += [f"Speed-up in {CLOCK_WORDS[clock]}:", markdown(head, body)]
-    parts += [sections(verdict.tasks)]
+        caption = f"Speed-up over the reference in {CLOCK_WORDS[clock]}. Above 1×: faster."
+        parts += [caption, markdown(head, body)]
+    explained = "\n".join(f"- **{term}**: {text}." for term, text in terms(verdict).items())
+    parts += ["## Terms", explained, sections(verdict.tasks)]
     parts += ["## Threats to validity", *(f"- {t}" for t in threats(verdict))]
     return "\n\n".join(parts) + "\n"

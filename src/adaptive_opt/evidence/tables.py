@@ -1,4 +1,4 @@
-"""What every report is made of: time to target, and tables in Markdown."""
+"""Time to target, and helpers for tables in Markdown."""
 
 from __future__ import annotations
 
@@ -34,17 +34,22 @@ ARM_LABELS = {a.name: a.label for a in ARMS}
 
 
 def identify(history: pd.DataFrame) -> tuple[str, str]:
-    """The (task, arm) that a history is of."""
+    """Return (task, arm) of a history."""
     return str(history["task"].iloc[0]), str(history["arm"].iloc[0])
 
 
 def time_to_target_table(histories: Histories, targets: Mapping[str, float]) -> pd.DataFrame:
-    """When the loss first passes a task's target, and how many seeds never do.
+    """Time to target: the first iteration with a training loss at or below the target.
+
+    Args:
+        histories: one for each (task, arm).
+        targets: the target loss of each task.
 
     Returns:
-        A row for each (task, arm): the target, the number of seeds and of those that never
-        pass, the median iteration of those that do, and the median over all seeds with
-        "never" as infinity (infinite where more than half never pass).
+        One row for each (task, arm): ``target``; ``seeds``; ``never``, the number of seeds that
+        never reach the target (censored); ``median_of_reached``, the median iteration of the other
+        seeds; ``median_of_all``, the median with infinity for censored seeds; ``fastest`` and
+        ``slowest_reached``.
     """
     rows = []
     for history in histories:
@@ -68,11 +73,11 @@ def time_to_target_table(histories: Histories, targets: Mapping[str, float]) -> 
 
 
 def passage_sentences(rows: pd.DataFrame) -> str:
-    """One task's rows of :func:`time_to_target_table` in words."""
-    target, seeds = rows["target"].iloc[0], rows["seeds"].iloc[0]
+    """Summarise one task's rows of :func:`time_to_target_table` in sentences."""
+    target = rows["target"].iloc[0]
     reached = rows[np.isfinite(rows["median_of_reached"])].sort_values("median_of_reached")
     never = rows[rows["never"] == rows["seeds"]]
-    text = f"Training loss first at or below {target:g}, {seeds} seeds."
+    text = f"Time to target: the first iteration with a training loss of at most {target:g}."
     if len(reached):
         order = "; ".join(
             "{} {:,.0f} ({} of {})".format(
@@ -80,14 +85,14 @@ def passage_sentences(rows: pd.DataFrame) -> str:
             )
             for r in records(reached)
         )
-        text += f" Median iteration of the seeds that get there: {order}."
+        text += f" Median over the seeds that reach it: {order}."
     if len(never):
-        text += " Never: " + "; ".join(ARM_LABELS[a] for a in never["arm"]) + "."
+        text += " No seed reaches it: " + "; ".join(ARM_LABELS[a] for a in never["arm"]) + "."
     return text
 
 
 def passage_markdown(rows: pd.DataFrame) -> str:
-    """One task's rows of :func:`time_to_target_table` as Markdown."""
+    """Format one task's rows of :func:`time_to_target_table` as Markdown."""
     body = [
         [
             ARM_LABELS[r["arm"]],
@@ -98,12 +103,12 @@ def passage_markdown(rows: pd.DataFrame) -> str:
         ]
         for r in records(rows)
     ]
-    head = ["arm", "median, seeds that pass", "median, all seeds", "range", "never"]
+    head = ["arm", "median, seeds that reach it", "median, all seeds", "range", "never"]
     return markdown(head, body)
 
 
 def records(rows: pd.DataFrame) -> list[dict[str, Any]]:
-    """A dict for each row."""
+    """Rows as dicts with string keys."""
     return [{str(k): v for k, v in row.items()} for row in rows.to_dict("records")]
 
 
@@ -113,16 +118,16 @@ def _range(row: dict[str, Any]) -> str:
 
 
 def percent(value: float) -> str:
-    """As in ``12.34 %``."""
+    """Format a percentage: ``12.34 %``."""
     return f"{value:.2f} %" if np.isfinite(value) else "–"
 
 
 def count(value: float) -> str:
-    """As in ``12,345``; infinite and missing: never."""
+    """Format a count: ``12,345``; ``never`` if it is not finite."""
     return f"{value:,.0f}" if np.isfinite(value) else "never"
 
 
 def markdown(head: list[str], body: list[list[str]]) -> str:
-    """A table, all columns but the first to the right."""
+    """Format a table; all columns but the first are right-aligned."""
     rule = ["---", *["---:"] * (len(head) - 1)]
     return "\n".join("| " + " | ".join(row) + " |" for row in [head, rule, *body])

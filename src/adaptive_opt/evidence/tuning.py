@@ -1,4 +1,4 @@
-"""What a search found and what it cost: tables, best-of-n curves and the report."""
+"""Results and cost of the searches: table, best-of-n curve and report."""
 
 from __future__ import annotations
 
@@ -16,23 +16,26 @@ from .tables import markdown
 __all__ = ["best_of_n", "report", "search_table"]
 
 OBJECTIVE_WORDS = {
-    "time_to_target": "time to target, in lengths of a trial; 1 plus the decades short of it where "
-    "it is not reached",
+    "time_to_target": "time to target, as a share of the trial; for a trial that does not reach "
+    "the target, 1 plus the decades by which it misses",
     "train_loss": "last training loss",
     "valid_loss": "lowest validation loss",
 }
 
 
 def best_of_n(values: Sequence[float] | NDArray[np.float64]) -> NDArray[np.float64]:
-    """Expected lowest of n of the trials, drawn without replacement, for n = 1 … N.
+    """Expected best value among n random trials, drawn without replacement, for n = 1 … N.
 
-    E[min] = Σ_i v₍ᵢ₎ · C(N−i, n−1) / C(N, n), with v₍₁₎ ≤ … ≤ v₍N₎: the i-th lowest is the
-    lowest of the n if the others are among the N−i above it. How good a configuration so much
-    tuning buys (Dodge et al., *Show Your Work*, 2019, there with replacement). Infinite where
-    fewer trials than the diverged ones cannot rule out that all of them diverged.
+    E[min] = Σ_i v₍ᵢ₎ · C(N−i, n−1) / C(N, n), with v₍₁₎ ≤ … ≤ v₍N₎: the i-th lowest is the lowest
+    of n trials if the other n−1 are among the N−i above it. The curve shows how much tuning an arm
+    needs (Dodge et al., *Show Your Work*, 2019, with replacement). It is infinite as long as all n
+    trials can be diverged ones.
 
     Args:
-        values: of trials drawn at random, each as likely as the other.
+        values: ``[N]``, values of trials drawn uniformly at random; inf for diverged trials.
+
+    Returns:
+        ``[N]``, the expected best of 1 … N trials.
 
     Example:
         >>> best_of_n([3.0, 1.0, 2.0]).round(6).tolist()
@@ -42,7 +45,7 @@ def best_of_n(values: Sequence[float] | NDArray[np.float64]) -> NDArray[np.float
     total = len(ordered)
     expected = np.empty(total)
     for n in range(1, total + 1):
-        # Probability that the i-th lowest is the best, built up from that of the one before.
+        # Probability that the i-th lowest is the best, computed from the previous one.
         weights = np.zeros(total)
         weights[0] = n / total
         for i in range(1, total - n + 1):
@@ -53,10 +56,10 @@ def best_of_n(values: Sequence[float] | NDArray[np.float64]) -> NDArray[np.float
 
 
 def search_table(records: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """One row for each (task, arm): the configuration, how good, at what cost.
+    """Best configuration, its value and the cost of the search, one row for each (task, arm).
 
     Args:
-        records: of the best, as the search leaves them.
+        records: contents of the ``best.json`` files.
     """
     rows = []
     for record in records:
@@ -83,18 +86,18 @@ def search_table(records: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
 
 
 def report(table: pd.DataFrame, scale: str) -> str:
-    """The table in words and Markdown."""
-    parts = [f"# The search, scale `{scale}`"]
+    """Report of the searches in Markdown."""
+    parts = [f"# Hyperparameter search, scale `{scale}`"]
     for task, rows in table.groupby("task", sort=False):
         parts.append(f"## {get_task(str(task)).label}")
         searched = rows[rows["source"] == "search"]
         if searched.empty:
-            parts.append("Configurations as published; nothing was searched.")
+            parts.append("Published configurations; nothing was searched.")
             continue
         objective = OBJECTIVE_WORDS[searched["objective"].iloc[0]]
         parts.append(
-            f"Objective, lower is better: {objective}. Every arm had "
-            f"{searched['budget'].iloc[0]:,.0f} gradient-equivalents."
+            f"Objective (lower is better): {objective}. Budget of every arm: "
+            f"{searched['budget'].iloc[0]:,.0f} gradient-equivalents, each the cost of a gradient."
         )
         head = ["arm", "best", "configuration", "complete", "pruned", "diverged", "failed"]
         body = [
@@ -111,11 +114,11 @@ def report(table: pd.DataFrame, scale: str) -> str:
         parts.append(markdown([*head, "of the budget", "seconds"], body))
         flagged = rows[rows["at_bound"] != ""]
         if len(flagged):
-            said = "; ".join(
+            listed = "; ".join(
                 f"{get_arm(r['arm']).label}: {r['at_bound']}" for r in flagged.to_dict("records")
             )
             parts.append(
-                f"Within 2 % of a bound, so that better values may lie beyond it: {said}. "
-                "`tuning.widen: 1` searches a wider space."
+                f"Within 2 % of a bound of the search space: {listed}. Better values may lie "
+                "beyond it; `tuning.widen: 1` searches a wider space."
             )
     return "\n\n".join(parts) + "\n"

@@ -1,4 +1,4 @@
-"""The verdict: from what was found on every task to the record of what is concluded."""
+"""Build the verdict record from the results of all tasks."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def build_verdict(
     scale: str,
     provenance: Mapping[str, Any],
 ) -> Verdict:
-    """Everything that is concluded.
+    """Judge every task and collect the results in one record.
 
     Args:
-        tasks: what was found on each.
+        tasks: results of each task.
         settings: the parameters ``analysis.verdict``.
-        scale: of the study.
+        scale: name of the scale, such as ``base``.
         provenance: versions, device, commands.
     """
     judged = [judge_task(task, settings) for task in tasks]
@@ -53,30 +53,30 @@ def build_verdict(
 
 
 def restrict(verdict: Verdict, half: str) -> Verdict:
-    """What the record says about one half of the study, with an answer of its own."""
+    """Restrict the record to ``rahimi_recht`` or ``networks`` and answer for these tasks alone."""
     tasks = [task for task in verdict.tasks if get_task(task.task).half == half]
     return verdict.model_copy(update={"tasks": tasks, "answer": answer(tasks)})
 
 
 def judge_task(data: TaskData, settings: Mapping[str, Any]) -> TaskVerdict:
-    """The verdict on one task.
+    """Compare all arms of one task.
 
     Args:
-        data: what was found.
+        data: results of the task.
         settings: the parameters ``analysis.verdict``.
     """
     return Judge(data, settings).verdict()
 
 
 def comparison_table(verdict: Verdict) -> pd.DataFrame:
-    """Every comparison of the record, a row each."""
+    """Table with one row for each comparison of the record."""
     rows: list[dict[str, Any]] = []
     for task in verdict.tasks:
         for arm in task.arms:
-            named = {"task": task.task, "kind": "arm", "arm": arm.arm, "versus": task.reference}
-            rows += [{**named, **s.model_dump()} for s in arm.speedups]
+            keys = {"task": task.task, "kind": "arm", "arm": arm.arm, "versus": task.reference}
+            rows += [{**keys, **s.model_dump()} for s in arm.speedups]
         for step in task.ladder:
-            named = {"task": task.task, "kind": "ladder", "arm": step.upper, "versus": step.lower}
-            rows.append({**named, **step.result.model_dump()})
+            keys = {"task": task.task, "kind": "ladder", "arm": step.upper, "versus": step.lower}
+            rows.append({**keys, **step.result.model_dump()})
     columns = ["task", "kind", "arm", "versus", *Speedup.model_fields]
     return pd.DataFrame(rows, columns=columns)

@@ -1,1 +1,1 @@
-"""Figures: each is described once and drawn with Plotly and with Matplotlib."""
+"""Figures, each described once as data and drawn with Plotly or Matplotlib."""

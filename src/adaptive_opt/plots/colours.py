@@ -1,8 +1,8 @@
-"""A colour and a dash for each arm, the same in every figure.
+"""Colour and dash of each arm, the same in every figure.
 
-The published six take colours of Okabe & Ito and solid lines; they stay apart under every kind
-of colour blindness (``tests/plots/test_colours.py``). Any other arm is drawn dashed, in a shade
-of the published arm that it is made from, or in a purple of the zoo.
+The six published arms have colours of Okabe & Ito and solid lines. These colours can be told apart
+under every kind of colour blindness (``tests/plots/test_colours.py``). All other arms are dashed,
+in a shade of the published arm they derive from; arms of the pipeline ``zoo`` are purple.
 
 Source: Okabe & Ito, *Color Universal Design* (2008).
 """
@@ -23,11 +23,11 @@ DASHES: dict[str, tuple[float, ...]] = {
     "long": (12, 3),
     "dash-dot-dot": (6, 2, 1.5, 2, 1.5, 2),
 }
-"""Lengths of strokes and gaps, in widths of the line."""
+"""Lengths of dashes and gaps, in line widths."""
 
 
 class Style(NamedTuple):
-    """How an arm's lines are drawn: a hex colour and one of :data:`DASHES`."""
+    """Line style of an arm: a hex colour and a key of :data:`DASHES`."""
 
     colour: str
     dash: str = "solid"
@@ -42,7 +42,7 @@ _SHADES = {
     "ssvp": ("#D55E00", "#8F3F00"),
     "zoo": ("#CC79A7", "#882255"),
 }
-"""Of each published arm its own colour, and another shade for some of those made from it."""
+"""For each family, the main colour and a second shade."""
 
 _LADDER = {
     "exact": (0, "dash"),
@@ -69,7 +69,7 @@ _OTHER = {
 
 
 def arm_style(arm: str) -> Style:
-    """Colour and dash of an arm; dotted grey for one that has none yet.
+    """Colour and dash of an arm; dotted grey for an arm without a style.
 
     Example:
         >>> arm_style("ssdh"), arm_style("ssdh_permuted")

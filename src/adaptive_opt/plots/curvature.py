@@ -1,4 +1,4 @@
-"""Figures of curvature along training, from the tables of the catalog."""
+"""Figures of curvature along training."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ __all__ = [
 ]
 
 DENSITY_FLOOR = 1e-6
-"""Of the largest density: what is below is not drawn."""
+"""Densities below this share of the largest are not drawn."""
 
 DECADES = 12
-"""Of eigenvalues that are drawn, from the largest down."""
+"""Decades of eigenvalues that are drawn, from the largest down."""
 
 _PROBES = {
     "rademacher": "#009E73",
@@ -49,7 +49,7 @@ def _label(task: str) -> str:
 
 
 def _lines(rows: pd.DataFrame, column: str, error: str | None = None) -> list[Line]:
-    """One for each arm, with a band of one standard error; of the first seed."""
+    """One line for each arm, from its first seed, with a band of one standard error."""
     lines = []
     for arm, one in rows.groupby("arm", sort=False):
         first = one[one["seed"] == one["seed"].min()].sort_values("epoch")
@@ -66,7 +66,7 @@ def _lines(rows: pd.DataFrame, column: str, error: str | None = None) -> list[Li
 
 
 def sharpness_figure(table: pd.DataFrame) -> Figure:
-    """Top two eigenvalues and trace of the Hessian, of these what there is; a row for each task."""
+    """Two largest eigenvalues and trace of the Hessian, as available; one row for each task."""
     panels = []
     known = {column: words for column, words in _QUANTITIES.items() if column in table}
     for task in table["task"].unique():
@@ -81,28 +81,32 @@ def sharpness_figure(table: pd.DataFrame) -> Figure:
         panels,
         columns=3 if len(known) > 1 else 2,
         size=(5.4, 3.6),
-        note="one run an arm, over a fixed set of training batches"
-        + ("; band: standard error" if "trace" in known else ""),
+        caption="Curvature along one run of each arm, over a fixed set of training batches. "
+        + ("The band of the trace is its standard error. " if "trace" in known else "")
+        + "A rising curve means that the loss becomes sharper.",
     )
 
 
 def stability_figure(table: pd.DataFrame) -> Figure:
-    """η times the top eigenvalue of the preconditioned Hessian over the threshold of the rule."""
+    """η times the largest eigenvalue of the preconditioned Hessian, relative to its threshold."""
     panels = []
     for task in table["task"].unique():
         rows = table[(table["task"] == task) & (table["stability"] > 0)]
         lines = _lines(rows, "stability")
         panels.append(Panel(_label(task), lines, "η λ / threshold", "epoch", level=1.0))
     return Figure(
-        "The edge of stability: η λ1(P⁻¹H) over the threshold of each arm's rule",
+        "The edge of stability: η λ1(P⁻¹H) relative to the threshold of each arm's rule",
         panels,
-        note="dotted: the threshold; P is what the rule divides by, coordinates whose steps are "
-        "clipped left out; no point: no positive eigenvalue, or no step before",
+        caption="Learning rate η times the largest eigenvalue of the Hessian H divided by P, the "
+        "denominator of the arm's step, relative to the largest value at which its steps are "
+        "stable. Curves near the dotted line train at the edge of stability. Coordinates with "
+        "clipped steps are left out; points without a positive eigenvalue or a previous step are "
+        "missing.",
     )
 
 
 def density_figure(densities: Sequence[pd.DataFrame]) -> Figure:
-    """Spectral density of both matrices at the end of training, an arm a line."""
+    """Spectral density of Hessian and Gauss–Newton matrix at the end of training, by arm."""
     full = [d for d in densities if len(d)]
     rows = pd.concat(full) if full else pd.DataFrame(columns=["task"])
     words = {"hessian": "Hessian", "gauss_newton": "Gauss–Newton"}
@@ -130,14 +134,16 @@ def density_figure(densities: Sequence[pd.DataFrame]) -> Figure:
     return Figure(
         "Spectral density at the end of training",
         panels,
-        note="stochastic Lanczos quadrature, smoothed by a Gaussian; band: standard error",
+        caption="Density of the eigenvalues, by stochastic Lanczos quadrature with Gaussian "
+        "smoothing; bands are standard errors. Look for large eigenvalues outside the bulk at "
+        "zero: they are the sharp directions.",
     )
 
 
 def estimate_figure(estimates: pd.DataFrame) -> Figure:
-    """Worth of the curvature estimates along training, a panel for each (task, arm)."""
+    """Cosine of the curvature estimates along training, one panel for each (task, arm)."""
     panels = []
-    if len(estimates):  # what is empty is missing where it comes from a CSV file
+    if len(estimates):  # CSV files turn empty strings into NaN
         estimates = estimates.fillna({"probe": ""})
     for task in estimates["task"].unique() if len(estimates) else []:
         for arm in estimates[estimates["task"] == task]["arm"].unique():
@@ -164,17 +170,19 @@ def estimate_figure(estimates: pd.DataFrame) -> Figure:
         panels,
         columns=4,
         size=(5.2, 3.4),
-        note="against the mean over many Rademacher probes, corrected for its noise; "
-        "band: standard error",
+        caption="Cosine between the optimizers' estimates and the Hessian's diagonal; 1 means the "
+        "same direction. A probe is the random vector v of a Hessian-vector product; the "
+        "diagonal is a mean over many Rademacher probes, corrected for its noise. Bands are "
+        "standard errors.",
     )
 
 
 def surface_figure(surfaces: Mapping[str, pd.DataFrame], arm: str) -> MapFigure:
-    """Contours of the loss around an arm's solution; colours are its logarithm.
+    """Contours of the log loss around the solution of an arm.
 
     Args:
-        surfaces: by task, a row for each (a, b).
-        arm: whose solution.
+        surfaces: by task, a table with one row for each (a, b).
+        arm: the arm whose solution is in the centre.
     """
     maps = []
     for task, rows in surfaces.items():
@@ -194,12 +202,14 @@ def surface_figure(surfaces: Mapping[str, pd.DataFrame], arm: str) -> MapFigure:
         "The loss on the plane of the top two eigenvectors",
         maps,
         "log₁₀ of the loss",
-        note="at the edges the quadratic model adds four times the loss of the centre",
+        caption="Loss around a solution, along the two sharpest directions. The axes end where "
+        "the quadratic model adds four times the loss of the centre; contours that are no ellipses "
+        "show where this model fails.",
     )
 
 
 def line_figure(lines: Mapping[str, pd.DataFrame], arms: tuple[str, str]) -> Figure:
-    """The loss between the solutions of two arms, a panel a task."""
+    """Loss on the line between the solutions of two arms, one panel for each task."""
     first, second = (get_arm(a).label for a in arms)
     panels = [
         Panel(
@@ -213,16 +223,17 @@ def line_figure(lines: Mapping[str, pd.DataFrame], arms: tuple[str, str]) -> Fig
     return Figure(
         f"The loss on the line between the solutions of {first} and {second}",
         panels,
-        note="parameters and running statistics of batch normalisation interpolated alike; "
-        "no line: a running variance is negative there, and there is no loss",
+        caption="Parameters and running statistics of batch normalisation are interpolated. A "
+        "hill between the ends means that the solutions lie in different valleys. Gaps: a running "
+        "variance is negative, so there is no loss.",
     )
 
 
 def spectra_figure(spectra: pd.DataFrame, task: str) -> MapFigure:
-    """All eigenvalues of the exact Hessian over training, an arm a picture.
+    """All eigenvalues of the exact Hessian along training, one map for each arm.
 
-    The colour of an eigenvalue λ is sign(λ) times the decades of |λ| above the floor, below which
-    all are white: :data:`DECADES` below the largest of all.
+    The colour of an eigenvalue λ is sign(λ) times the number of decades of |λ| above the floor. The
+    floor lies :data:`DECADES` decades below the largest |λ|; smaller eigenvalues are white.
     """
     maps = []
     floor = 0.0
@@ -255,6 +266,7 @@ def spectra_figure(spectra: pd.DataFrame, task: str) -> MapFigure:
         ticks=sorted(ticks),
         columns=3,
         contours=False,
-        note="exact Hessian of the loss over all samples, float64; one run an arm; "
-        f"white: below {10.0**floor:.0e}",
+        caption="Eigenvalues of the exact Hessian of the loss over all samples, in float64, along "
+        "one run of each arm: red is positive, blue negative, white below "
+        f"{10.0**floor:.0e}. Look for when negative eigenvalues vanish and how many stay white.",
     )

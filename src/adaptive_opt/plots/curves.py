@@ -1,4 +1,4 @@
-"""Curves of histories: a panel for each task, a line for each arm."""
+"""Lines and panels from histories: one panel for each task, one line for each arm."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def panels(
     log: bool = True,
     levels: Mapping[str, float] | None = None,
 ) -> list[Panel]:
-    """A panel for each task that there is a history of.
+    """Create one panel for each task with a history.
 
     Args:
         histories: one for each (task, arm).
-        line: makes an arm's line of its history.
-        y_label, x_label: of the axes.
+        line: function that creates the line of an arm from its history.
+        y_label, x_label: labels of the axes.
         log: whether the y axis is logarithmic.
-        levels: for each task a level to mark.
+        levels: for each task, the height of a dotted horizontal line.
     """
     drawn = []
     for task in EVERY_TASK:
@@ -47,13 +47,13 @@ def panels(
 
 
 def arm_line(history: pd.DataFrame, x: Any, y: Any, **band: Any) -> Line:
-    """A line in the colour and the dash of the history's arm."""
+    """Create a line in the style of the history's arm; ``band`` may have ``low`` and ``high``."""
     arm = identify(history)[1]
     return Line(x, y, get_arm(arm).label, *arm_style(arm), **band)
 
 
 def median_line(history: pd.DataFrame, column: str) -> Line:
-    """Median over seeds of a column, with a band from the first to the third quartile."""
+    """Median of a column over seeds, with a band from the first to the third quartile."""
     if column not in history:
         return arm_line(history, [], [])
     wide = losses_by_seed(history, column).dropna(how="all")
@@ -62,12 +62,12 @@ def median_line(history: pd.DataFrame, column: str) -> Line:
 
 
 def band_line(history: pd.DataFrame, column: str, clock: str = "iteration") -> Line:
-    """Mean over seeds of a column, with the range from the lowest to the highest seed.
+    """Mean of a column over seeds, with a band from the lowest to the highest seed.
 
     Args:
-        history: of one (task, arm).
-        column: what is drawn.
-        clock: the column along the x axis; its mean over seeds at each iteration.
+        history: history of one (task, arm).
+        column: column on the y axis.
+        clock: column on the x axis; its mean over seeds at each iteration is used.
     """
     if column not in history:
         return arm_line(history, [], [])

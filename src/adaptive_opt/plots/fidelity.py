@@ -1,4 +1,4 @@
-"""The figure of the fidelity of curvature estimates, from the measures of the catalog."""
+"""Figure of the fidelity of curvature estimates."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ __all__ = ["fidelity_figure"]
 
 FAMILY = "Rahimi–Recht, "
 FLOOR = 1e-3
-"""The relative error of the smoothed exact diagonal is not drawn below it: it falls without end,
-and would press everything else together."""
+"""Smallest relative error of the exact diagonal that is drawn. Its error falls without limit; the
+axis would become so long that other lines could not be told apart."""
 
 _PROBES = {
     "gaussian": arm_style("sophia").colour,
@@ -30,10 +30,10 @@ _QUANTITIES = {"cosine": ("cosine", False), "relative_error": ("relative error",
 
 
 def fidelity_figure(measures: Sequence[pd.DataFrame]) -> Figure:
-    """Cosine and relative error along the run; a row for each (task, measure), a column a stage.
+    """Cosine and relative error along the run; rows are (task, measure), columns are stages.
 
     Args:
-        measures: one for each task.
+        measures: see :func:`adaptive_opt.evidence.fidelity.fidelity_table`.
     """
     panels = [
         _panel(rows, stage, quantity)
@@ -46,9 +46,11 @@ def fidelity_figure(measures: Sequence[pd.DataFrame]) -> Figure:
         panels,
         columns=3,
         size=(5.6, 3.5),
-        note="median over seeds; dashed: rules fed with the constant probe; clipped update: "
-        "against that of the same rule fed with the exact diagonal; gaps: no error; "
-        f"errors of the exact diagonal below {FLOOR:g} are left out",
+        caption="Cosine (best: 1) and relative error (best: 0) of each estimate along the run, "
+        "median over seeds; a probe is the vector v of a Hessian-vector product. Clipped updates "
+        "are compared with those of the same rule with the exact diagonal; dashed lines use the "
+        f"constant probe. Errors of zero, and below {FLOOR:g} for the exact diagonal, are left "
+        "out.",
     )
 
 

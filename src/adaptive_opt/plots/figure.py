@@ -1,6 +1,6 @@
-"""A figure as data: panels of lines and bands, drawn by Plotly or by Matplotlib.
+"""A figure as data: panels of lines and bands, drawn by Plotly or Matplotlib.
 
-Interactive previews need Plotly, files and notebooks PNG; one description keeps them the same.
+Reports and kedro-viz use Plotly, PNG files and notebooks Matplotlib.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ import numpy as np
 import plotly.graph_objects as go
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogFormatter, MaxNLocator, NullFormatter, NullLocator
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from plotly.subplots import make_subplots
 
 from .colours import DASHES
 from .picture import to_png
-from .points import outline, spread, thin
-from .template import lay_out, white_background
+from .points import is_single, outline, spread, thin
+from .template import add_caption, lay_out, white_background
 
 __all__ = ["Counts", "Figure", "Line", "Panel", "to_matplotlib", "to_plotly"]
 
@@ -30,21 +30,21 @@ SYMBOLS = {
     "ring": ("o", "circle-open"),
     "triangle": ("^", "triangle-up-open"),
 }
-"""By the names of :class:`Line`, those of Matplotlib and of Plotly."""
+"""Matplotlib and Plotly names of the symbols of :class:`Line`."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """A curve with an optional band around it.
+    """A curve with an optional band.
 
     Attributes:
-        x, y: the curve; missing values break it.
-        label: written at its end and in the legend; empty: neither.
-        colour: hex.
-        dash: one of :data:`.colours.DASHES`.
-        marker: points instead of a line.
-        symbol: of the points: ``dot``, ``ring`` or ``triangle``, an open one.
-        low, high: the band's edges.
+        x, y: coordinates; NaN makes a gap.
+        label: text at the end of the curve and in the legend; empty: none.
+        colour: hex colour.
+        dash: key of :data:`.colours.DASHES`.
+        marker: draw points instead of a line.
+        symbol: ``dot``, ``ring`` or ``triangle`` (open).
+        low, high: lower and upper edge of the band.
     """
 
     x: ArrayLike
@@ -60,13 +60,13 @@ class Line:
 
 @dataclass(frozen=True)
 class Counts:
-    """A table of numbers drawn as discs with the number in them; nothing where it is 0.
+    """A table of counts, drawn as discs with the number inside; zeros are left out.
 
     Attributes:
         rows: label of each row, from the top.
-        colours: hex, of each row.
+        colours: hex colour of each row.
         columns: label of each column.
-        numbers: ``[rows, columns]``, whole.
+        numbers: ``[rows, columns]``, integers.
     """
 
     rows: Sequence[str]
@@ -77,16 +77,16 @@ class Counts:
 
 @dataclass(frozen=True)
 class Panel:
-    """One pair of axes, with lines or, where there are ``counts``, those.
+    """One pair of axes.
 
     Attributes:
-        title, x_label, y_label: words.
-        lines: what is drawn.
-        y_log: whether y is logarithmic.
-        level: of a dotted line across.
-        counts: drawn in place of lines, where there are any.
-        x_log: whether x is logarithmic.
-        ticks: words in place of the numbers 0, 1, 2, … along x.
+        title, x_label, y_label: texts.
+        lines: curves to draw.
+        y_log: whether the y axis is logarithmic.
+        level: height of a dotted horizontal line.
+        counts: table to draw instead of the lines.
+        x_log: whether the x axis is logarithmic.
+        ticks: labels for the positions 0, 1, 2, … on the x axis.
     """
 
     title: str
@@ -101,7 +101,7 @@ class Panel:
 
     @property
     def empty(self) -> bool:
-        """Whether there is nothing to be seen."""
+        """Whether the panel has no finite value to draw."""
         shown = [v for line in self.lines for v in np.asarray(line.y, dtype=np.float64)]
         return self.counts is None and not np.isfinite(shown).any()
 
@@ -111,24 +111,24 @@ class Figure:
     """Panels in a grid, row by row.
 
     Attributes:
-        title: above all panels.
-        panels: what is drawn; none: a figure that says so.
-        columns: of the grid.
-        note: what lines and bands are.
-        size: of a panel, width and height in inches; higher where many labels need it.
-        missing: what is said instead of a panel that has no data.
+        title: title above all panels.
+        panels: panels to draw; without any, the figure shows ``missing``.
+        columns: number of columns of the grid.
+        caption: one to three sentences: what is drawn, and what to look for.
+        size: width and height of a panel in inches; panels with many labels are higher.
+        missing: text in place of a panel without data.
     """
 
     title: str
     panels: Sequence[Panel] = field(repr=False)
     columns: int = 2
-    note: str = ""
+    caption: str = ""
     size: tuple[float, float] = field(default=(6.4, 4.2))
-    missing: str = "none of these arms has data on this"
+    missing: str = "no data for these arms"
 
     @property
     def height(self) -> float:
-        """Of a panel, in inches: every label gets a line of its own."""
+        """Height of a panel in inches, with one line for each label."""
         named = [sum(bool(line.label) for line in p.lines) for p in self.panels]
         rows = [len(p.counts.rows) for p in self.panels if p.counts is not None]
         lines, discs = 1.2 + 0.2 * max(named, default=0), 1.2 + 0.25 * max(rows, default=0)
@@ -139,7 +139,7 @@ class Figure:
 
 
 def to_matplotlib(figure: Figure) -> mpl_figure.Figure:
-    """The figure for a PNG file, lines labelled at their ends."""
+    """Draw with Matplotlib; labels stand at the ends of their lines."""
     columns = max(1, min(figure.columns, len(figure.panels)))
     rows = max(1, -(-len(figure.panels) // columns))
     size = (figure.size[0] * columns, figure.height * rows)
@@ -155,42 +155,35 @@ def to_matplotlib(figure: Figure) -> mpl_figure.Figure:
             else:
                 _draw_panel(ax, panel, gap=0.17 / (figure.height - 1.0))
             if panel.empty:
-                _say(ax, figure.missing)
+                _write_centred(ax, figure.missing)
         if not figure.panels:
-            _say(axes[0], figure.missing)
+            _write_centred(axes[0], figure.missing)
         for ax in axes[len(figure.panels) :]:
             ax.set_axis_off()
         drawn.suptitle(figure.title, fontsize=13)
-        if figure.note:
-            drawn.supxlabel(figure.note, fontsize=8, color="#555555")
+        add_caption(drawn, figure.caption)
         lay_out(drawn)
     return drawn
 
 
 FEW = 8
-"""Places on a logarithmic axis that can be named one by one."""
+"""Largest number of x values that are all labelled on a logarithmic axis."""
 
 
 class _PlainFormatter(LogFormatter):
-    """2.4 where Matplotlib writes 2.4 × 10⁰."""
+    """Formats 2.4, where Matplotlib's own formatter writes 2.4 × 10⁰."""
 
     def _num_to_string(self, x: float, vmin: float, vmax: float) -> str:
         del vmin, vmax
         return f"{x:g}"
 
 
-def _strokes(line: Line) -> Any:
-    """A line's dash as Matplotlib takes it."""
+def _matplotlib_dash(line: Line) -> Any:
     return (0, DASHES[line.dash]) if DASHES[line.dash] else "-"
 
 
-def _lone(y: NDArray[np.float64]) -> bool:
-    """Whether a curve is a single point, which no line shows."""
-    return int(np.isfinite(y).sum()) == 1
-
-
-def _say(ax: Any, words: str) -> None:
-    ax.text(0.5, 0.5, words, transform=ax.transAxes, ha="center", va="center", color="#555555")
+def _write_centred(ax: Any, text: str) -> None:
+    ax.text(0.5, 0.5, text, transform=ax.transAxes, ha="center", va="center", color="#555555")
 
 
 def _draw_counts(ax: Any, panel: Panel, counts: Counts, diameter: float) -> None:
@@ -198,9 +191,8 @@ def _draw_counts(ax: Any, panel: Panel, counts: Counts, diameter: float) -> None
         colour = counts.colours[row]
         area = diameter**2 * size
         ax.scatter([column], [row], s=area, color=colour, linewidth=0, clip_on=False)
-        ax.annotate(
-            str(number), (column, row), ha="center", va="center", fontsize=8, color=_on(colour)
-        )
+        style = {"ha": "center", "va": "center", "fontsize": 8, "color": _readable_on(colour)}
+        ax.annotate(str(number), (column, row), **style)
     ax.set_xticks(range(len(counts.columns)), counts.columns)
     ax.set_yticks(range(len(counts.rows)), counts.rows)
     ax.set(title=panel.title, xlabel=panel.x_label, ylabel=panel.y_label)
@@ -212,9 +204,9 @@ def _draw_counts(ax: Any, panel: Panel, counts: Counts, diameter: float) -> None
 
 
 def _discs(counts: Counts) -> list[tuple[int, int, int, float]]:
-    """Row, column, number and area of each disc, the area as a share of the largest's.
+    """Row, column, number and relative area of each disc; 1 is the largest area.
 
-    A disc of one is still large enough for its number.
+    Areas are at least 0.45, so that the number fits into the disc.
     """
     numbers = np.asarray(counts.numbers, dtype=np.int64)
     largest = max(1, numbers.max(initial=0))
@@ -225,25 +217,23 @@ def _discs(counts: Counts) -> list[tuple[int, int, int, float]]:
     ]
 
 
-def _on(colour: str) -> str:
-    """Black or white, whichever can be read on a colour."""
+def _readable_on(colour: str) -> str:
+    """Black or white, depending on the luminance of the background."""
     red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
     return "#000000" if 0.299 * red + 0.587 * green + 0.114 * blue > 140 else "#ffffff"
 
 
 def _draw_panel(ax: Any, panel: Panel, gap: float) -> None:
     ends = []
-    alpha = min(0.15, 1.2 / max(1, len(panel.lines)))  # many bands would hide one another
+    alpha = min(0.15, 1.2 / max(1, len(panel.lines)))  # or many bands would hide each other
     for line in panel.lines:
         x, y = thin(line.x), thin(line.y)
-        style: dict[str, Any] = {}
-        if line.marker or _lone(y):
+        style = {"linestyle": _matplotlib_dash(line), "linewidth": 1.4, "color": line.colour}
+        if line.marker or is_single(y):
             face = line.colour if line.symbol == "dot" else "none"
-            style = {"linestyle": "none", "marker": SYMBOLS[line.symbol][0], "markersize": 4}
+            style |= {"linestyle": "none", "marker": SYMBOLS[line.symbol][0], "markersize": 4}
             style["markerfacecolor"] = face
-        ax.plot(
-            x, y, **{"linestyle": _strokes(line), "linewidth": 1.4, "color": line.colour, **style}
-        )
+        ax.plot(x, y, **style)
         if line.low is not None and line.high is not None:
             ax.fill_between(
                 x, thin(line.low), thin(line.high), color=line.colour, alpha=alpha, linewidth=0
@@ -253,12 +243,12 @@ def _draw_panel(ax: Any, panel: Panel, gap: float) -> None:
             ends.append((line, x[seen[-1]], float(y[seen[-1]])))
     ax.set_yscale("log" if panel.y_log else "linear")
     low, high = ax.get_ylim()
-    if panel.y_log and low >= 1e-3 and high <= min(1e5, 100 * low):  # few powers of ten to show
+    if panel.y_log and low >= 1e-3 and high <= min(1e5, 100 * low):  # few powers of ten
         ax.yaxis.set_major_formatter(_PlainFormatter(labelOnlyBase=False))
         ax.yaxis.set_minor_formatter(_PlainFormatter(minor_thresholds=(1, 0.4)))
     ax.set_xscale("log" if panel.x_log else "linear")
     if panel.x_log:
-        ax.xaxis.set_minor_formatter(NullFormatter())  # "3 × 10³" is too long for its place
+        ax.xaxis.set_minor_formatter(NullFormatter())  # labels such as "3 × 10³" would overlap
     if panel.level is not None:
         ax.axhline(panel.level, color="#888888", linewidth=0.8, linestyle=":")
     ax.set(title=panel.title, xlabel=panel.x_label, ylabel=panel.y_label)
@@ -274,19 +264,19 @@ def _draw_panel(ax: Any, panel: Panel, gap: float) -> None:
         ax.xaxis.set_minor_locator(NullLocator())
     elif not panel.x_log and all(v.is_integer() for v in at):
         ax.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True))
-    ax.autoscale_view()  # else the limits, and with them the transform, are not up to date
+    ax.autoscale_view()  # updates the limits, and with them the transform used below
     transform = ax.transData + ax.transAxes.inverted()
     heights = [transform.transform((x, y))[1] for _, x, y in ends]
-    _label([line for line, _, _ in ends], ax, spread(heights, gap))
+    _label_lines([line for line, _, _ in ends], ax, spread(heights, gap))
 
 
-def _label(lines: Sequence[Line], ax: Any, heights: Sequence[float]) -> None:
-    """Names beside the axes, after a sample of the line where lines differ in their dashes."""
+def _label_lines(lines: Sequence[Line], ax: Any, heights: Sequence[float]) -> None:
+    """Write labels beside the axes; if dashes differ, after a sample of each line."""
     dashed = any(line.dash != "solid" for line in lines)
     for line, height in zip(lines, heights, strict=True):
         if dashed:
             sample = Line2D([1.01, 1.1], [height, height], color=line.colour, linewidth=1.4)
-            sample.set(transform=ax.transAxes, clip_on=False, linestyle=_strokes(line))
+            sample.set(transform=ax.transAxes, clip_on=False, linestyle=_matplotlib_dash(line))
             ax.add_artist(sample)
         ax.annotate(
             line.label,
@@ -301,11 +291,14 @@ def _label(lines: Sequence[Line], ax: Any, heights: Sequence[float]) -> None:
 
 @white_background()
 def to_plotly(figure: Figure) -> go.Figure:
-    """The figure for a browser, with a legend that switches arms in all panels."""
+    """Draw with Plotly; the legend switches an arm on and off in all panels.
+
+    The caption is stored in ``layout.meta["caption"]``.
+    """
     columns = max(1, min(figure.columns, len(figure.panels)))
     rows = max(1, -(-len(figure.panels) // columns))
     drawn = make_subplots(rows, columns, subplot_titles=[p.title for p in figure.panels])
-    named: set[str] = set()
+    labelled: set[str] = set()
     for i, panel in enumerate(figure.panels):
         at = {"row": i // columns + 1, "col": i % columns + 1}
         if panel.counts is not None:
@@ -320,9 +313,9 @@ def to_plotly(figure: Figure) -> go.Figure:
             drawn.add_annotation(text=figure.missing, showarrow=False, **where)
             continue
         for line in panel.lines:
-            for trace in _traces(line, first=line.label not in named):
+            for trace in _traces(line, first=line.label not in labelled):
                 drawn.add_trace(trace, **at)
-            named.add(line.label)
+            labelled.add(line.label)
         if panel.level is not None:
             drawn.add_hline(panel.level, line={"dash": "dot", "color": "#888888", "width": 1}, **at)
         kind: dict[str, Any] = {}
@@ -340,7 +333,9 @@ def to_plotly(figure: Figure) -> go.Figure:
     if not figure.panels:
         drawn.add_annotation(text=figure.missing, showarrow=False, font={"size": 14})
     width, height = 97 * figure.size[0] * columns, 100 * figure.height * rows
-    drawn.update_layout(title=figure.title, height=height, width=width)
+    drawn.update_layout(
+        title=figure.title, height=height, width=width, meta={"caption": figure.caption}
+    )
     return drawn
 
 
@@ -353,7 +348,7 @@ def _count_trace(counts: Counts) -> go.Scatter:
         text=[str(n) for _, _, n, _ in discs],
         mode="markers+text",
         marker={"size": [30 * size**0.5 for *_, size in discs], "color": colours, "opacity": 1},
-        textfont={"color": [_on(c) for c in colours]},
+        textfont={"color": [_readable_on(c) for c in colours]},
         showlegend=False,
     )
 
@@ -377,7 +372,7 @@ def _traces(line: Line, *, first: bool) -> list[go.Scatter]:
         go.Scatter(
             x=x,
             y=y,
-            mode="markers" if line.marker or _lone(y) else "lines",
+            mode="markers" if line.marker or is_single(y) else "lines",
             line=style,
             marker={"color": line.colour, "symbol": SYMBOLS[line.symbol][1]},
             showlegend=first and bool(line.label),

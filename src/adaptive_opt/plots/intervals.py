@@ -1,4 +1,4 @@
-"""Ratios with their intervals on a logarithmic axis, a row for each: a forest plot."""
+"""Forest plot: ratios with confidence intervals on a logarithmic axis, one per row."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from matplotlib.ticker import NullFormatter
 from plotly.subplots import make_subplots
 
 from .picture import to_png
-from .template import lay_out, white_background
+from .template import add_caption, lay_out, white_background
 
 __all__ = ["VERDICT_COLOURS", "Interval", "IntervalFigure", "IntervalPanel"]
 __all__ += ["to_matplotlib", "to_plotly"]
@@ -25,15 +25,15 @@ VERDICT_COLOURS = {
     "undecided": "#777777",
     "failed": "#000000",
 }
-"""Of Okabe & Ito; the word stands beside each row as well."""
+"""Colours of Okabe & Ito; the verdict is also written beside each row."""
 
 WIDEST = 10_000.0
-"""Ratios beyond this factor are drawn at the edge, with an arrow."""
+"""Largest factor on an axis; ratios beyond it are drawn as arrows at the edge."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A ratio, its interval (infinite where there is no bound) and the verdict on it."""
+    """One row: ratio, interval and verdict. An unknown lower end is 0, an unknown upper end inf."""
 
     label: str
     ratio: float
@@ -44,7 +44,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class IntervalPanel:
-    """Rows from the top, and the margin within which a ratio counts as 1."""
+    """One pair of axes: rows from the top; ratios within ``margin`` of 1 count as equivalent."""
 
     title: str
     rows: Sequence[Interval]
@@ -59,11 +59,11 @@ TICKS = {
     200.0: (0.001, 0.01, 0.1, 1.0, 10.0, 100.0, 1000.0),
     math.inf: (0.0001, 0.01, 1.0, 100.0, 10_000.0),
 }
-"""By the reach of an axis to either side, on average, up to which they serve."""
+"""Ticks by the largest range of an axis (mean factor to either side of 1) that they suit."""
 
 
 def _axis(panel: IntervalPanel) -> tuple[float, float, list[float]]:
-    """Limits and ticks: 1 and every ratio are inside, at most :data:`WIDEST` to either side."""
+    """Lower limit, upper limit and ticks; 1 is inside, limits are at most :data:`WIDEST` from 1."""
     ends = [e for r in panel.rows for e in (r.ratio, r.low, r.high) if 0 < e < math.inf]
     least = math.log(1.25 * (1 + panel.margin))
     below, above = (
@@ -76,18 +76,18 @@ def _axis(panel: IntervalPanel) -> tuple[float, float, list[float]]:
 
 @dataclass(frozen=True)
 class IntervalFigure:
-    """Panels under a title, with a note on what is seen; a notebook shows it as PNG."""
+    """Panels with a title and a caption; notebooks show it as PNG."""
 
     title: str
     panels: Sequence[IntervalPanel] = field(repr=False)
-    note: str = ""
+    caption: str = ""
 
     def _repr_png_(self) -> bytes:
         return to_png(to_matplotlib(self))
 
 
 def to_matplotlib(figure: IntervalFigure) -> mpl_figure.Figure:
-    """For a PNG file, two panels a row."""
+    """Draw with Matplotlib, two panels per row."""
     panels = figure.panels
     columns = min(2, max(1, len(panels)))
     rows = max(1, -(-len(panels) // columns))
@@ -120,8 +120,7 @@ def to_matplotlib(figure: IntervalFigure) -> mpl_figure.Figure:
             ax.set_title(panel.title, fontsize=11)
             ax.set_xlabel(panel.x_label)
         drawn.suptitle(figure.title, fontsize=13)
-        if figure.note:
-            drawn.supxlabel(figure.note, fontsize=8, color="#555555")
+        add_caption(drawn, figure.caption)
         lay_out(drawn)
     return drawn
 
@@ -134,7 +133,7 @@ def _symbol(row: Interval, low: float, high: float) -> str:
 
 @white_background()
 def to_plotly(figure: IntervalFigure) -> go.Figure:
-    """For a browser, two panels a row."""
+    """Draw with Plotly, two panels per row; the caption is in ``layout.meta["caption"]``."""
     panels = figure.panels
     columns = min(2, max(1, len(panels)))
     rows = max(1, -(-len(panels) // columns))
@@ -173,6 +172,8 @@ def to_plotly(figure: IntervalFigure) -> go.Figure:
                 ),
                 **at,
             )
+        band = (1 / (1 + panel.margin), 1 + panel.margin)
+        drawn.add_vrect(*band, fillcolor="#eeeeee", layer="below", line_width=0, **at)
         drawn.add_vline(1, line={"color": "#888888", "width": 1}, **at)
         drawn.update_xaxes(
             type="log",
@@ -184,5 +185,6 @@ def to_plotly(figure: IntervalFigure) -> go.Figure:
         order = [r.label for r in panel.rows]
         drawn.update_yaxes(categoryorder="array", categoryarray=order[::-1], **at)
     tallest = max([len(p.rows) for p in panels] or [1])
-    drawn.update_layout(title=figure.title, height=(140 + 26 * tallest) * rows + 60)
+    height = (140 + 26 * tallest) * rows + 60
+    drawn.update_layout(title=figure.title, height=height, meta={"caption": figure.caption})
     return drawn

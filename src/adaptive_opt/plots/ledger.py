@@ -1,4 +1,4 @@
-"""The replication ledger at a glance."""
+"""Figure of the replication ledger."""
 
 from __future__ import annotations
 
@@ -16,25 +16,27 @@ from .figure import Figure, Line, Panel
 __all__ = ["ledger_figure"]
 
 ABOVE = 1.5
-"""The height of "never", as a multiple of the latest median."""
+"""Height of the symbol for "never", relative to the largest median."""
 
 
 def ledger_figure(ledger: pd.DataFrame) -> Figure:
-    """Iterations to the target for every variant and arm, a panel for each task.
+    """Time to target for every variant and arm, one panel for each task.
 
-    A dot is the median over all seeds; where half of them or more never get there, a ring is
-    the median of those that do; a triangle at the top stands for none.
+    A dot is the median over all seeds. If at least half of the seeds never reach the target, a ring
+    is the median of the others. A triangle at the top means that no seed reaches it.
 
     Args:
-        ledger: as from :func:`adaptive_opt.evidence.ledger.ledger_table`.
+        ledger: from :func:`adaptive_opt.evidence.ledger.ledger_table`.
     """
     panels = [_panel(task, ledger[ledger["task"] == task]) for task in ledger["task"].unique()]
-    note = (
-        "dot: median over all seeds; ring: half of them or more never get there, median of the "
-        "others; triangle at the top: none does"
-    )
     return Figure(
-        "Iterations to the target, one switch at a time", panels, columns=1, note=note, size=(9, 4)
+        "Iterations to the target, one switch at a time",
+        panels,
+        columns=1,
+        size=(9, 4),
+        caption="Compare each column with the baseline: it changes one thing. Dot: median over all "
+        "seeds; ring: at least half of the seeds never reach the target, median of the others; "
+        "triangle at the top: no seed reaches it.",
     )
 
 
@@ -47,7 +49,7 @@ def _panel(task: str, rows: pd.DataFrame) -> Panel:
     lines = []
     for place, arm in enumerate(arms):
         own = rows[rows["arm"] == arm].set_index("variant").loc[[v.name for v in variants]]
-        # Side by side, or arms that agree would hide each other.
+        # Side by side; otherwise arms with equal values would hide each other.
         x = np.arange(len(own)) + 0.11 * (place - (len(arms) - 1) / 2)
         lines += _symbols(x, own, arm, top)
     return Panel(
@@ -68,7 +70,7 @@ def _symbols(x: np.ndarray, own: pd.DataFrame, arm: str, top: float) -> list[Lin
         "ring": np.where(~all_ & some, reached, math.nan),
         "triangle": np.where(some, math.nan, top),
     }
-    # The last variant's symbol carries the name, at the height where it stands.
+    # The symbol of the last variant gets the label.
     last = next(symbol for symbol, y in drawn.items() if np.isfinite(y[-1]))
     return [
         Line(x, y, get_arm(arm).label if symbol == last else "", arm_style(arm).colour, marker=True,

@@ -1,4 +1,4 @@
-"""Values over a plane: contours of a loss, or a picture of spectra; by Plotly or by Matplotlib."""
+"""Values over a plane, as contours or as coloured cells, drawn by Plotly or Matplotlib."""
 
 from __future__ import annotations
 
@@ -13,26 +13,28 @@ import plotly.graph_objects as go
 from numpy.typing import ArrayLike
 from plotly.subplots import make_subplots
 
+from .template import add_caption
+
 __all__ = ["Map", "MapFigure", "maps_to_matplotlib", "maps_to_plotly"]
 
 GAP = 0.16
-"""Between two maps for a browser, of the width of all: a bar of colours stands there."""
+"""Space for a colour bar between two maps in Plotly, as a share of the figure's width."""
 
 LEVELS = 18
 DIVERGING = ("RdBu_r", "RdBu_r")
 SEQUENTIAL = ("viridis", "Viridis")
-"""Colour maps, as Matplotlib and Plotly call them."""
+"""Matplotlib and Plotly names of the colour maps."""
 
 
 @dataclass(frozen=True)
 class Map:
-    """A table of numbers as colours.
+    """A table of numbers, drawn as colours.
 
     Attributes:
-        title, x_label, y_label: words.
-        x, y: where its columns and rows are.
-        z: ``[rows, columns]``; missing values are left white.
-        marks: points to mark, as (x, y, word).
+        title, x_label, y_label: texts.
+        x, y: coordinates of the columns and rows.
+        z: ``[rows, columns]``; NaN is left white.
+        marks: points to mark, as (x, y, label).
     """
 
     title: str
@@ -46,18 +48,18 @@ class Map:
 
 @dataclass(frozen=True)
 class MapFigure:
-    """Maps in a grid, each with a colour bar of its own or all with one.
+    """Maps in a grid.
 
     Attributes:
-        title: above all.
-        maps: what is drawn; none: a figure that says so.
-        z_label: what the colours are.
-        ticks: of the colour bar, value and word; none: as it comes.
-        columns: of the grid.
-        contours: lines of equal value; otherwise a rectangle for each number, rows from the top,
-            and one range of colours for all.
-        note: small print.
-        missing: what is said where there is nothing.
+        title: title above all maps.
+        maps: maps to draw; without any, the figure shows ``missing``.
+        z_label: label of the colour bar.
+        ticks: ticks of the colour bar, as (value, label); default: automatic.
+        columns: number of columns of the grid.
+        contours: draw contours, with one colour range per map. Otherwise draw one cell per number,
+            rows from the top, with the same colour range for all maps.
+        caption: one to three sentences: what is drawn, and what to look for.
+        missing: text of a figure without maps.
     """
 
     title: str
@@ -66,8 +68,8 @@ class MapFigure:
     ticks: Sequence[tuple[float, str]] = ()
     columns: int = 2
     contours: bool = True
-    note: str = ""
-    missing: str = "there is nothing to be seen"
+    caption: str = ""
+    missing: str = "no data"
 
 
 def _grid(figure: MapFigure) -> tuple[int, int]:
@@ -75,19 +77,19 @@ def _grid(figure: MapFigure) -> tuple[int, int]:
     return max(1, -(-len(figure.maps) // columns)), columns
 
 
-def _range(figure: MapFigure) -> float:
-    """Of all maps, symmetric around 0."""
+def _limit(figure: MapFigure) -> float:
+    """Largest absolute value of all maps; colours range from −limit to limit."""
     sizes = [np.nanmax(np.abs(np.asarray(m.z, float)), initial=0) for m in figure.maps]
     return float(max(sizes, default=1) or 1)
 
 
 def maps_to_matplotlib(figure: MapFigure) -> mpl_figure.Figure:
-    """The figure for a PNG file."""
+    """Draw with Matplotlib."""
     rows, columns = _grid(figure)
     with mpl.rc_context({"font.size": 10}):
         drawn = mpl_figure.Figure(figsize=(6 * columns, 4.4 * rows), dpi=130, layout="constrained")
         axes = drawn.subplots(rows, columns, squeeze=False).flatten()
-        limit = _range(figure)
+        limit = _limit(figure)
         for ax, one in zip(axes, figure.maps, strict=False):
             if figure.contours:
                 shown = ax.contourf(one.x, one.y, one.z, levels=LEVELS, cmap=SEQUENTIAL[0])
@@ -114,13 +116,12 @@ def maps_to_matplotlib(figure: MapFigure) -> mpl_figure.Figure:
         if not figure.maps:
             axes[0].text(0.5, 0.5, figure.missing, ha="center", va="center", color="#555555")
         drawn.suptitle(figure.title, fontsize=13)
-        if figure.note:
-            drawn.supxlabel(figure.note, fontsize=8, color="#555555")
+        add_caption(drawn, figure.caption)
     return drawn
 
 
 def _rectangles(ax: Any, one: Map, limit: float) -> Any:
-    """Columns of equal width, labelled by what they are; the first row on top."""
+    """Draw one cell per number; columns have equal width, the first row is on top."""
     z = np.ma.masked_invalid(np.asarray(one.z, dtype=np.float64))
     shown = ax.imshow(
         z, aspect="auto", cmap=DIVERGING[0], vmin=-limit, vmax=limit, interpolation="nearest"
@@ -132,12 +133,12 @@ def _rectangles(ax: Any, one: Map, limit: float) -> Any:
 
 
 def maps_to_plotly(figure: MapFigure) -> go.Figure:
-    """The figure for a browser."""
+    """Draw with Plotly; the caption is in ``layout.meta["caption"]``."""
     rows, columns = _grid(figure)
     drawn = make_subplots(
         rows, columns, subplot_titles=[m.title for m in figure.maps], horizontal_spacing=GAP
     )
-    limit = _range(figure)
+    limit = _limit(figure)
     for i, one in enumerate(figure.maps):
         at = {"row": i // columns + 1, "col": i % columns + 1}
         bar: dict[str, Any] = {"title": {"text": figure.z_label, "side": "right"}}
@@ -175,6 +176,10 @@ def maps_to_plotly(figure: MapFigure) -> go.Figure:
     if not figure.maps:
         drawn.add_annotation(text=figure.missing, showarrow=False, font={"size": 14})
     drawn.update_layout(
-        title=figure.title, template="plotly_white", height=440 * rows, width=620 * columns
+        title=figure.title,
+        template="plotly_white",
+        height=440 * rows,
+        width=620 * columns,
+        meta={"caption": figure.caption},
     )
     return drawn

@@ -1,4 +1,4 @@
-"""The figures of the network tasks, from histories as they come out of the catalog."""
+"""Figures of the network tasks, from histories."""
 
 from __future__ import annotations
 
@@ -19,11 +19,21 @@ CLOCKS = {
     "gradient_equivalents": "gradient-equivalents",
     "device_seconds": "device seconds",
 }
-"""Columns of a history that time can be measured by, and their labels."""
+"""Columns of a history that serve as a clock, and their labels."""
+
+BAND = "Lines are means over seeds, bands range from the lowest to the highest seed."
+
+STATISTICS = {
+    "clipped_fraction": "Share of the update's elements that are clipped. Where it is near 1, step "
+    "sizes hardly depend on the curvature.",
+    "denominator_norm": "Norm of the denominator that divides the momentum: the larger it is, the "
+    "smaller the steps.",
+}
+"""Captions of the optimizers' statistics."""
 
 
 def loss_figure(histories: Histories, targets: Mapping[str, float], clock: str) -> Figure:
-    """Training loss on one of the three clocks, mean and range over seeds."""
+    """Training loss by one of the three clocks, mean and range over seeds."""
     drawn = panels(
         histories,
         lambda h: band_line(h, "train_loss", clock),
@@ -31,18 +41,20 @@ def loss_figure(histories: Histories, targets: Mapping[str, float], clock: str) 
         x_label=CLOCKS[clock],
         levels=targets,
     )
-    note = "mean over the batches since the last point; line: mean over seeds, band: their range"
-    return Figure(f"Training loss by {CLOCKS[clock]}", drawn, note=note + "; dotted: the target")
+    caption = f"Each point is a mean over the batches since the previous one. {BAND} The dotted "
+    caption += "line is the target: the further left a curve crosses it, the faster the arm."
+    return Figure(f"Training loss by {CLOCKS[clock]}", drawn, caption=caption)
 
 
 def valid_loss_figure(histories: Histories) -> Figure:
     """Loss on validation data, mean and range over seeds."""
     drawn = panels(histories, lambda h: band_line(h, "valid_loss"), "validation loss")
-    return Figure("Validation loss", drawn, note="line: mean over seeds, band: their range")
+    caption = f"Loss on validation data. {BAND} A curve that rises again shows overfitting."
+    return Figure("Validation loss", drawn, caption=caption)
 
 
 def training_figure(histories: Histories) -> Figure:
-    """Training loss, and accuracy where there is one, smoothed over an epoch as published."""
+    """Training loss and, if known, accuracy, smoothed over one epoch as published."""
 
     def smoothed(column: str) -> Callable[[pd.DataFrame], Line]:
         def line(history: pd.DataFrame) -> Line:
@@ -57,14 +69,15 @@ def training_figure(histories: Histories) -> Figure:
     drawn = panels(histories, smoothed("train_loss"), "training loss")
     accurate = [h for h in histories if "train_accuracy" in h]
     drawn += panels(accurate, smoothed("train_accuracy"), "training accuracy", log=False)
-    note = "running mean over an epoch's iterations; line: mean over seeds, band: their range"
-    return Figure("Training, smoothed", drawn, columns=len(drawn), note=note)
+    caption = f"Running mean over one epoch. {BAND} Compare where each arm ends and how early it "
+    caption += "gets near that value."
+    return Figure("Training, smoothed", drawn, columns=len(drawn), caption=caption)
 
 
 def validation_figure(histories: Histories, metric: str) -> Figure:
-    """Accuracy or perplexity on validation data by epoch, of the tasks that have it.
+    """Accuracy or perplexity on validation data, for the tasks that have it.
 
-    The original drew test data, which are read once here, at the end of a run.
+    The original study drew test data. Here they are read once, at the end of a run.
     """
     having = [h for h in histories if f"valid_{metric}" in h]
     drawn = panels(
@@ -73,16 +86,16 @@ def validation_figure(histories: Histories, metric: str) -> Figure:
         f"validation {metric}",
         log=metric == "perplexity",
     )
-    note = "line: mean over seeds, band: their range; test data are read once, at the end"
-    return Figure(f"Validation {metric}", drawn, note=note)
+    better = {"accuracy": "Higher", "perplexity": "Lower"}[metric]
+    return Figure(f"Validation {metric}", drawn, caption=f"{better} is better. {BAND}")
 
 
 def optimizer_figure(histories: Histories, column: str) -> Figure:
-    """``clipped_fraction`` or ``denominator_norm`` of the arms that have one."""
+    """``clipped_fraction`` or ``denominator_norm``, for the arms that record it."""
     having = [h for h in histories if column in h]
     label = column.replace("_", " ")
     drawn = panels(having, lambda h: band_line(h, column), label, log=column == "denominator_norm")
-    return Figure(label.capitalize(), drawn, note="line: mean over seeds, band: their range")
+    return Figure(label.capitalize(), drawn, caption=f"{STATISTICS[column]} {BAND}")
 
 
 FIGURES: dict[str, Callable[[Histories], Figure]] = {
@@ -91,4 +104,4 @@ FIGURES: dict[str, Callable[[Histories], Figure]] = {
     "valid_accuracy": lambda histories: validation_figure(histories, "accuracy"),
     "valid_perplexity": lambda histories: validation_figure(histories, "perplexity"),
 }
-"""Figures that need histories alone, by the name of their output."""
+"""Figures that need only histories, by the name of their output."""

@@ -1,4 +1,4 @@
-"""The report: one HTML page that needs nothing from elsewhere."""
+"""The report: one self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import base64
 import html
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import pandas as pd
@@ -19,7 +20,7 @@ from adaptive_opt.evidence.answer import factor, speedup_words, task_answer
 from adaptive_opt.evidence.schema import ArmVerdict, Speedup, TaskVerdict, Verdict
 from adaptive_opt.study import get_arm
 
-from .figure import to_matplotlib
+from .figure import Figure, to_matplotlib
 from .intervals import VERDICT_COLOURS
 from .picture import to_png
 from .verdict import length_figure
@@ -27,17 +28,17 @@ from .verdict import length_figure
 __all__ = ["SYMBOLS", "Cell", "matrix", "report_page"]
 
 SYMBOLS = {"faster": "▲", "slower": "▼", "equivalent": "=", "undecided": "?", "failed": "✕"}
-"""Beside the colours, for those who see none."""
+"""Shown beside the colours, for readers who cannot tell them apart."""
 
 
 class Cell(NamedTuple):
-    """One clock of an arm on a task.
+    """Speed-up of an arm on a task, by one clock.
 
     Attributes:
-        word: the verdict; empty: none.
-        symbol: of :data:`SYMBOLS`.
+        word: the verdict; empty without one.
+        symbol: one of :data:`SYMBOLS`.
         factor: the speed-up.
-        words: the same with its interval.
+        words: the speed-up with its interval.
     """
 
     word: str = ""
@@ -47,7 +48,7 @@ class Cell(NamedTuple):
 
 
 def matrix(verdict: Verdict) -> list[tuple[TaskVerdict, list[tuple[Cell, Cell] | None]]]:
-    """For every task, a pair of cells an arm (iterations, seconds); None for the reference."""
+    """For each task, one pair of cells per arm (iterations, seconds); None for the reference."""
     rows = []
     for task in verdict.tasks:
         cells: list[tuple[Cell, Cell] | None] = []
@@ -73,14 +74,15 @@ def _cell(arm: ArmVerdict | None, clock: str) -> Cell:
 def report_page(
     verdict: Verdict, figures: Mapping[str, go.Figure], tables: Sequence[pd.DataFrame] = ()
 ) -> str:
-    """The page as text: answer, matrix, picture; then, folded, everything else.
+    """Render the report as HTML: answer, table of speed-ups, main figure, then all details.
 
-    Plotly's own code is part of it (some megabytes), so that it opens without a network.
+    The page contains Plotly's code (some megabytes), so it opens without a network.
 
     Args:
-        verdict: what it states.
-        figures: by name, in the order in which they are shown.
-        tables: final losses at every length, for the picture of the study.
+        verdict: the record to report.
+        figures: Plotly figures by name, in the order in which they are shown. The captions are read
+            from ``layout.meta["caption"]``.
+        tables: final losses at every length, for the main figure; without any, it is left out.
     """
     pages = Environment(
         loader=PackageLoader("adaptive_opt.plots"),
@@ -88,15 +90,19 @@ def report_page(
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    main = length_figure(verdict, tables)
+    drawable = any(len(t) for t in tables)
     return pages.get_template("report.html.j2").render(
         verdict=verdict,
         plotly_js=Markup(_inside_a_script(get_plotlyjs())),  # noqa: S704, Plotly's own code
-        figures={name: Markup(_as_json(figure)) for name, figure in figures.items()},  # noqa: S704
+        figures=[(Markup(_as_json(f)), _caption(f)) for f in figures.values()],  # noqa: S704
         matrix=matrix(verdict),
         arms=[get_arm(a).label for a in summary.matrix_arms(verdict)],
-        wide=_picture(verdict, tables, 4),
-        narrow=_picture(verdict, tables, 2),
+        wide=_data_url(main, 4) if drawable else "",
+        narrow=_data_url(main, 2) if drawable else "",
+        main_caption=main.caption,
         symbols=SYMBOLS,
+        terms=summary.terms(verdict),
         protocol=summary.protocol(verdict),
         threats=summary.threats(verdict),
         label=lambda arm: get_arm(arm).label if arm else "none",
@@ -108,47 +114,34 @@ def report_page(
 
 
 def _tables(task: TaskVerdict) -> list[Markup]:
-    """Everything else about a task."""
-    found = [
-        ("Speed-up at equal training loss, with intervals", summary.arm_rows(task)),
-        ("Quality at the end of the full length", summary.final_rows(task)),
-        ("Searches and seeds: spread as a factor of speed", summary.search_rows(task)),
-        ("Ladder: each rung against the next", summary.ladder_rows(task)),
-        ("Price of a step, measured side by side", summary.price_rows(task)),
-        ("Break-even: from which update period k an arm wins on seconds",
-         summary.break_even_rows(task)),
-    ]  # fmt: skip
-    if "valid_loss" in task.levels:
-        by_valid = summary.arm_rows(task, "valid_loss")
-        found.insert(1, ("Speed-up at equal validation loss", by_valid))
-    return [_table(rows, caption) for caption, rows in found if rows[1]]
+    return [_table(rows, caption) for caption, rows in summary.tables(task)]
 
 
-def _picture(verdict: Verdict, tables: Sequence[pd.DataFrame], columns: int) -> str:
-    """The picture of the study as a data URL; empty without tables."""
-    if not any(len(t) for t in tables):
-        return ""
-    panels = max(1, sum("train_loss" in t.levels for t in verdict.tasks))
-    drawn = to_matplotlib(length_figure(verdict, tables, columns=min(columns, panels)))
-    return "data:image/png;base64," + base64.b64encode(to_png(drawn, dpi=110)).decode()
+def _data_url(figure: Figure, columns: int) -> str:
+    """PNG of a figure, without its caption, as a data URL."""
+    shown = replace(figure, columns=min(columns, max(1, len(figure.panels))), caption="")
+    png = to_png(to_matplotlib(shown), dpi=110)
+    return "data:image/png;base64," + base64.b64encode(png).decode()
+
+
+def _caption(figure: go.Figure) -> str:
+    return str((figure.layout.meta or {}).get("caption", ""))
 
 
 def _as_json(figure: go.Figure) -> str:
     drawn = json.loads(figure.to_json())
-    drawn["layout"].pop("width", None)  # as wide as the page
+    drawn["layout"].pop("width", None)  # Plotly then uses the width of the page
     return _inside_a_script(json.dumps(drawn, separators=(",", ":")))
 
 
 def _inside_a_script(code: str) -> str:
-    """Code that cannot end the element it stands in."""
+    """Escape code so that it cannot close its ``<script>`` element."""
     return code.replace("</", "<\\/").replace("<!--", "<\\!--")
 
 
-def _table(rows: tuple[list[str], list[list[str]]], caption: str = "") -> Markup:
+def _table(rows: summary.Rows, caption: str) -> Markup:
     head, body = rows
-    lines = ["<table>"]
-    if caption:
-        lines.append(f"<caption>{html.escape(caption)}</caption>")
+    lines = ["<table>", f"<caption>{html.escape(caption)}</caption>"]
     lines.append("<tr>" + "".join(f"<th>{html.escape(c)}</th>" for c in head) + "</tr>")
     for row in body:
         lines.append("<tr>" + "".join(_table_cell(c) for c in row) + "</tr>")

@@ -1,4 +1,4 @@
-"""Figures as small pictures."""
+"""Compact PNG files of Matplotlib figures."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ __all__ = ["to_png"]
 
 
 def to_png(drawn: mpl_figure.Figure, dpi: int = 80) -> bytes:
-    """A figure as a PNG file small enough to be kept in a notebook.
+    """Render a figure as a PNG file that is small enough for a notebook.
 
     Args:
-        drawn: with Matplotlib.
+        drawn: the Matplotlib figure.
         dpi: dots per inch.
     """
     full, small = BytesIO(), BytesIO()
     drawn.savefig(full, format="png", dpi=dpi)
     with Image.open(full) as picture:
-        # A quarter of the bytes of true colour; a median cut would lose the colour of thin lines.
+        # 256 colours take a quarter of the bytes; a median cut would change colours of thin lines.
         few = picture.convert("RGB").quantize(method=Image.Quantize.FASTOCTREE)
         few.save(small, format="png", optimize=True)
     return small.getvalue()

@@ -1,4 +1,4 @@
-"""Where points and labels of a figure go, whatever draws it."""
+"""Positions of points and labels, for both renderers."""
 
 from __future__ import annotations
 
@@ -9,14 +9,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["MAX_POINTS", "outline", "spread", "thin"]
+__all__ = ["MAX_POINTS", "is_single", "outline", "spread", "thin"]
 
 MAX_POINTS = 600
-"""Of a line in a browser."""
+"""Largest number of points of a drawn line."""
+
+
+def is_single(y: NDArray[np.float64]) -> bool:
+    """Whether a curve has a single finite value, which a line would not show."""
+    return int(np.isfinite(y).sum()) == 1
 
 
 def outline(x: Any, low: Any, high: Any) -> tuple[list[Any], list[Any]]:
-    """Around a band: one closed piece for each stretch without a gap, None between them."""
+    """Outline of a band: one closed polygon for each part without gaps, separated by None."""
     low, high = np.asarray(low, dtype=np.float64), np.asarray(high, dtype=np.float64)
     places = np.flatnonzero(np.isfinite(low) & np.isfinite(high))
     x = np.asarray(x)
@@ -28,7 +33,7 @@ def outline(x: Any, low: Any, high: Any) -> tuple[list[Any], list[Any]]:
 
 
 def thin(values: ArrayLike) -> NDArray[np.float64]:
-    """At most :data:`MAX_POINTS` values, evenly taken, the last one kept."""
+    """Keep at most :data:`MAX_POINTS` evenly spaced values, and the last one."""
     array = np.asarray(values, dtype=np.float64)
     step = -(-len(array) // MAX_POINTS)
     if step <= 1:
@@ -38,7 +43,10 @@ def thin(values: ArrayLike) -> NDArray[np.float64]:
 
 
 def spread(heights: Sequence[float], gap: float) -> list[float]:
-    """Move label heights apart, in order, by as little as keeps ``gap`` between them."""
+    """Move label heights apart as little as possible, so that they differ by at least ``gap``.
+
+    The order is kept. Heights are fractions of the axes; none exceeds 1.
+    """
     order = np.argsort(heights, kind="stable")
     placed = np.asarray(heights, dtype=np.float64).copy()
     for lower, upper in pairwise(order):

@@ -1,4 +1,4 @@
-"""The figures of the Rahimi–Recht study, from histories as they come out of the catalog."""
+"""Figures of the Rahimi–Recht tasks, from histories."""
 
 from __future__ import annotations
 
@@ -29,8 +29,11 @@ __all__ = [
 ]
 
 
+BAND = "Lines are medians over seeds, bands the middle half of the seeds."
+
+
 def loss_figure(histories: Histories, targets: Mapping[str, float]) -> Figure:
-    """Training loss of each arm's best run, one panel a task, as published."""
+    """Training loss of the best run of each arm, one panel for each task, as published."""
 
     def line(history: pd.DataFrame) -> Line:
         best = best_seed(history)
@@ -42,12 +45,13 @@ def loss_figure(histories: Histories, targets: Mapping[str, float]) -> Figure:
     return Figure(
         "Training loss of the best run",
         panels(histories, line, "training loss", levels=targets),
-        note="best of all seeds by final loss; dotted: the target",
+        caption="For each arm, the seed with the lowest final loss, as published. The further "
+        "left a curve crosses the dotted line (the target), the faster the run.",
     )
 
 
 def median_loss_figure(histories: Histories, targets: Mapping[str, float]) -> Figure:
-    """Median training loss over seeds, the middle half as a band."""
+    """Median training loss over seeds, with a band of the middle half."""
 
     def line(history: pd.DataFrame) -> Line:
         losses = losses_by_seed(history)
@@ -57,33 +61,36 @@ def median_loss_figure(histories: Histories, targets: Mapping[str, float]) -> Fi
     return Figure(
         "Training loss, all seeds",
         panels(histories, line, "training loss", levels=targets),
-        note="line: median over seeds; band: from the first to the third quartile",
+        caption=f"{BAND} The further left a median crosses the dotted line (the target), the "
+        "faster the arm.",
     )
 
 
 def spectral_norm_figure(histories: Histories) -> Figure:
-    """Largest absolute Hessian eigenvalue along training, median over seeds."""
+    """Largest absolute eigenvalue of the Hessian along training, median over seeds."""
     having = [h for h in histories if "hessian_spectral_norm" in h]
     return Figure(
         "Largest absolute eigenvalue of the exact Hessian",
         panels(having, lambda h: median_line(h, "hessian_spectral_norm"), "spectral norm"),
-        note="median and middle half of the seeds; Hessian of the loss over all samples, float64",
+        caption=f"Hessian of the loss over all samples, in float64. {BAND} Rising curves mean that "
+        "the loss becomes sharper.",
     )
 
 
 def clipped_fraction_figure(histories: Histories) -> Figure:
-    """Share of clipped update elements along training, median over seeds."""
+    """Share of clipped elements of the update along training, median over seeds."""
     clipped = [h for h in histories if "clipped_fraction" in h]
     drawn = panels(
         clipped, lambda h: median_line(h, "clipped_fraction"), "clipped fraction", log=False
     )
-    note = "line: median over seeds; band: from the first to the third quartile"
-    return Figure("Share of elements with |m / denom(D)| > ρ", drawn, note=note)
+    caption = "Share of the update's elements that are clipped. Where it is near 1, step sizes "
+    caption += f"hardly depend on the curvature. {BAND}"
+    return Figure("Share of elements with |m / denom(D)| > ρ", drawn, caption=caption)
 
 
 HESSIAN_PANELS = {
     "hessian_spectral_norm": ("largest |eigenvalue|", True),
-    "hessian_smallest_eigenvalue": ("smallest |eigenvalue| but zero", True),
+    "hessian_smallest_eigenvalue": ("smallest nonzero |eigenvalue|", True),
     "hessian_eigenvalue_norm": ("norm of the eigenvalues", True),
     "hessian_diagonal_norm": ("norm of the diagonal", True),
     "hessian_positive_eigenvalue_share": ("share of positive eigenvalues", False),
@@ -95,14 +102,14 @@ HESSIAN_PANELS = {
     "second_moment_norm": ("norm of Adam's second moment", True),
     "clipped_fraction": ("clipped fraction", False),
 }
-"""Columns of the published Hessian analysis: what they are called, and whether on a log axis."""
+"""Columns of the published Hessian analysis: label, and whether the axis is logarithmic."""
 
 
 def hessian_figure(histories: Histories, task: str) -> Figure:
-    """All columns of the Hessian analysis on one task, a panel each.
+    """All quantities of the Hessian analysis on one task, one panel each.
 
-    The first seven are of the exact Hessian and gradient over all samples, in float64; the
-    others of what the optimizers hold.
+    The first seven describe the exact Hessian and gradient over all samples, in float64. The others
+    describe the state of the optimizers.
     """
     chosen = [h for h in histories if identify(h)[0] == task]
     drawn = []
@@ -115,13 +122,13 @@ def hessian_figure(histories: Histories, task: str) -> Figure:
         drawn,
         columns=3,
         size=(5.4, 3.4),
-        note="line: median over seeds; band: from the first to the third quartile; "
-        "arms that do not have a quantity are left out",
+        caption="The first seven panels describe the exact Hessian and gradient, the others the "
+        f"optimizers' own estimates. {BAND} Arms without a quantity are left out.",
     )
 
 
 def decades_figure(histories: Histories) -> Figure:
-    """How many runs of each arm end in each decade of the loss, a panel for each task."""
+    """Number of runs of each arm by the decade of their final loss, one panel for each task."""
     table = decade_table(histories)
     tasks = {identify(h)[0] for h in histories}
     decades = [c for c in table if c not in ("task", "arm", "diverged")]
@@ -141,7 +148,9 @@ def decades_figure(histories: Histories) -> Figure:
             rows[columns].to_numpy(),
         )
         drawn.append(Panel(task.label, [], "", x_label="final training loss", counts=counts))
-    return Figure("Runs by the decade of their final loss", drawn, note="number of runs")
+    caption = "Each disc is a number of runs. Further left is a lower final loss; a wide row means "
+    caption += "that seeds differ."
+    return Figure("Runs by the decade of their final loss", drawn, caption=caption)
 
 
 def spread_figure(histories: Histories, task: str) -> Figure:
@@ -162,11 +171,13 @@ def spread_figure(histories: Histories, task: str) -> Figure:
         ]
         drawn.append(Panel(get_arm(arm).label, lines, "training loss"))
     label = get_task(task).label
-    return Figure(f"Best, median and worst run. {label}", drawn, note="by final loss")
+    caption = "Runs are ordered by their final loss, one panel for each second-order arm. Distant "
+    caption += "lines mean that seeds differ."
+    return Figure(f"Best, median and worst run. {label}", drawn, caption=caption)
 
 
 def function_figure(report: Mapping[str, Any]) -> Figure:
-    """Singular values of A, and the Hessian's spectrum at the start and at a minimum."""
+    """Singular values of A, and spectra of the Hessian at the start and at a minimum."""
     start, minimum = report["hessian_at_start"], report["hessian_at_minimum"]
     return Figure(
         f"Rahimi–Recht function, cond(A) = {report['condition_number']:.6g}",
@@ -187,7 +198,8 @@ def function_figure(report: Mapping[str, Any]) -> Figure:
         ],
         columns=3,
         size=(4.6, 3.8),
-        note="blue: positive, red: negative; eigenvalues below the zero tolerance are left out",
+        caption="A is the matrix to be learnt. Blue: positive eigenvalues, red: negative; those "
+        "below the zero tolerance are left out. The wider the range, the harder the task.",
     )
 
 

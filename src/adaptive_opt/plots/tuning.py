@@ -1,4 +1,4 @@
-"""The figures of a search: Optuna's, and how good the best of n trials is."""
+"""Figures of a search: those of Optuna, and the expected best of n trials."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ from .template import white_background
 __all__ = ["SEARCH_FIGURES", "best_of_n_figure", "search_figures"]
 
 TREES = 64
-"""Of fANOVA's forest, where there are as many as sixteen trials."""
+"""Largest number of trees in the forest of fANOVA."""
 
 SEARCH_FIGURES = ("history", "parallel_coordinates", "importances", "slice")
 
 
 @white_background()
 def search_figures(trials: pd.DataFrame, best: dict[str, Any]) -> list[go.Figure]:
-    """Those of :data:`SEARCH_FIGURES`, in that order, of one study.
+    """Draw the :data:`SEARCH_FIGURES` of one study, in this order.
 
     Args:
-        trials: the table of trials.
-        best: the record of the best.
+        trials: table of trials.
+        best: contents of ``best.json``.
     """
     label = f"{get_arm(best['arm']).label} on {get_task(best['task']).label}"
     seen = trials[trials["outcome"] == "complete"] if len(trials) else trials
     seen = seen[np.isfinite(seen["value"])] if len(seen) else seen
     if best["source"] != "search" or len(seen) < 2:
-        reason = "configuration as given: nothing was searched"
+        reason = "given configuration: nothing was searched"
         if best["source"] == "search":
             reason = f"{len(seen)} complete trial: too few to draw"
         return [_empty(f"{label}: {name}", reason) for name in SEARCH_FIGURES]
@@ -74,15 +74,14 @@ def search_figures(trials: pd.DataFrame, best: dict[str, Any]) -> list[go.Figure
 def _importances(study: Any, name: str) -> go.Figure:
     import optuna
 
-    # Of few trials PED-ANOVA, though quicker, says little: its best tenth is one or two. Nor do
-    # many trees say more than some.
+    # PED-ANOVA is faster but uses the best tenth only: one or two of so few trials.
     trees = min(TREES, 4 * len(study.trials))
     evaluator = optuna.importance.FanovaImportanceEvaluator(n_trees=trees, seed=0)
     try:
         return optuna.visualization.plot_param_importances(
             study, evaluator=evaluator, target_name=name
         )
-    except (ValueError, RuntimeError) as error:  # all trials alike
+    except (ValueError, RuntimeError) as error:  # all trials have the same value
         return _empty("importances", str(error))
 
 
@@ -93,10 +92,10 @@ def _empty(title: str, reason: str) -> go.Figure:
 
 
 def best_of_n_figure(tables: Sequence[pd.DataFrame]) -> Figure:
-    """Expected best of n random trials for every arm, a panel for each task.
+    """Expected best of n random trials for every arm, one panel for each task.
 
     Args:
-        tables: of trials, one for each (task, arm).
+        tables: tables of trials, one for each (task, arm).
     """
     by_task: dict[str, list[Line]] = {}
     for table in tables:
@@ -117,5 +116,9 @@ def best_of_n_figure(tables: Sequence[pd.DataFrame]) -> Figure:
         Panel(get_task(t).label, lines, "expected best", x_label="random trials", y_log=True)
         for t, lines in by_task.items()
     ]
-    note = "of the trials drawn at random; a curve begins where not all of n can have diverged"
-    return Figure("How good is the best of n random trials?", panels, note=note)
+    caption = (
+        "Expected best value of the search objective among n random trials; lower is better. The "
+        "earlier a curve flattens, the less tuning the arm needs. A curve starts where not all n "
+        "trials can have diverged."
+    )
+    return Figure("How good is the best of n random trials?", panels, caption=caption)

@@ -1,4 +1,4 @@
-"""The figures of the verdict."""
+"""Figures of the verdict."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from .intervals import Interval, IntervalFigure, IntervalPanel
 
 __all__ = ["ladder_figure", "length_figure", "speedup_figure"]
 
-NOTE = (
-    "right of 1: faster; grey: counts as equivalent; bar: 95 % interval over searches and seeds; "
-    "arrow or open end: only a bound is known"
+READING = (
+    "bars are 95 % intervals over searches and seeds, and the grey band counts as equivalent. An "
+    "arrow, or a bar that ends at the edge, means that only a bound is known."
 )
 
 
 def length_figure(
     verdict: Verdict, tables: Sequence[pd.DataFrame], metric: str = "train_loss", columns: int = 2
 ) -> Figure:
-    """Final loss against training length, a panel a task: a shift to the left is a speed-up.
+    """Final loss by training length, one panel for each task; further left is faster.
 
     Args:
-        verdict: whose arms, but placebos, are drawn.
-        tables: final losses at every length, one of each (task, arm).
+        verdict: record with the tasks to draw.
+        tables: final losses at every length, one for each (task, arm); placebos are left out.
         metric: ``train_loss`` or ``valid_loss``.
-        columns: of panels.
+        columns: number of panels per row.
     """
     panels = []
     for task in verdict.tasks:
@@ -52,16 +52,18 @@ def length_figure(
                 x_log=True,
             )
         )
-    note = (
-        "each point is a training of its own with its whole schedule; line: median over runs, "
-        "band: middle half; dotted: the reference's loss at full length"
+    caption = (
+        "Each point is a separate training run with its whole learning rate schedule; lines are "
+        "medians over runs, bands the middle half. The further left a curve, the less training it "
+        "needs for the same loss. The dotted line is the loss of the reference (the better of SGDM "
+        "and Adam) at full length."
     )
     title = f"Final {METRIC_WORDS[metric]} by training length: further left is faster"
-    return Figure(title, panels, columns=columns, note=note)
+    return Figure(title, panels, columns=columns, caption=caption)
 
 
 def _curve(table: pd.DataFrame, metric: str) -> Line:
-    """Median over runs with the middle half as a band; diverged runs count as very high."""
+    """Median over runs with a band of the middle half; the loss of a diverged run is infinite."""
     arm = identify(table)[1]
     losses = table[metric].fillna(np.inf).groupby(table["iterations"])
     low, middle, high = (
@@ -80,29 +82,36 @@ def _interval(label: str, found: Speedup) -> Interval:
 def speedup_figure(
     verdict: Verdict, clock: str = "iteration", metric: str = "train_loss"
 ) -> IntervalFigure:
-    """Every arm against the reference, a panel a task."""
+    """Speed-up of every arm over the reference, one panel for each task."""
     panels = []
     labels: Mapping[str, str] = {a.arm: a.label for t in verdict.tasks for a in t.arms}
     for task in verdict.tasks:
         found = [(a.label, s) for a in task.arms if (s := a.speedup(clock, metric)) is not None]
         rows = [_interval(label, s) for label, s in sorted(found, key=lambda r: -r[1].ratio)]
         if rows and task.reference:
-            title = f"{task.label}, against {labels[task.reference]}"
+            title = f"{task.label}, compared with {labels[task.reference]}"
             words = f"speed-up in {CLOCK_WORDS[clock]}"
             panels.append(IntervalPanel(title, rows, verdict.settings["margin"], words))
     title = f"Speed-up at equal {METRIC_WORDS[metric]}, counted in {CLOCK_WORDS[clock]}"
-    return IntervalFigure(title, panels, NOTE)
+    caption = "How many times longer the reference, the better of SGDM and Adam, must train for "
+    caption += f"the same loss: right of 1 an arm is faster; {READING}"
+    return IntervalFigure(title, panels, caption)
 
 
 def ladder_figure(verdict: Verdict) -> IntervalFigure:
-    """Every rung of every ladder against the next, a panel a task."""
+    """Each rung of the information ladders compared with the next, one panel for each task."""
     panels = []
     for task in verdict.tasks:
         rows = [_interval(_step_words(s), s.result) for s in task.ladder]
         if rows:
             margin = verdict.settings["margin"]
             panels.append(IntervalPanel(task.label, rows, margin, "speed-up in iterations"))
-    return IntervalFigure("Each rung of the information ladder against the next", panels, NOTE)
+    caption = (
+        "Each row compares two arms with the same step rule; the second lacks one part of the "
+    )
+    caption += f"curvature information. Right of 1, that part speeds up training; {READING}"
+    title = "Information ladder: each rung compared with the next"
+    return IntervalFigure(title, panels, caption)
 
 
 def _step_words(step: Step) -> str:
@@ -110,4 +119,4 @@ def _step_words(step: Step) -> str:
         a.removeprefix(step.parent).removeprefix("_").replace("_", " ") or "estimate"
         for a in (step.upper, step.lower)
     )
-    return f"{get_arm(step.parent).label}: {upper} / {lower}"
+    return f"{get_arm(step.parent).label}: {upper} vs {lower}"

@@ -1,12 +1,13 @@
-"""Arms of a task compared by one loss: speeds where they are known, losses where they are not.
+"""Compare the arms of a task by one loss: with their speeds if known, otherwise with their losses.
 
-A run that is beyond the trained lengths has a bound in place of a speed, and bounds cannot be
-tested for equality. Whether an arm is faster can be tested all the same, by losses: an arm whose
-step costs c times the other's is faster on a clock if its loss at length h ≤ 1/c is below the
-other's at full length (for c < 1: its loss at full length below the other's at a length ≥ c). So
-the direction of an arm with bounded runs is tested by its bounds and by log losses at trained
-lengths (Bonferroni over the two), and its speed-up stays a bound. The known end of its interval is
-the further of the two that these tests give.
+A run beyond the trained lengths is censored: it has a bound instead of a speed, and bounds cannot
+be tested for equality. Losses can still show that an arm is faster. Let a step of the arm cost c
+steps of the other arm. The arm is faster on that clock if its loss at a length h ≤ 1/c is below the
+other's loss at full length (for c < 1: its loss at full length below the other's at a length ≥ c).
+
+So two tests decide the direction of an arm with censored runs: one by bounds, one by log losses at
+trained lengths (Bonferroni over the two). The speed-up remains a bound. The known end of its
+interval is the tighter of the two ends that these tests give.
 """
 
 from __future__ import annotations
@@ -26,29 +27,29 @@ from . import statistics
 from .schema import Bound, Clock, Metric, Speedup, Word
 from .speedup import Curve, Speeds, run_speeds
 
-__all__ = ["Contest", "Shift", "is_placebo"]
+__all__ = ["LossComparison", "Shift", "is_placebo"]
 
 Shift = tuple[float, float, float]
-"""What a clock adds to a log speed-up in iterations: the number, its error, its df."""
+"""Added to a log speed-up in iterations to change the clock: value, standard error, df."""
 
 TIE = 1e-9
-"""Lengths this near are the same."""
+"""Lengths that differ by less than this are equal."""
 
 
 def is_placebo(arm: str) -> bool:
-    """Whether an arm is a rung of the ladder below its parent, or the exact one above."""
+    """Whether an arm is a rung of an information ladder other than its parent."""
     return get_arm(arm).kind == "ladder"
 
 
-class Contest:
-    """The arms of one task by one loss.
+class LossComparison:
+    """Speeds and tests for the arms of one task, by one loss.
 
     Args:
-        lengths: by arm, final losses at every length.
-        curve: of the reference.
+        lengths: final losses at every length, by arm.
+        curve: loss curve of the reference.
         metric: ``train_loss`` or ``valid_loss``.
-        studies: by arm, the number of its searches.
-        seeds: number of runs of an arm.
+        studies: number of searches, by arm.
+        seeds: number of runs per arm.
         stuck_above: see :func:`.speedup.run_speeds`.
         settings: the parameters ``analysis.verdict``.
     """
@@ -77,10 +78,10 @@ class Contest:
     def _moderated(
         self, means: Mapping[str, Any], prior: Sequence[str] | None = None
     ) -> dict[str, statistics.Group]:
-        """Moderated by arms of their own sort.
+        """Moderate placebos with placebos and other arms with other arms.
 
-        Placebos are a sort of their own: with less information they are more erratic, and would
-        widen the intervals of all others. Arms with a bound say nothing of how much speeds differ.
+        Speeds of placebos vary more and would widen the intervals of all other arms. Arms with
+        censored runs are no ``prior``: their variance is not that of speeds.
         """
         groups: dict[str, statistics.Group] = {}
         for placebos in (False, True):
@@ -91,12 +92,12 @@ class Contest:
     def results(
         self, pairs: Sequence[tuple[str, str]], shifts: Sequence[Shift], clock: Clock
     ) -> list[Speedup]:
-        """Each pair compared on a clock, corrected for the number of pairs.
+        """Compare pairs of arms on one clock, corrected for the number of pairs.
 
         Args:
-            pairs: an arm, and the one that it is compared with.
-            shifts: for each pair.
-            clock: by which.
+            pairs: the arm, and the arm that it is compared with.
+            shifts: for each pair, the change from iterations to the clock.
+            clock: name of the clock.
         """
         margin = math.log1p(self.settings["margin"])
         compared, known = [], []
@@ -105,7 +106,9 @@ class Contest:
             compared.append(found)
             known.append(self._relative(arm, other))
         tested = [
-            self._by_both(*pair, shift, c, own) if any(own.bounded) else (c.p_different, c.estimate)
+            self._test_censored(*pair, shift, c, own)
+            if any(own.bounded)
+            else (c.p_different, c.estimate)
             for pair, shift, own, c in zip(pairs, shifts, known, compared, strict=True)
         ]
         different = statistics.holm([p for p, _ in tested])
@@ -115,7 +118,7 @@ class Contest:
         for pair, c, own, shift, (_, sign), p, q in zip(
             pairs, compared, known, shifts, tested, different, equivalent, strict=True
         ):
-            same = 1.0 if any(own.bounded) else q  # of a bound nobody knows how near it is
+            same = 1.0 if any(own.bounded) else q  # a bound cannot show equivalence
             word = statistics.decide(sign, p, same, alpha)
             results.append(
                 self._speedup(pair, c, own, shift, word, clock)
@@ -124,7 +127,7 @@ class Contest:
         return [Speedup(**r) for r in results]
 
     def _relative(self, arm: str, other: str) -> Speeds:
-        """Speeds against the reference as they are, against any other arm run by run."""
+        """Speeds of an arm relative to the reference or, run by run, to another rung."""
         if is_placebo(other) or (is_placebo(arm) and get_arm(arm).tuned_as == other):
             return self.speeds[arm].minus(self.speeds[other])
         return self.speeds[arm]
@@ -141,7 +144,7 @@ class Contest:
         below, above = own.bounded
         low, high = found.interval(self.settings["confidence"])
         if below or above:
-            low, high = self._interval_by_both(pair, shift, found, (below, above))
+            low, high = self._censored_interval(pair, shift, found, (below, above))
         log = found.estimate if own.bound is None else own.bound + shift[0]
         return {
             "metric": self.metric,
@@ -153,46 +156,46 @@ class Contest:
             "bound": _bound(below, above, len(own.runs)),
         }
 
-    def _by_both(
+    def _test_censored(
         self, arm: str, other: str, shift: Shift, found: statistics.Comparison, own: Speeds
     ) -> tuple[float, float]:
-        """The stronger of two tests, corrected for their number.
+        """Test an arm with censored runs; returns p and the sign of the difference.
 
-        With bounds for speeds a difference looks smaller than it is, which is safe, but only where
-        no run may be on the other side of its bound; by losses it is whole, but only at the trained
-        lengths.
+        The smaller p of two tests counts, corrected for their number. The test by bounds
+        underestimates the difference, so it is used only if no run can lie on the other side of its
+        bound. The test by losses sees the whole difference, but only at the trained lengths.
         """
         below, above = own.bounded
         safe = not (below if found.estimate > 0 else above)
         by_speed = found.p_different if safe else 1.0
-        tests = [(by_speed, found.estimate), self._direction(arm, other, shift)]
+        tests = [(by_speed, found.estimate), self._test_losses(arm, other, shift)]
         p, sign = min(tests)
         return min(1.0, 2 * p), sign
 
-    def _interval_by_both(
+    def _censored_interval(
         self,
         pair: tuple[str, str],
         shift: Shift,
         found: statistics.Comparison,
         bounded: tuple[int, int],
     ) -> tuple[float, float]:
-        """Log speed-ups that neither test rejects; infinite where there is no end."""
-        by, reach = self._shifted(shift)
+        """Log speed-ups that neither test rejects; an unknown end is infinite."""
+        by, reach = self._shift_and_margin(shift)
         below, above = bounded
         confidence = 1 - (1 - self.settings["confidence"]) / 2  # two tests
         low, high = found.interval(confidence)
         ends = (-math.inf if below else low, math.inf if above else high)
-        p = (1 - confidence) / 2  # of an end
-        low = max(ends[0], self._proven(*pair, p, faster=True) + by - reach)
-        high = min(ends[1], self._proven(*pair, p, faster=False) + by + reach)
+        p = (1 - confidence) / 2  # for each end
+        low = max(ends[0], self._proven_speedup(*pair, p, faster=True) + by - reach)
+        high = min(ends[1], self._proven_speedup(*pair, p, faster=False) + by + reach)
         return (low, high) if low <= high else ends
 
-    def _proven(self, arm: str, other: str, p: float, *, faster: bool) -> float:
-        """The largest log speed-up in iterations that losses show an arm to exceed.
+    def _proven_speedup(self, arm: str, other: str, p: float, *, faster: bool) -> float:
+        """Largest log speed-up in iterations that losses prove an arm to exceed.
 
-        A fixed sequence of tests, from the least claim to the greatest, which ends at the first
-        that fails and needs no correction for their number. Not ``faster``: the smallest that
-        they show it to stay below.
+        If not ``faster``: the smallest that they prove it to stay below. Claims are tested in a
+        fixed order, from the weakest to the strongest, until one fails. Such a sequence needs no
+        correction for the number of tests.
         """
         own, theirs = (self._trained(a) for a in (arm, other))
         if _full(own) is None or _full(theirs) is None:
@@ -208,17 +211,17 @@ class Contest:
             proven = math.log(speed)
         return proven
 
-    def _shifted(self, shift: Shift) -> tuple[float, float]:
-        """The number of a shift, and how far its interval reaches."""
+    def _shift_and_margin(self, shift: Shift) -> tuple[float, float]:
+        """Value of a shift and half the width of its interval."""
         by, error, df = shift
         reach = float(stats.t.ppf(0.5 + self.settings["confidence"] / 2, df)) * error
         return by, reach
 
-    def _direction(self, arm: str, other: str, shift: Shift) -> tuple[float, float]:
-        """Two-sided p, and a number with the sign of arm − other (above 0: faster)."""
-        by, reach = self._shifted(shift)
+    def _test_losses(self, arm: str, other: str, shift: Shift) -> tuple[float, float]:
+        """Two-sided p of the test by losses, and a number that is positive if the arm is faster."""
+        by, reach = self._shift_and_margin(shift)
         own, theirs = (self._trained(a) for a in (arm, other))
-        price = -by  # log of what a step costs, in steps of the other
+        price = -by  # log cost of a step, in steps of the other arm
         faster = self._p_lower(arm, other, *_lengths_for_faster(price + reach, own, theirs))
         slower = self._p_lower(
             other, arm, *reversed(_lengths_for_slower(price - reach, own, theirs))
@@ -232,7 +235,7 @@ class Contest:
     def _p_lower(
         self, arm: str, other: str, share: float | None, other_share: float | None
     ) -> float:
-        """One-sided p that an arm's loss at a length is not below another's at a length."""
+        """One-sided p that the loss of ``arm`` at a length is not below that of ``other``."""
         if share is None or other_share is None:
             return 1.0
         groups = self._moderated(
@@ -248,7 +251,7 @@ class Contest:
         return float(stats.t.cdf(found.estimate / found.error, found.df))
 
     def _losses(self, arm: str, share: float) -> list[float]:
-        """Mean log loss of each search at a length; runs that diverged count as the worst."""
+        """Mean log loss of each search at one length; a diverged run gets the worst loss of all."""
         key = (arm, share)
         if key not in self._by_loss:
             table = self.lengths[arm]
@@ -262,7 +265,7 @@ class Contest:
 
     @cached_property
     def _worst(self) -> float:
-        """A log loss above that of any run."""
+        """Largest log loss of all runs."""
         values = pd.concat([t[self.metric] for t in self.lengths.values()])
         seen = values[np.isfinite(values) & (values > 0)]
         return float(np.log(seen.max())) if len(seen) else 0.0
@@ -271,7 +274,7 @@ class Contest:
 def _lengths_for_faster(
     price: float, own: Sequence[float], theirs: Sequence[float]
 ) -> tuple[float | None, float | None]:
-    """Lengths at which a lower loss of the arm shows that it is faster at a log price.
+    """Lengths of both arms at which a lower loss proves the arm faster, for a log cost per step.
 
     Example:
         >>> _lengths_for_faster(math.log(1.5), [0.25, 0.5, 1.0], [0.5, 1.0])
@@ -288,7 +291,7 @@ def _lengths_for_faster(
 def _lengths_for_slower(
     price: float, own: Sequence[float], theirs: Sequence[float]
 ) -> tuple[float | None, float | None]:
-    """Lengths at which a higher loss of the arm shows that it is slower at a log price.
+    """Lengths of both arms at which a higher loss proves the arm slower, for a log cost per step.
 
     Example:
         >>> _lengths_for_slower(math.log(1.5), [0.25, 0.5, 1.0], [0.5, 1.0])
