@@ -143,7 +143,7 @@ def test_updates_are_the_optimizers_own(method):
     for _ in range(5):
         optimizer.zero_grad()
         optimizer.backward(p @ slope + p @ h @ p / 2)
-        (c,) = optimizer._pending.values()
+        (c,) = optimizer._pending_estimates.values()
         before = p.detach().clone()
         optimizer.step()
         smoothing.refresh(c / method.unit(RHO))

@@ -119,7 +119,7 @@ def estimates(rank: int, world: int, folder: str) -> None:
             optimizer.zero_grad()
             optimizer.backward(((model(x) - y) ** 2).mean())
             optimizer._before_step()
-            rows.append(torch.cat([c.flatten() for c in optimizer._pending.values()]))
+            rows.append(torch.cat([c.flatten() for c in optimizer._pending_estimates.values()]))
         found[str(own)] = torch.stack(rows)
     torch.save(found, Path(folder) / f"{rank}.pt")
     dist.destroy_process_group()

@@ -96,7 +96,7 @@ def test_sharded_parameters_step_as_one_process(tmp_path):
             optimizer.step(closure_of(model, optimizer, x, y))
         alone = torch.cat([p.detach().flatten() for p in model.parameters()])
         assert (found - alone).abs().max() < 1e-6, (name, probe)
-    assert "rank_probes=True needs whole parameters" in (tmp_path / "0.txt").read_text()
+    assert "rank_probes=True needs unsharded parameters" in (tmp_path / "0.txt").read_text()
 
 
 # Scalers.
@@ -217,7 +217,7 @@ def test_curvature_that_overflows_leaves_the_old_one():
     before = optimizer.state[p]["curvature"].clone()
     optimizer.zero_grad()
     optimizer.backward((p**2).sum())
-    optimizer._pending[p] = torch.tensor([math.inf, 2.0])
+    optimizer._pending_estimates[p] = torch.tensor([math.inf, 2.0])
     optimizer.step()
     after = optimizer.state[p]["curvature"]
     assert after[0] == before[0]

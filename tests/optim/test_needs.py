@@ -39,7 +39,7 @@ class Newton(torch.optim.Optimizer):
 
 def test_a_graph_is_given_and_its_use_is_counted(monkeypatch):
     monkeypatch.setattr(
-        "adaptive_opt.optim.memberwise.ELSEWHERE_ELEMENTWISE", {(__name__.split(".")[0], "Newton")}
+        "adaptive_opt.optim.memberwise.ELEMENTWISE_BY_NAME", {(__name__.split(".")[0], "Newton")}
     )
     p = torch.randn(3, 4, requires_grad=True)
     curvature = torch.rand(3, 4) + 0.5
@@ -53,7 +53,7 @@ def test_a_graph_is_given_and_its_use_is_counted(monkeypatch):
 
 def test_a_clipped_gradient_scales_the_curvature_alike(monkeypatch):
     monkeypatch.setattr(
-        "adaptive_opt.optim.memberwise.ELSEWHERE_ELEMENTWISE", {(__name__.split(".")[0], "Newton")}
+        "adaptive_opt.optim.memberwise.ELEMENTWISE_BY_NAME", {(__name__.split(".")[0], "Newton")}
     )
     p = torch.full((1, 4), 5.0, requires_grad=True)
     optimizer = Memberwise(Newton, [p], members=1, create_graph=True, max_grad_norm=0.1)
