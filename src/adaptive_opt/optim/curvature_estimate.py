@@ -97,7 +97,7 @@ class CurvatureEstimation(CurvatureState):
         """Context for the forward pass that makes second derivatives possible and fast.
 
         It switches to attention and to convolution, normalisation and loss functions that can
-        be differentiated twice (:class:`.double_backward.FastDoubleBackward`). Where
+        be differentiated twice (:class:`~adaptive_opt.optim.FastDoubleBackward`). Where
         :attr:`graph_due` is False, it does nothing.
         """
         return twice_differentiable() if self.graph_due else nullcontext()

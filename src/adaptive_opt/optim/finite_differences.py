@@ -249,7 +249,7 @@ def check_same_batch(
         False if a loss or gradient is not finite, so that nothing can be checked.
 
     Raises:
-        RuntimeError: the change exceeds 100 |ε gᵀv| + 0.001 |loss|.
+        RuntimeError: the change exceeds 100 abs(ε gᵀv) + 0.001 abs(loss).
     """
     before, after = (torch.as_tensor(x).detach().double().sum().item() for x in (loss, shifted))
     parts = [(p.grad, v * e) for p, v, e in zip(params, probe, size, strict=True)]

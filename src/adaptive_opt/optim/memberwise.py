@@ -137,7 +137,7 @@ class Memberwise:
 
         Args:
             again: returns the losses ``[members]`` and gradients at the current parameters;
-                needed only if :attr:`needs_closure`.
+                needed only if ``needs_closure``.
 
         Raises:
             TypeError: the optimizer needs a closure, and ``again`` is None.
