@@ -157,12 +157,7 @@ class BlockLanczos:
         return chosen, torch.where(residuals == 0, 0.0, residuals / chosen.abs())
 
     def eigenpairs(self, count: int, tolerance: float = 1e-3) -> Eigenpairs:
-        """The largest eigenvalues with eigenvectors; arguments and errors as above.
-
-        Args:
-            count: number of pairs.
-            tolerance: largest residual of a pair that is :attr:`.spectrum.Eigenpairs.good`.
-        """
+        """The largest eigenvalues with eigenvectors; see :func:`.spectrum.eigenpairs`."""
         values, residuals = self.eigenvalues(count)
         weights = self._ritz_pairs()[1].flip(1)[:, :count].to(self._next_block)
         vectors = torch.zeros(len(self._next_block), count).to(self._next_block)
@@ -172,12 +167,7 @@ class BlockLanczos:
         return Eigenpairs(values, vectors, residuals, tolerance)
 
     def density(self, points: int = 400, width: float | None = None) -> Density:
-        """The smoothed spectral density; see :func:`.spectrum.density`.
-
-        Args:
-            points: number of grid points.
-            width: σ; default: width of the spectrum / (2 m).
-        """
+        """The smoothed spectral density; see :func:`.spectrum.density`."""
         values, vectors = self._ritz_pairs()
         weights = (
             self._start_coefficients.T @ vectors[: len(self._start_coefficients)]

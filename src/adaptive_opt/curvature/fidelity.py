@@ -1,7 +1,7 @@
 r"""Fidelity: compare curvature estimates with the exact diagonal along a trajectory.
 
 A run refreshes its curvature at points θ_0, θ_1, …, where its momentum is m. H is the exact
-Hessian there, and d = diag(H). The estimate of a probe v is compared at three *stages*:
+Hessian there, and d = diag(H). Estimates with a probe v are compared at three *stages*:
 
     stage     of the estimate                                       compared with
     raw       c = v ⊙ Hv                                            d

@@ -62,7 +62,7 @@ WHICH = {"largest": "LA", "magnitude": "LM"}
 
 @dataclass(frozen=True)
 class Eigenpairs:
-    """The largest eigenvalues with their eigenvectors, in descending order.
+    """Eigenpairs in descending order of eigenvalues, or of magnitudes.
 
     Attributes:
         values: eigenvalues, ``[k]``, float64; NaN where the iteration did not converge.
@@ -122,11 +122,10 @@ def eigenpairs(
     Args:
         operator: a symmetric linear operator of curvlinops, ``[n, n]``.
         count: k, the number of pairs.
-        which: ``largest`` (default), or ``magnitude``: largest absolute values, as found by power
-            iteration.
-        tolerance: largest residual of a pair that is :attr:`Eigenpairs.good`; default 0.001.
+        which: ``largest``, or ``magnitude`` for the largest absolute values.
+        tolerance: largest residual of a pair that is :attr:`Eigenpairs.good`.
         basis: number of Lanczos vectors in memory; default max(2k + 1, 12).
-        max_restarts: maximal number of restarts; default 100. Pairs that do not converge are NaN.
+        max_restarts: maximal number of restarts; pairs that have not converged then are NaN.
         seed: seed of the start vector.
 
     Raises:
@@ -196,17 +195,13 @@ def _arpack(
 def moments(
     operator: Any, draws: int, *, basis: Tensor | None = None, seed: int = 0
 ) -> tuple[Estimate, Estimate]:
-    """Estimate trace and Frobenius norm, as defined in :mod:`.spectrum`.
+    """Estimate trace and Frobenius norm with standard errors, as defined in :mod:`.spectrum`.
 
     Args:
         operator: A, a symmetric linear operator ``[n, n]``.
         draws: number of Rademacher vectors, at least 2.
-        basis: Q, ``[n, q]``, with orthonormal columns; columns that are not finite are ignored.
-            None (default): no basis.
+        basis: Q, ``[n, q]``, with orthonormal columns; those that are not finite are ignored.
         seed: seed of the draws.
-
-    Returns:
-        Trace and Frobenius norm, with standard errors.
     """
     stream = torch.Generator(operator.device).manual_seed(seed)
     n, like = operator.shape[0], {"dtype": operator.dtype, "device": operator.device}
@@ -258,9 +253,9 @@ def density(
 
     Args:
         operator: A, a symmetric linear operator ``[n, n]``.
-        steps: m, the number of Lanczos steps; default 40.
-        draws: number of independent start vectors, at least 2; default 4.
-        points: number of grid points; default 400.
+        steps: m, the number of Lanczos steps.
+        draws: number of independent start vectors, at least 2.
+        points: number of grid points.
         width: σ; default: width of the spectrum / (2 m).
         grid: eigenvalues t to evaluate at; default: range of the spectrum, and 4 σ beyond it.
         seed: seed of the draws.

@@ -56,14 +56,7 @@ HessianFn = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 def zero_tolerance(eigenvalues: Tensor) -> Tensor:
-    """Largest magnitude of an eigenvalue that counts as zero.
-
-    Args:
-        eigenvalues: ``[..., n]``.
-
-    Returns:
-        ``[...]``.
-    """
+    """Largest magnitude that counts as zero; maps eigenvalues ``[..., n]`` to ``[...]``."""
     n = eigenvalues.shape[-1]
     return n * torch.finfo(eigenvalues.dtype).eps * eigenvalues.abs().amax(-1)
 
@@ -201,12 +194,9 @@ class TrajectoryStatistics:
             self._submitted += 1
 
     def wait(self) -> Array:
-        """Wait for all points submitted so far, and return their statistics.
+        """Wait for the points submitted so far, and return what :meth:`result` would return.
 
         More points can be submitted afterwards.
-
-        Returns:
-            ``[points, len(COLUMNS)]``, in the order of submission.
         """
         while self._process_chunk(block=False):
             continue

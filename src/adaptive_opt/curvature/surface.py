@@ -20,8 +20,8 @@ def extent(loss: float, eigenvalue: float, rise: float = 4.0) -> float:
 
     Args:
         loss: loss at the centre, positive.
-        eigenvalue: eigenvalue of that vector; its sign is ignored.
-        rise: increase of the loss, as a multiple of the loss; default 4.
+        eigenvalue: its eigenvalue, of either sign.
+        rise: relative increase of the loss.
 
     Example:
         >>> extent(0.5, 4.0)  # ½ · 4 · 1² = 4 · 0.5
@@ -48,8 +48,7 @@ def on_plane(
         told: called with 1 after each evaluation.
 
     Returns:
-        Values of a and b, each ``[points]``, and losses, indexed ``[b, a]``; NaN where a loss is
-        not finite.
+        Values of a and b, ``[points]``, and losses, indexed ``[b, a]``; NaN if not finite.
     """
     centre = loss.get()
     a, b = (torch.linspace(-e, e, points, dtype=torch.float64) for e in extents)
@@ -72,16 +71,13 @@ def along_line(
     positions: Tensor,
     told: ProgressFn = lambda _: None,
 ) -> Tensor:
-    """Evaluate the loss at (1 − s) first + s second, for parameters and buffers.
+    """Evaluate the loss at (1 − s) first + s second; NaN where it is not finite.
 
     Args:
         loss: loss of a network, which keeps the values of the last position.
         first, second: all parameters, then all buffers, in the order of the network.
-        positions: values of s, ``[positions]``.
+        positions: values of s, ``[positions]``, as is the result.
         told: called with 1 after each evaluation.
-
-    Returns:
-        Losses, ``[positions]``; NaN where a loss is not finite.
     """
     own = [*loss.network.parameters(), *buffers_of(loss.network)]
     found = []

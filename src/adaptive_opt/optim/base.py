@@ -16,8 +16,8 @@ from .state import COUNTERS, SavedOptimizer
 __all__ = ["EnsembleOptimizer"]
 
 HESSIAN_VECTOR_PRODUCT_COST = 2
-"""Gradient-equivalents of one Hessian-vector product by reverse-over-reverse differentiation:
-the backward pass through the gradient's graph takes about twice the operations of the gradient
+"""Gradient-equivalents of one Hessian-vector product: a backward pass through the gradient's graph,
+which has twice the operations of the loss's
 (Pearlmutter, *Fast Exact Multiplication by the Hessian*, 1994)."""
 
 UNSUPPORTED = {
@@ -28,8 +28,7 @@ UNSUPPORTED = {
 """Unsupported options of torch's optimizers, with the reason."""
 
 MAX_CHUNK_ELEMENTS = 2**18
-"""Most elements of parameters to update together on a CPU. With their gradients and state
-these are some megabytes, which fit into a cache."""
+"""Most elements of parameters to update together on a CPU, so that they stay in the cache."""
 
 
 class EnsembleOptimizer(SavedOptimizer):
@@ -42,12 +41,11 @@ class EnsembleOptimizer(SavedOptimizer):
     Args:
         params: parameters or parameter groups, as for any torch optimizer.
         defaults: hyperparameters and their default values.
-        members: number of models in the ensemble; None (default) for a single model.
-        max_grad_norm: clip the gradient to this global norm before the step; None (default):
-            do not clip.
-        foreach: use multi-tensor kernels; None (default) means True.
+        members: ensemble size; None (default): a single model.
+        max_grad_norm: clip the gradient to this global norm before the step; default: no clipping.
+        foreach: use multi-tensor kernels; default: True.
         maximize: maximize the loss instead of minimizing it.
-        capturable, differentiable, fused: options of torch's optimizers; True is not supported.
+        capturable, differentiable, fused: options of torch's optimizers; not supported.
 
     Raises:
         ValueError: a hyperparameter is out of range, an option is not supported, or a shape
@@ -209,7 +207,6 @@ class EnsembleOptimizer(SavedOptimizer):
         return loss
 
     def _call_closure(self, closure: Callable[[], float]) -> float:
-        """Call the closure given to :meth:`step`."""
         return closure()
 
     def _gradient_norm(self) -> Tensor | None:
@@ -244,13 +241,9 @@ class EnsembleOptimizer(SavedOptimizer):
     def _step_group(
         self, group: dict[str, Any], params: Tensors, grads: Tensors, prepared: Tensors | None
     ) -> None:
-        """Update a slice of a group's parameters.
+        """Update some parameters of a group; ``prepared`` is their part of :meth:`_prepare`.
 
-        Args:
-            group: the parameter group.
-            params: the slice of its parameters.
-            grads: their gradients, clipped; negative with ``maximize``.
-            prepared: the same slice of the result of :meth:`_prepare`.
+        ``grads`` are clipped, and negated with ``maximize``.
         """
         raise NotImplementedError
 
@@ -266,7 +259,7 @@ class EnsembleOptimizer(SavedOptimizer):
         return {}
 
     def statistics(self) -> dict[str, Tensor]:
-        """Compute statistics of the last step; each is 0-dim, or ``[members]``."""
+        """Statistics of the last step; each is 0-dim, or ``[members]``."""
         return {}
 
     def _factor(self, value: Any, tensors: Sequence[Tensor]) -> Factor:

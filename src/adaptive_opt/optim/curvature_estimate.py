@@ -44,7 +44,7 @@ HVPS = ("autograd", "finite_difference")
 class CurvatureEstimation(CurvatureState):
     """Optimizer that estimates the curvature every ``update_period`` steps.
 
-    The arguments are described in :class:`.second_order.SecondOrderOptimizer`.
+    The arguments are described in :class:`~adaptive_opt.optim.SecondOrderOptimizer`.
 
     Raises:
         ValueError: ``hvp`` is unknown, or does not fit the curvature source or another option.
@@ -96,15 +96,14 @@ class CurvatureEstimation(CurvatureState):
     def forward_context(self) -> AbstractContextManager[Any]:
         """Context for the forward pass that makes second derivatives possible and fast.
 
-        It switches to attention and to convolution, normalisation and loss functions that can
-        be differentiated twice (:class:`~adaptive_opt.optim.FastDoubleBackward`). Where
-        :attr:`graph_due` is False, it does nothing.
+        It selects the math kernel of attention, and enters
+        :class:`~adaptive_opt.optim.FastDoubleBackward`; unless :attr:`graph_due`, it does nothing.
         """
         return twice_differentiable() if self.graph_due else nullcontext()
 
     @property
     def hessian_due(self) -> bool:
-        """Whether the next step needs the Hessian, from whichever method."""
+        """Whether the next step needs the Hessian, computed by any method."""
         return self.curvature_due and self.param_groups[0]["curvature"] in HESSIAN_SOURCES
 
     @property
@@ -133,19 +132,19 @@ class CurvatureEstimation(CurvatureState):
         so keeping it does not keep activations in memory.
 
         Args:
-            loss: a scalar, or ``[members]``. Finite differences need a closure instead: it
-                evaluates the model on the batch and returns the loss, without a backward pass.
+            loss: a scalar, or ``[members]``. Finite differences need a closure that evaluates the
+                model on the batch and returns the loss, without a backward pass.
             curvature_loss: estimate the curvature of this loss instead, for example over part of
                 the batch; ignored unless :attr:`graph_due`. For ``gauss_newton``: a
                 :class:`.gauss_newton.SampledLoss`, or a function that returns one, called
                 only if :attr:`curvature_due`.
-            curvature_share: share of the batch in ``curvature_loss``, to count its cost; default 1.
+            curvature_share: share of the batch in ``curvature_loss``, to count its cost.
 
         Returns:
             The loss of a closure; None otherwise.
 
         Raises:
-            RuntimeError: the loss reaches no parameter of this optimizer, or has no second
+            RuntimeError: the loss depends on no parameter of this optimizer, or has no second
                 derivative; the message names alternatives.
             TypeError: ``curvature_loss`` does not fit the curvature source.
         """
@@ -197,7 +196,7 @@ class CurvatureEstimation(CurvatureState):
         due = [p for g in self.param_groups if is_due(g) for p in g["params"] if p.requires_grad]
         found = gauss_newton_diagonal(draw, due, loss)
         self.curvature_cost += share  # one more gradient
-        # Not negated with maximize: the Gauss–Newton diagonal is never negative.
+        # With maximize it already belongs to the negative loss, so it is not negated.
         self._add_estimate(list(found), list(found.values()), signed=False)
 
     def estimate_curvature(self, loss: Tensor, share: float = 1.0) -> None:

@@ -24,7 +24,7 @@ class CurvatureState(EnsembleOptimizer):
 
     Args:
         seed: seed of the probes; for an ensemble one seed for each member.
-        members: number of models in the ensemble; None for a single model.
+        members: ensemble size; None: a single model.
         **rest: see :class:`.base.EnsembleOptimizer`.
 
     Raises:

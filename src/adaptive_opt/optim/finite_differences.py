@@ -90,19 +90,17 @@ def difference(
     buffers: Iterable[Tensor] = (),
     check: bool,
 ) -> Difference | None:
-    """Compute Hv = (g(θ + εv) − g(θ)) / ε.
-
-    Parameters, gradients and random state are left as after one evaluation at θ.
+    """Compute Hv = (g(θ + εv) − g(θ)) / ε; all else is left as after one evaluation at θ.
 
     Args:
-        gradient: sets or increments ``.grad`` by the gradient at the current parameters, and
+        gradient: sets ``.grad`` to the gradient at the current parameters, or adds it, and
             returns the loss; called twice.
         start: the present state of all parameters to which ``gradient`` gives gradients.
         due: parameters to compute the product for.
         make_probe: returns v for these parameters; called twice, with equal results.
         step_size: returns ε for the parameters and v.
         gradient_first: whether v depends on g(θ).
-        buffers: tensors that an evaluation changes; the net change is that of one evaluation.
+        buffers: tensors that an evaluation changes; they change once.
         check: verify that both calls evaluate the same batch.
 
     Returns:
@@ -196,17 +194,14 @@ def _shifted(
 def step_length(params: Tensor, probe: Tensor, dtype: torch.dtype) -> Tensor:
     r"""ε = c √u (1 + ‖θ‖) / ‖v‖ with c = 0.05 and u the machine epsilon.
 
-    The classical rule, c = 1, balances rounding and truncation error of a smooth function. A
-    network with ReLUs has kinks, where the gradient jumps; the jump is divided by ε. A step with
-    c = 0.05 crosses fewer kinks, so its products are closer to those of second derivatives
+    The classical rule, c = 1, balances rounding and truncation errors of smooth functions. In a
+    network with ReLUs the gradient jumps at kinks, and the jump is divided by ε. With c = 0.05
+    the step crosses fewer kinks, and products are closer to those of second derivatives
     (``benchmarks/finite_differences.py``).
 
     Args:
-        params, probe: the norms ‖θ‖ and ‖v‖; 0-dim, or ``[members]``.
+        params, probe: the norms ‖θ‖ and ‖v‖; 0-dim, or ``[members]``, as is the result.
         dtype: type of the parameters.
-
-    Returns:
-        ε, shaped like the norms.
 
     Source: Nocedal & Wright, *Numerical Optimization* (2006), section 8.1, for c = 1.
 

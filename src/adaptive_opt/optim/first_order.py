@@ -1,8 +1,8 @@
 """SGD with momentum and Adam, for one model or an ensemble.
 
-Unlike those of ``torch.optim``, they accept a learning rate for each member, which a batch of
-tuning trials needs. Without ``members`` they step as torch's do if every parameter has a gradient
-at every step: the bias correction counts steps of a group, not of a parameter.
+Unlike those of ``torch.optim``, they accept a learning rate for each member, as a batch of tuning
+trials needs. Without ``members`` they equal torch's if every parameter has a gradient at every
+step: the bias correction counts steps of a group, not of a parameter.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ class SGDM(EnsembleOptimizer):
 
     Args:
         params: parameters, or parameter groups.
-        lr: η ≥ 0, a number or ``[members]``.
-        momentum: μ in [0, 1), a number or ``[members]``.
-        weight_decay: λ ≥ 0, a number or ``[members]``; coupled, as in ``torch.optim.SGD``.
+        lr: η ≥ 0; like the other hyperparameters, a number or a tensor ``[members]``.
+        momentum: μ in [0, 1).
+        weight_decay: λ ≥ 0, coupled, as in ``torch.optim.SGD``.
         members, max_grad_norm, foreach, maximize, capturable, differentiable, fused: see
             :class:`EnsembleOptimizer`.
 
@@ -107,10 +107,10 @@ class Adam(EnsembleOptimizer):
 
     Args:
         params: parameters, or parameter groups.
-        lr: η ≥ 0, a number or ``[members]``.
-        betas: (β1, β2) in [0, 1), each a number or ``[members]``.
-        eps: ε ≥ 0, a number or ``[members]``.
-        weight_decay: λ ≥ 0, a number or ``[members]``; coupled, as in ``torch.optim.Adam``.
+        lr: η ≥ 0; like the other hyperparameters, a number or a tensor ``[members]``.
+        betas: (β1, β2) in [0, 1).
+        eps: ε ≥ 0.
+        weight_decay: λ ≥ 0, coupled, as in ``torch.optim.Adam``.
         members, max_grad_norm, foreach, maximize, capturable, differentiable, fused: see
             :class:`EnsembleOptimizer`.
 

@@ -67,13 +67,10 @@ def sampled_cross_entropy(
     Args:
         logits: ``[..., classes]``; with ``members`` the first dimension is that of the members.
         dim: dimension of the classes; default: the last.
-        members: number of models in the ensemble; None (default) for a single model.
-        scale: factor by which the training loss is multiplied before ``backward``: the scale of
-            a ``GradScaler``, or 1 / (number of accumulated batches).
+        members: ensemble size; None (default): a single model.
+        scale: factor of the training loss: the scale of a ``GradScaler``, or 1 / (number of
+            accumulated batches); default 1.
         generator: random generator; with ``members`` also a sequence of one for each member.
-
-    Returns:
-        The sampled loss.
 
     Example:
         >>> logits = torch.zeros(8, 10, requires_grad=True)
@@ -114,9 +111,6 @@ def sampled_squared_error(
         output: f(x), of any shape; with ``members`` the first dimension is that of the members.
         members, scale: see :func:`sampled_cross_entropy`.
         generator: random generator.
-
-    Returns:
-        The sampled loss.
 
     Example:
         >>> sampled_squared_error(torch.zeros(5, 3, requires_grad=True)).terms

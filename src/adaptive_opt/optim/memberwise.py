@@ -50,19 +50,16 @@ class Memberwise:
     """Apply a third-party optimizer to an ensemble as if each member were trained alone.
 
     If the optimizer's ``step`` requires a closure, it gets one. If it has ``train()`` and
-    ``eval()``, they are called around evaluations. On request it gets gradients with their graph,
-    and two parameter groups.
+    ``eval()``, they are called around evaluations.
 
     Args:
         optimizer: a ``torch.optim.Optimizer`` class.
         params: tensors of shape ``[members, ...]``.
-        members: number of models in the ensemble.
-        max_grad_norm: clip each member's gradient to this global norm before the step; None
-            (default): do not clip.
-        create_graph: give the optimizer gradients that it can differentiate; default False.
-        groups: options of the two parameter groups ``hidden`` and ``others``; None (default):
-            one group.
-        hidden: for each parameter, whether it belongs to the group ``hidden``; None: all do.
+        members: ensemble size.
+        max_grad_norm: clip each member's gradient to this global norm; default: no clipping.
+        create_graph: give the optimizer gradients that it can differentiate.
+        groups: options of the parameter groups ``hidden`` and ``others``; default: one group.
+        hidden: for each parameter, whether it belongs to the group ``hidden``; default: all do.
         **kwargs: arguments of the optimizer.
 
     Raises:

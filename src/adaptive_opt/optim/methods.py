@@ -1,4 +1,7 @@
-"""The methods Sophia, SADH, SSDH and SSVP: step rule, default probe and estimate of each."""
+"""Sophia, SADH, SSDH and SSVP: each is a step rule, a default probe and a kind of estimate.
+
+All take the arguments of :class:`~adaptive_opt.optim.SecondOrderOptimizer`.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,7 @@ __all__ = ["SADH", "SSDH", "SSVP", "Sophia"]
 class Sophia(SecondOrderOptimizer):
     """Sophia-H: clipped momentum divided by a smoothed *signed* diagonal Hessian.
 
-    ``c = v ⊙ Hv`` with Gaussian v, ``s(c) = c``, ``denom(D) = max(D, ε)``. The arguments are
-    those of :class:`SecondOrderOptimizer`.
+    ``c = v ⊙ Hv`` with Gaussian v, ``s(c) = c``, ``denom(D) = max(D, ε)``.
 
     Source: Liu et al., *Sophia* (2023), Hutchinson variant.
 
@@ -33,8 +35,7 @@ class Sophia(SecondOrderOptimizer):
 class SADH(SecondOrderOptimizer):
     """Smoothed absolute diagonal Hessian.
 
-    ``c = v ⊙ Hv`` with Rademacher v, ``s(c) = abs c``, ``denom(D) = D + ε``. The arguments are
-    those of :class:`SecondOrderOptimizer`.
+    ``c = v ⊙ Hv`` with Rademacher v, ``s(c) = abs c``, ``denom(D) = D + ε``.
 
     Example:
         >>> import torch
@@ -52,8 +53,7 @@ class SADH(SecondOrderOptimizer):
 class SSDH(SecondOrderOptimizer):
     """Smoothed squared diagonal Hessian.
 
-    ``c = v ⊙ Hv`` with Rademacher v, ``s(c) = c²``, ``denom(D) = √D + ε``. The arguments are
-    those of :class:`SecondOrderOptimizer`.
+    ``c = v ⊙ Hv`` with Rademacher v, ``s(c) = c²``, ``denom(D) = √D + ε``.
 
     Example:
         >>> import torch
@@ -73,7 +73,7 @@ class SSVP(SecondOrderOptimizer):
 
     ``c = Hv`` with ``v = −ρ sign(m)``, ``s(c) = c²``, ``denom(D) = √D + ε``. v approximates the
     direction of the next step; with ``probe="momentum_sign_cumulative"``, the mean direction of
-    the last k steps. The arguments are those of :class:`SecondOrderOptimizer`.
+    the last k steps.
 
     Example:
         >>> import torch

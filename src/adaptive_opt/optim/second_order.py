@@ -73,31 +73,28 @@ class SecondOrderOptimizer(CurvatureEstimation):
         probe: ``rademacher``, ``gaussian``, ``constant``, ``momentum_sign`` or
             ``momentum_sign_cumulative``; None (default): that of the method.
         seed: seed of the probes; for an ensemble one seed for each member.
-        foreach: use multi-tensor kernels; None (default) means True.
+        foreach: use multi-tensor kernels; default: True.
         curvature: curvature source, see :mod:`.sources`; default ``estimate``.
         diagonal_fn: for ``curvature="exact"``: returns the exact diagonal, one tensor for each
-            parameter with a gradient. Without it, one Hessian-vector product is computed for
-            each element.
-        max_grad_norm: clip the gradient to this global norm and scale the curvature alike; None
-            (default): do not clip.
-        clip_curvature: scale the curvature as the gradient is scaled. If False, only the
-            gradient is scaled, so a clipped gradient makes a shorter step
-            (:class:`~adaptive_opt.optim.SSDH` and others divide one by the other).
-        members: number of models in the ensemble; lr, betas, rho, eps and weight_decay may
-            then be tensors of shape ``[members]``. None (default): a single model.
-        hvp: ``autograd`` differentiates twice. ``finite_difference`` computes
+            parameter with a gradient; default: one Hessian-vector product for each element.
+        max_grad_norm: clip the gradient to this global norm; default: no clipping.
+        clip_curvature: scale the curvature as the gradient is scaled (default). If False, a
+            clipped gradient makes a shorter step, because it is divided by the curvature.
+        members: ensemble size; lr, betas, rho, eps and weight_decay may then be tensors
+            ``[members]``. None (default): a single model.
+        hvp: ``autograd`` (default) differentiates twice. ``finite_difference`` computes
             (g(θ + εv) − g(θ)) / ε when curvature is due, with one more gradient of a closure
             and ε = 0.05 √u (1 + ‖θ‖) / ‖v‖, u the machine epsilon
             (:func:`.finite_differences.step_length`). The closure must evaluate the same batch;
             its random state is restored, so dropout is the same.
         buffers: with ``hvp="finite_difference"``: pass ``model.buffers``, so that the second
-            gradient does not update the running statistics of batch normalisation again.
+            gradient does not update running statistics of batch normalisation again.
         process_group: process group to average curvature over; ``"auto"`` (default): torch's
-            default group if it is initialised; None: do not average.
-        rank_probes: draw another probe on each rank: averaging over W ranks then divides the
-            variance of the estimate by W at no cost. If False, W ranks step like one process
-            on the joined batch. Not supported with sharded parameters.
-        maximize: maximize the loss: use the gradient and curvature of its negative.
+            default group if initialised; None: do not average.
+        rank_probes: draw another probe on each rank; averaging over W ranks then divides the
+            variance of the estimate by W. If False (default), W ranks step like one process on
+            the joined batch. Not supported with sharded parameters.
+        maximize: maximize the loss instead of minimizing it.
         capturable, differentiable, fused: not supported, see :class:`.base.EnsembleOptimizer`.
 
     Raises:
@@ -244,12 +241,12 @@ class SecondOrderOptimizer(CurvatureEstimation):
 
     @torch.no_grad()
     def statistics(self) -> dict[str, Tensor]:
-        """Compute statistics of the last step; each is 0-dim, or ``[members]``.
+        """Statistics of the last step; each is 0-dim, or ``[members]``.
 
         ``clipped_fraction`` is the share of elements with ``|m / denom(D)| > ρ``.
         ``denominator_norm`` and ``curvature_norm`` are the norms of denom(D) and D.
-        ``estimate_norm`` and ``positive_estimate_share`` describe c at the last refresh, of the
-        last parameter group if there are several. Empty before the first step.
+        ``estimate_norm`` and ``positive_estimate_share`` describe c of the last parameter group
+        at the last refresh. Empty before the first step.
         """
         rows = self.members or 1
         clipped, denominators, curvatures = [], [], []

@@ -1,7 +1,7 @@
 """Curvature sources: the rungs of the information ladder.
 
-Each rung gives the same step rule a curvature c that carries less information than the rung above.
-A gain of one rung over the next is due to the information that only the former keeps.
+Each rung gives the same step rule a curvature c with less information than the rung above.
+A gain over the rung below is due to the information lost there.
 
 | source             | c                                        | keeps                         |
 |--------------------|------------------------------------------|-------------------------------|
@@ -52,14 +52,14 @@ HVP = Callable[[Sequence[Tensor]], list[Tensor]]
 def exact_diagonal(hvp: HVP, params: Sequence[Tensor], members: int | None) -> list[Tensor]:
     """Exact diagonal of the Hessian, from one Hessian-vector product for each element.
 
-    ``diag(H)_i = e_iᵀ H e_i``. All members of an ensemble use the i-th unit vector together, so
-    the number of products is the number of elements of one member.
+    ``diag(H)_i = e_iᵀ H e_i``. All members use the i-th unit vector together, so an ensemble
+    takes as many products as one member.
 
     Args:
         hvp: maps vectors shaped like ``params`` to their products with H; called many times, so
             it must keep its graph.
         params: tensors of shape ``[...]``, or ``[members, ...]``.
-        members: number of models in the ensemble; None for a single model.
+        members: ensemble size; None: a single model.
 
     Example:
         >>> H = torch.tensor([[2.0, 1.0], [1.0, 3.0]])
@@ -115,7 +115,7 @@ def fill_with_rms(tensors: Sequence[Tensor], members: int | None, *, per: str) -
 
     Args:
         tensors: curvature estimates.
-        members: number of models in the ensemble, each with its own mean; None for one model.
+        members: ensemble size, each member with its own mean; None: a single model.
         per: ``"tensor"`` or ``"model"``.
 
     Example:
@@ -149,7 +149,7 @@ def apply_source(
         source: ``permuted``, ``per_tensor`` or ``per_model``; others leave the estimate as it is.
         estimate: one tensor for each parameter.
         positions: indices of these parameters in the model.
-        members: number of models in the ensemble; None for a single model.
+        members: ensemble size; None: a single model.
         permutation: the permutation for ``permuted``.
     """
     if source == "permuted":

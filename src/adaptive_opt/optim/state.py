@@ -1,8 +1,7 @@
 """Save and load optimizers with ``torch.save`` and with ``torch.distributed.checkpoint``.
 
-``torch.distributed.checkpoint.state_dict`` saves the state of each parameter and the entries of
-the parameter groups, but drops all else in a state dict. Therefore these two hold everything
-that the next step depends on.
+``torch.distributed.checkpoint.state_dict`` saves only the state of parameters and the entries of
+parameter groups. Therefore these hold everything that the next step depends on.
 """
 
 from __future__ import annotations
