@@ -78,7 +78,7 @@ MUTATIONS = [
     ("condition number off", "tasks/rr_functions.py", "torch.diag(condition**exponents)", "torch.diag(condition**(1.001 * exponents))", "tasks"),
     ("never frozen", "engine/train.py", "self._frozen.append(int(member))", "_ = 0", "engine/test_run.py"),
     ("skipped step kept", "optim/base.py", "super().zero_grad(set_to_none)\n        self._clear_step_state()", "super().zero_grad(set_to_none)", "optim"),
-    ("other leaves forgotten", ESTIMATE, "[*own, *other_leaves(total, own)]", "own", "optim"),
+    ("other leaves forgotten", ESTIMATE, "[*own_params, *other_leaves(total, own_params)]", "own_params", "optim"),
     ("stale runs accepted", "pipelines/analysis/nodes.py", "if changed:", "if False:", "project/test_study.py"),
     ("data of a run ignored", "pipelines/analysis/nodes.py", "task, arm, digests[task], parameters,", 'task, arm, then["data"], parameters,', "project/test_study.py"),
     ("frozen where it diverged", "engine/train.py", "p[member] = kept[member]", "_ = kept", "engine/test_run.py"),

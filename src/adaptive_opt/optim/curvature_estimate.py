@@ -73,7 +73,7 @@ class CurvatureEstimation(CurvatureState):
             raise ValueError("buffers is only used with hvp='finite_difference'")
         self.hvp, self.buffers = hvp, buffers
         self._ranks = Ranks(process_group, own_probes=rank_probes)
-        self._checked = False
+        self._same_batch_checked = False
         self.diagonal_fn = diagonal_fn
         super().__init__(*args, seed=seed, members=members, **rest)
         if hvp != "autograd" and self.param_groups[0]["curvature"] == "exact":
@@ -166,23 +166,25 @@ class CurvatureEstimation(CurvatureState):
             super().backward(loss)
             return None
         total = self._summed_loss(loss)
-        own = [p for g in self.param_groups for p in g["params"] if p.requires_grad]
-        params = [*own, *other_leaves(total, own)]
+        own_params = [p for g in self.param_groups for p in g["params"] if p.requires_grad]
+        params = [*own_params, *other_leaves(total, own_params)]
         graph = self.graph_due
         with explain_errors():
             grads = torch.autograd.grad(total, params, create_graph=graph, allow_unused=True)
-        seen = {p: g for p, g in zip(params, grads, strict=True) if g is not None}
-        if own and not any(p in seen for p in own):
+        gradient_of = {p: g for p, g in zip(params, grads, strict=True) if g is not None}
+        if own_params and not any(p in gradient_of for p in own_params):
             raise RuntimeError(NO_PARAMETER_REACHED)
-        accumulate_gradients(seen)
-        due = [p for g in self.param_groups if is_due(g) for p in g["params"] if p in seen]
+        accumulate_gradients(gradient_of)
+        due = [p for g in self.param_groups if is_due(g) for p in g["params"] if p in gradient_of]
         if graph:
             self._estimate_by_autograd(
-                [(p, seen[p]) for p in due], [p.grad for p in own if p in seen]
+                [(p, gradient_of[p]) for p in due], [p.grad for p in own_params if p in gradient_of]
             )
         elif self.diagonal_fn is not None:
             # Count what the exact diagonal costs without a closed form.
-            self._count_products(sum(p.numel() for p in own if p in seen) // (self.members or 1))
+            self._count_products(
+                sum(p.numel() for p in own_params if p in gradient_of) // (self.members or 1)
+            )
             self._add_estimate(due, list(self.diagonal_fn()))
         self._backward_calls += 1
         self._record_norms(due)
@@ -206,14 +208,16 @@ class CurvatureEstimation(CurvatureState):
             loss: a scalar, or ``[members]``, over a part of the batch.
             share: share of the batch in ``loss``, to count the cost of a gradient and a product.
         """
-        own = [p for g in self.param_groups for p in g["params"] if p.grad is not None]
+        own_params = [p for g in self.param_groups for p in g["params"] if p.grad is not None]
         grads = torch.autograd.grad(
-            self._summed_loss(loss), own, create_graph=True, allow_unused=True
+            self._summed_loss(loss), own_params, create_graph=True, allow_unused=True
         )
-        seen = {p: g for p, g in zip(own, grads, strict=True) if g is not None}
-        due = [p for g in self.param_groups if is_due(g) for p in g["params"] if p in seen]
+        gradient_of = {p: g for p, g in zip(own_params, grads, strict=True) if g is not None}
+        due = [p for g in self.param_groups if is_due(g) for p in g["params"] if p in gradient_of]
         self.curvature_cost += share
-        self._estimate_by_autograd([(p, seen[p]) for p in due], _gradients(own), share)
+        self._estimate_by_autograd(
+            [(p, gradient_of[p]) for p in due], _gradients(own_params), share
+        )
         self._record_norms(due)
         release_graph(loss)
 
@@ -230,17 +234,17 @@ class CurvatureEstimation(CurvatureState):
             value = loss.detach()
             self.backward(loss)
             return value
-        own = [p for g in self.param_groups for p in g["params"] if p.requires_grad]
+        own_params = [p for g in self.param_groups for p in g["params"] if p.requires_grad]
 
         def gradient() -> Tensor:
             loss = closure()
             self._summed_loss(loss).backward()  # accumulates, so that DDP averages the sum
             return loss.detach()
 
-        found: Tensor = self._estimate_by_differences(gradient)
+        detached_loss: Tensor = self._estimate_by_differences(gradient)
         self._backward_calls += 1
-        self._record_norms([p for p in own if p in self._pending_estimates])
-        return found
+        self._record_norms([p for p in own_params if p in self._pending_estimates])
+        return detached_loss
 
     def _estimate_by_differences(self, gradient: Callable[[], Any]) -> Any:
         """Estimate with Hv = (g(θ + εv) − g(θ)) / ε (:func:`.finite_differences.difference`)."""
@@ -251,18 +255,18 @@ class CurvatureEstimation(CurvatureState):
             backwards.append(self._backward_calls)
             return loss
 
-        own = [p for g in self.param_groups for p in g["params"]]
+        own_params = [p for g in self.param_groups for p in g["params"]]
         due = [p for g in self.param_groups if is_due(g) for p in g["params"] if p.requires_grad]
-        kept, stream = dict(self._probe), self._generator.state_dict()
+        saved_probe, generator_state = dict(self._probe), self._generator.state_dict()
 
         def make_probe(params: Tensors) -> Tensors:
-            self._probe.update(kept)
-            self._generator.load_state_dict(stream)
-            return self._make_probe(params, [p.grad for p in own if p.grad is not None])
+            self._probe.update(saved_probe)
+            self._generator.load_state_dict(generator_state)
+            return self._make_probe(params, [p.grad for p in own_params if p.grad is not None])
 
-        self._start_point = Point.of(own)
+        self._start_point = Point.of(own_params)
         try:
-            found = difference(
+            result = difference(
                 evaluate,
                 self._start_point,
                 due,
@@ -270,25 +274,25 @@ class CurvatureEstimation(CurvatureState):
                 self._step_size,
                 gradient_first=self.param_groups[0]["probe"] in MOMENTUM_PROBES,
                 buffers=() if self.buffers is None else self.buffers(),
-                check=not self._checked,
+                check=not self._same_batch_checked,
             )
         finally:
             self._start_point = None
-        if found is None:  # some wrappers pass an empty closure if the user gave none
-            self._generator.load_state_dict(stream)
+        if result is None:  # some wrappers pass an empty closure if the user gave none
+            self._generator.load_state_dict(generator_state)
             return None
-        self._checked |= found.checked
+        self._same_batch_checked |= result.checked
         self._backward_calls = backwards[0]  # the second evaluation is counted below
         if len(backwards) > 1:
             self.hvp_count += 1
             self.curvature_cost += 1  # one more gradient
-        product = found.product
+        product = result.product
         if self.estimates_diagonal:
-            product = [v * h for v, h in zip(found.probe, product, strict=True)]
-        self._probe.update(zip(found.params, found.probe, strict=True))
-        self._add_estimate(found.params, product)
-        self._record_norms(found.params)
-        return found.loss
+            product = [v * h for v, h in zip(result.probe, product, strict=True)]
+        self._probe.update(zip(result.params, result.probe, strict=True))
+        self._add_estimate(result.params, product)
+        self._record_norms(result.params)
+        return result.loss
 
     def _step_size(self, params: Tensors, probe: Tensors) -> list[Tensor]:
         """ε of :func:`.finite_differences.step_length`, broadcastable to each tensor."""
@@ -362,15 +366,15 @@ class CurvatureEstimation(CurvatureState):
         if source == "constant":
             return [torch.ones_like(g) for g in grads]
         if not self._pending_estimates:
-            ways = "call optimizer.backward(loss) instead of loss.backward()"
+            remedy = "call optimizer.backward(loss) instead of loss.backward()"
             if source == "gauss_newton":
-                ways = MISSING_LABELS
+                remedy = MISSING_LABELS
             elif self.hvp != "autograd":
-                ways = (
+                remedy = (
                     "hvp='finite_difference' needs a closure: optimizer.step(closure), "
                     "where closure() calls backward and returns the loss"
                 )
-            raise RuntimeError(f"curvature is due at this step, but no estimate was made: {ways}")
+            raise RuntimeError(f"curvature is due at this step, but no estimate was made: {remedy}")
         # A parameter that the loss does not reach has zero curvature.
         missing = [p for p in params if p not in self._pending_estimates]
         estimate = {**{p: torch.zeros_like(p) for p in missing}, **self._pending_estimates}

@@ -139,7 +139,7 @@ class CurvatureState(EnsembleOptimizer):
         self._last_estimate = dict.fromkeys(STATISTICS, zero)
 
     def __getstate__(self) -> dict[str, Any]:
-        names = ("_permutation", "diagonal_fn", "hvp", "buffers", "_ranks", "_checked")
+        names = ("_permutation", "diagonal_fn", "hvp", "buffers", "_ranks", "_same_batch_checked")
         extra = {name: getattr(self, name) for name in names}
         return {**super().__getstate__(), **extra, "_generator": self._generator.state_dict()}
 
