@@ -125,7 +125,7 @@ class Smoothing:
     Example:
         >>> smoothing = Smoothing(METHODS[2], beta2=0.75, rho=0.5, eps=0.0)  # SSDH
         >>> smoothing.refresh(torch.tensor([2.0, -8.0]))
-        >>> smoothing.term().tolist()  # √(0.25 c²)
+        >>> smoothing.diagonal_estimate().tolist()  # √(0.25 c²)
         [1.0, 4.0]
         >>> smoothing.update(torch.tensor([1.0, 1.0])).tolist()
         [0.5, 0.25]
@@ -154,10 +154,10 @@ class Smoothing:
             raise RuntimeError("there is no curvature yet; call refresh first")
         return self._curvature
 
-    def term(self) -> Tensor:
+    def diagonal_estimate(self) -> Tensor:
         """D, or √D if D averages squares, in units of the diagonal."""
-        term = self.curvature.sqrt() if self._rule is SQUARED else self.curvature
-        return term / self._unit
+        estimate = self.curvature.sqrt() if self._rule is SQUARED else self.curvature
+        return estimate / self._unit
 
     def update(self, momentum: Tensor) -> Tensor:
         """``clip(m / denom(D), −ρ, ρ)``, with m broadcast to D."""
@@ -278,10 +278,10 @@ def measure(
             found.append(Fidelity(refresh, "raw", name, "", metrics))
         for method, estimated, exact in smoothings:
             reference = diagonal if method.optimizer.rule is SIGNED else diagonal.abs()
-            terms = compare(estimated.term(), reference, signs=diagonal)
+            smoothed = compare(estimated.diagonal_estimate(), reference, signs=diagonal)
             target = exact.update(m[:, None])[:, 0]
             updates = compare(estimated.update(m[:, None]), target)
-            for stage, metrics in (("smoothed", terms), ("clipped", updates)):
+            for stage, metrics in (("smoothed", smoothed), ("clipped", updates)):
                 found.append(Fidelity(refresh, stage, method.probe, method.name, metrics))
     return found
 
