@@ -166,7 +166,7 @@ class Smoothing:
 
 
 def compare(estimates: Tensor, reference: Tensor, signs: Tensor | None = None) -> Tensor:
-    """Compute :data:`METRICS`, defined in :mod:`.fidelity`.
+    """Compute :data:`METRICS`, defined in :mod:`adaptive_opt.curvature.fidelity`.
 
     Args:
         estimates: a_r, ``[..., draws, n]``.
