@@ -1,4 +1,4 @@
-"""Everything from the products of one block Lanczos iteration, against exact dense matrices."""
+"""Results of block Lanczos against exact dense matrices."""
 
 import numpy as np
 import pytest
@@ -7,10 +7,10 @@ import torch
 from adaptive_opt.curvature.block_lanczos import BlockLanczos
 from adaptive_opt.errors import StudyError
 
-from .test_spectrum import DOUBLE, Matrix, _gauss, made
+from .test_spectrum import DOUBLE, Matrix, _gaussian_mixture, make_with_matrices
 
 
-def iterated(operator, steps, **options):
+def run_lanczos(operator, steps, **options):
     lanczos = BlockLanczos(operator, **options)
     for _ in range(steps):
         lanczos.step()
@@ -19,14 +19,14 @@ def iterated(operator, steps, **options):
 
 @pytest.fixture(params=["resnet", "transformer"])
 def hessian(request):
-    loss, matrices = made(request.param)
+    loss, matrices = make_with_matrices(request.param)
     return loss, matrices["hessian"]
 
 
 @pytest.mark.parametrize("block", [1, 2, 5])
 def test_top_eigenpairs(hessian, block):
     loss, matrix = hessian
-    found = iterated(loss.operator("hessian"), 90 // block, block=block).eigenpairs(2, 1e-6)
+    found = run_lanczos(loss.operator("hessian"), 90 // block, block=block).eigenpairs(2, 1e-6)
     exact = torch.linalg.eigvalsh(matrix).flip(0)[:2]
     torch.testing.assert_close(found.values, exact, rtol=1e-6, atol=0)
     assert found.good.all()
@@ -35,27 +35,27 @@ def test_top_eigenpairs(hessian, block):
     assert (residual / found.values).max() < 1e-6
 
 
-def test_residuals_are_those_of_the_pairs_before_they_have_converged(hessian):
+def test_residuals_are_correct_before_convergence(hessian):
     loss, matrix = hessian
-    found = iterated(loss.operator("hessian"), 4).eigenpairs(2)
+    found = run_lanczos(loss.operator("hessian"), 4).eigenpairs(2)
     assert not found.good.all()
     residual = (matrix @ found.vectors - found.values * found.vectors).norm(dim=0)
     torch.testing.assert_close(found.residuals, residual / found.values.abs(), rtol=1e-6, atol=0)
 
 
-def test_an_eigenvalue_of_two_dimensions_is_found_twice():
+def test_double_eigenvalue_is_found_twice():
     stream = torch.Generator().manual_seed(0)
     basis, _ = torch.linalg.qr(torch.randn(300, 300, dtype=DOUBLE, generator=stream))
     spectrum = torch.linspace(0, 1, 300, dtype=DOUBLE)
     spectrum[:2] = 3.0
     operator = Matrix(basis * spectrum @ basis.T)
-    assert iterated(operator, 20).eigenvalues(2)[0].tolist() == pytest.approx([3, 3], rel=1e-9)
+    assert run_lanczos(operator, 20).eigenvalues(2)[0].tolist() == pytest.approx([3, 3], rel=1e-9)
 
 
 def test_trace_and_norm_are_within_their_standard_errors(hessian):
-    """Of 30 seeds: unbiased, and the stated error is the one that is made."""
+    """Over 30 seeds they are unbiased, and their spread is the reported standard error."""
     operator, matrix = Matrix(hessian[1]), hessian[1]
-    found = [iterated(operator, 6, seed=s).moments(8) for s in range(30)]
+    found = [run_lanczos(operator, 6, seed=s).moments(8) for s in range(30)]
     exact = matrix.trace(), torch.linalg.matrix_norm(matrix)
     for quantity, truth in zip(zip(*found, strict=True), exact, strict=True):
         values = np.array([e.value for e in quantity])
@@ -65,17 +65,17 @@ def test_trace_and_norm_are_within_their_standard_errors(hessian):
 
 
 def test_density_is_within_its_standard_error(hessian):
-    """Of 12 seeds of two start vectors each."""
+    """Over 12 seeds, each with two start vectors."""
     operator, matrix = Matrix(hessian[1]), hessian[1]
     exact = torch.linalg.eigvalsh(matrix)
     width = float(exact.max() - exact.min()) / 20
     grid, values = None, []
     for seed in range(12):
-        found = iterated(operator, 30, seed=seed).density(width=width)
+        found = run_lanczos(operator, 30, seed=seed).density(width=width)
         assert abs(float(torch.trapezoid(found.value, found.grid)) - 1) < 1e-3
         grid = found.grid if grid is None else grid
         values.append(np.interp(grid.numpy(), found.grid.numpy(), found.value.numpy()))
-    truth = _gauss(grid, exact, torch.full_like(exact, 1 / len(exact)), width).numpy()
+    truth = _gaussian_mixture(grid, exact, torch.full_like(exact, 1 / len(exact)), width).numpy()
     error = np.std(values, axis=0, ddof=1) / 12**0.5
     z = (np.mean(values, axis=0) - truth) / np.maximum(error, 1e-3 * truth.max())
     assert np.abs(z).max() < 5
@@ -83,9 +83,9 @@ def test_density_is_within_its_standard_error(hessian):
 
 
 @pytest.mark.parametrize("block", [1, 3])
-def test_once_all_of_the_space_is_spanned_nothing_is_left_to_estimate(block):
+def test_results_are_exact_if_the_basis_spans_the_space(block):
     matrix = torch.diag(torch.arange(1.0, 13, dtype=DOUBLE))
-    lanczos = iterated(Matrix(matrix), 50, block=block)
+    lanczos = run_lanczos(Matrix(matrix), 50, block=block)
     assert lanczos.exhausted
     assert lanczos.size == 12
     torch.testing.assert_close(lanczos.eigenvalues(12)[0], matrix.diag().flip(0))
@@ -94,22 +94,24 @@ def test_once_all_of_the_space_is_spanned_nothing_is_left_to_estimate(block):
     assert norm.value == pytest.approx(650**0.5)
 
 
-def test_of_a_matrix_of_low_rank():
+def test_low_rank_matrix():
     vectors = torch.randn(200, 3, dtype=DOUBLE, generator=torch.Generator().manual_seed(0))
     matrix = vectors @ vectors.T
-    lanczos = iterated(Matrix(matrix), 20)
+    lanczos = run_lanczos(Matrix(matrix), 20)
     exact = torch.linalg.eigvalsh(matrix).flip(0)[:3]
     torch.testing.assert_close(lanczos.eigenvalues(3)[0], exact)
     assert lanczos.moments(2)[0].value == pytest.approx(float(matrix.trace()))
 
 
-def test_bad_input_is_one_clear_sentence():
+def test_invalid_input_raises_a_clear_error():
     zero = Matrix(torch.zeros(5, 5, dtype=DOUBLE))
-    with pytest.raises(StudyError, match=r"a block of 6 vectors was asked for, .* 5 rows"):
+    with pytest.raises(StudyError, match="the block size is 6, but the matrix has 5 rows"):
         BlockLanczos(zero, 6)
-    with pytest.raises(StudyError, match="no step of Lanczos was made"):
+    with pytest.raises(StudyError, match="the Lanczos basis is empty"):
         BlockLanczos(zero).eigenvalues(1)
-    with pytest.raises(StudyError, match="3 eigenvalues were asked for, of a basis of 2 vectors"):
-        iterated(zero, 1).eigenvalues(3)
+    with pytest.raises(
+        StudyError, match="3 eigenvalues were requested, but the basis has 2 vectors"
+    ):
+        run_lanczos(zero, 1).eigenvalues(3)
     with pytest.raises(StudyError, match="not finite"):
-        iterated(Matrix(torch.full((5, 5), torch.nan, dtype=DOUBLE)), 1)
+        run_lanczos(Matrix(torch.full((5, 5), torch.nan, dtype=DOUBLE)), 1)

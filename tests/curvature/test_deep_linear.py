@@ -1,4 +1,4 @@
-"""The closed forms against automatic differentiation, and what is known of RR's Hessian."""
+"""Closed forms against automatic differentiation, and known facts of the Rahimi–Recht Hessian."""
 
 import numpy as np
 import pytest
@@ -16,8 +16,8 @@ def function(layers=2, **sizes):
     return synthesise("singular_values", condition=50.0, layers=layers, samples=40, seed=1, **sizes)
 
 
-def by_samples(f, kind):
-    """The loss written down as it is defined: outputs, targets, mean of squares."""
+def loss_by_samples(f, kind):
+    """The loss by its definition from outputs and targets of all samples; and flat weights."""
     shapes = [w.shape for w in f.weights]
 
     def value(flat):
@@ -34,7 +34,7 @@ def by_samples(f, kind):
 @pytest.mark.parametrize("layers", [2, 3, 4])
 def test_closed_forms_equal_autograd(layers, kind):
     f = function(layers)
-    value, flat = by_samples(f, kind)
+    value, flat = loss_by_samples(f, kind)
     args = (f.weights, f.target, f.gram, kind)
     gradient = torch.autograd.functional.jacobian(value, flat)
     hessian = torch.autograd.functional.hessian(value, flat)
@@ -76,7 +76,7 @@ def test_the_loss_is_differentiable_twice(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_exact_zero_of_the_loss_has_a_zero_gradient(kind):
+def test_gradient_is_zero_where_the_loss_is_zero(kind):
     f = function()
     eye = [torch.eye(4, dtype=torch.float64)] * 2
     target = eye[0]
@@ -88,7 +88,7 @@ def test_an_exact_zero_of_the_loss_has_a_zero_gradient(kind):
 
 @pytest.mark.parametrize("condition", [29.0, 15099.0])
 def test_hessian_has_rank_168_at_a_global_minimum(condition):
-    """12-13-14: the map (W1, W2) ↦ W2 W1 has rank 14·12, so 170 of 338 eigenvalues are 0."""
+    """Sizes 12-13-14: (W1, W2) ↦ W2 W1 has rank 14·12, so 170 of 338 eigenvalues are 0."""
     f = synthesise(
         "singular_values",
         condition=condition,
@@ -108,7 +108,7 @@ def test_hessian_has_rank_168_at_a_global_minimum(condition):
     assert 1 < float(condition_number(eigenvalues)) < 10 * condition
 
 
-def test_published_function_has_rank_168_too(reference):
+def test_hessian_of_the_published_function_has_rank_168(reference):
     from adaptive_opt.tasks.rr_functions import function_report, import_function
 
     report = function_report(

@@ -1,4 +1,4 @@
-"""Estimates against the exact diagonal, where the answers are known by hand or by formula."""
+"""Fidelity metrics in cases where the result is known in closed form."""
 
 import numpy as np
 import pytest
@@ -17,8 +17,8 @@ def coupled(n=6, seed=0):
     return torch.from_numpy(a + a.T)
 
 
-def follow(matrices, refreshes=None, draws=4000, paths=3, seed=0, momenta=None):
-    """Along a trajectory whose t-th point is t, and whose t-th Hessian is the t-th matrix."""
+def measure_along(matrices, refreshes=None, draws=4000, paths=3, seed=0, momenta=None):
+    """Metrics along a trajectory whose t-th point is t, and whose t-th Hessian is matrices[t]."""
     hessians = torch.stack([m.double() for m in matrices])
     steps, n = len(matrices), hessians.shape[-1]
     points = torch.arange(float(steps))[:, None, None].expand(-1, 1, n)
@@ -47,7 +47,7 @@ def follow(matrices, refreshes=None, draws=4000, paths=3, seed=0, momenta=None):
 
 
 def test_rademacher_is_exact_on_a_diagonal_hessian():
-    found = follow([torch.diag(torch.tensor(DIAGONAL))])
+    found = measure_along([torch.diag(torch.tensor(DIAGONAL))])
     raw = found[0, "raw", "rademacher", ""]
     assert raw["relative_error"] == raw["bias"] == 0
     assert raw["cosine"] == pytest.approx(1, abs=1e-15)
@@ -56,14 +56,14 @@ def test_rademacher_is_exact_on_a_diagonal_hessian():
     assert found[0, "clipped", "rademacher", "ssdh"]["relative_error"] == 0
 
 
-def test_errors_of_one_draw_are_those_of_the_formula():
-    """√2 for Gaussian probes on a diagonal Hessian; off-diagonal entries weigh alike."""
-    diagonal = follow([torch.diag(torch.tensor(DIAGONAL))])[0, "raw", "gaussian", ""]
+def test_relative_error_equals_its_formula():
+    """√2 for Gaussian probes on a diagonal Hessian; off-diagonal entries add the same to both."""
+    diagonal = measure_along([torch.diag(torch.tensor(DIAGONAL))])[0, "raw", "gaussian", ""]
     assert diagonal["relative_error"] == pytest.approx(2**0.5, rel=0.1)
     h = coupled()
     d = h.diagonal()
     off = (h.square().sum() - d.square().sum()) / d.square().sum()
-    found = follow([h])
+    found = measure_along([h])
     for probe, squared in (("rademacher", off), ("gaussian", off + 2)):
         raw = found[0, "raw", probe, ""]
         assert raw["relative_error"] == pytest.approx(float(squared) ** 0.5, rel=0.1)
@@ -73,7 +73,7 @@ def test_errors_of_one_draw_are_those_of_the_formula():
 
 def test_constant_probes_give_row_sums_and_are_biased():
     h = torch.tensor([[2.0, 1.0], [1.0, -1.0]])  # row sums 3 and 0; d = 2, −1
-    raw = follow([h])[0, "raw", "constant", ""]
+    raw = measure_along([h])[0, "raw", "constant", ""]
     assert raw["bias"] == pytest.approx((1 + 1) ** 0.5 / 5**0.5)
     assert raw["relative_error"] == pytest.approx(raw["bias"])
     assert raw["bias_noise"] == 0
@@ -81,10 +81,10 @@ def test_constant_probes_give_row_sums_and_are_biased():
     assert raw["sign_agreement"] == 0.5
 
 
-def test_the_momentum_probe_in_units_of_the_diagonal():
+def test_momentum_probe_is_compared_in_units_of_the_diagonal():
     h = torch.tensor([[2.0, 1.0], [1.0, -1.0]])
     m = torch.tensor([[[4.0, -0.1]]], dtype=torch.float64)
-    found = follow([h], momenta=m)
+    found = measure_along([h], momenta=m)
     raw = found[0, "raw", "momentum_sign", ""]  # v = (−1, 1), Hv = (−1, −2), v ⊙ Hv = (1, −2)
     assert raw["bias"] == pytest.approx(2**0.5 / 5**0.5)
     assert raw["cosine"] == pytest.approx(4 / 5)
@@ -103,11 +103,11 @@ def test_the_momentum_probe_in_units_of_the_diagonal():
         ("momentum_sign", "ssvp", lambda h, m: -h @ np.sign(m)),
     ],
 )
-def test_smoothed_and_clipped_are_those_of_a_plain_loop(probe, method, estimate):
-    """Where nothing is drawn; 40 refreshes, more than are computed at a time."""
+def test_smoothed_and_clipped_stages_equal_a_plain_loop(probe, method, estimate):
+    """For estimates without random draws; 40 refreshes take several chunks."""
     matrices = [coupled(seed=i) for i in range(40)]
     momenta = np.random.default_rng(1).normal(size=(40, 1, 6))
-    found = follow(matrices, refreshes=[0, 39], momenta=torch.from_numpy(momenta))
+    found = measure_along(matrices, refreshes=[0, 39], momenta=torch.from_numpy(momenta))
     unit = RHO if method == "ssvp" else 1
     estimated, exact = np.zeros(6), np.zeros(6)
     for h, m in zip(matrices, momenta[:, 0], strict=True):
@@ -121,17 +121,19 @@ def test_smoothed_and_clipped_are_those_of_a_plain_loop(probe, method, estimate)
     assert smoothed["relative_error"] == pytest.approx(np.linalg.norm(term - d) / np.linalg.norm(d))
     assert smoothed["rank_correlation"] == pytest.approx(spearmanr(term, d).statistic)
     assert smoothed["sign_agreement"] == pytest.approx((np.diag(h) > 0).mean())
-    u, of_exact = (np.clip(m / (t + EPS), -RHO, RHO) for t in terms)
+    u, exact_update = (np.clip(m / (t + EPS), -RHO, RHO) for t in terms)
     clipped = found[39, "clipped", probe, method]
-    size = np.linalg.norm(of_exact)
-    assert clipped["relative_error"] == pytest.approx(np.linalg.norm(u - of_exact) / size, abs=1e-9)
-    assert clipped["cosine"] == pytest.approx(u @ of_exact / np.linalg.norm(u) / size)
+    size = np.linalg.norm(exact_update)
+    assert clipped["relative_error"] == pytest.approx(
+        np.linalg.norm(u - exact_update) / size, abs=1e-9
+    )
+    assert clipped["cosine"] == pytest.approx(u @ exact_update / np.linalg.norm(u) / size)
     if probe != "exact":
-        assert clipped["relative_error"] > 1e-3  # so that it can be told from none
+        assert clipped["relative_error"] > 1e-3  # large enough to detect a wrong update
 
 
 @pytest.mark.parametrize("method", METHODS[:3] + METHODS[5:6], ids=lambda m: m.name)
-def test_updates_are_the_optimizers_own(method):
+def test_updates_equal_those_of_the_optimizer(method):
     """Sophia, SADH, SSDH and SSVP in lock-step over five refreshes, with the same c."""
     h = coupled()
     p = torch.zeros(6, dtype=torch.float64, requires_grad=True)
@@ -143,7 +145,7 @@ def test_updates_are_the_optimizers_own(method):
     for _ in range(5):
         optimizer.zero_grad()
         optimizer.backward(p @ slope + p @ h @ p / 2)
-        (c,) = optimizer._pending.values()
+        (c,) = optimizer._pending_estimates.values()
         before = p.detach().clone()
         optimizer.step()
         smoothing.refresh(c / method.unit(RHO))
@@ -154,23 +156,25 @@ def test_updates_are_the_optimizers_own(method):
     assert not clipped.all()
 
 
-def test_what_smoothed_squares_estimate_is_the_norm_of_a_row():
-    """E[c²] = Σ_j H_ij² with Rademacher probes: √D is above |d| and more so where rows are full."""
+def test_smoothed_squares_estimate_row_norms():
+    """With Rademacher probes E[c²] = Σ_j H_ij², so √D exceeds |d| by the off-diagonal entries."""
     h = coupled()
-    found = follow([h] * 300, refreshes=[299], paths=40)[299, "smoothed", "rademacher", "ssdh"]
+    found = measure_along([h] * 300, refreshes=[299], paths=40)[
+        299, "smoothed", "rademacher", "ssdh"
+    ]
     rows, d = h.square().sum(1).sqrt(), h.diagonal().abs()
     expected = float(torch.linalg.vector_norm(rows - d) / torch.linalg.vector_norm(d))
     assert found["bias"] == pytest.approx(expected, rel=0.1)
 
 
-def test_clipped_entries_share_their_rank():
+def test_clipped_entries_share_the_mean_rank():
     a = np.array([[0.3, 0.3, 0.3, -0.3, 0.1], [0.3, 0.2, 0.3, -0.3, -0.3]])
     b = np.array([0.3, 0.3, 0.2, -0.3, -0.3])
     found = compare(torch.from_numpy(a), torch.from_numpy(b))[METRICS.index("rank_correlation")]
     assert float(found) == pytest.approx(np.mean([spearmanr(row, b).statistic for row in a]))
 
 
-def test_a_seed_without_points_has_no_measures_and_spoils_no_other():
+def test_seed_without_points_gives_nan_for_itself_only():
     h = coupled()
     points = torch.zeros(2, 2, 6)
     points[1, 0] = torch.nan
@@ -185,9 +189,12 @@ def test_a_seed_without_points_has_no_measures_and_spoils_no_other():
         assert one.metrics[0].isnan().all() == (one.refresh == 1)
 
 
-def test_where_one_looks_changes_nothing():
+def test_smoothed_results_do_not_depend_on_the_measured_refreshes():
     matrices = [coupled(seed=i) for i in range(20)]
-    everywhere, at_the_end = follow(matrices, draws=8), follow(matrices, refreshes=[19], draws=8)
+    everywhere, at_the_end = (
+        measure_along(matrices, draws=8),
+        measure_along(matrices, refreshes=[19], draws=8),
+    )
     keys = [k for k in at_the_end if k[1] != "raw"]
     assert len(keys) == 2 * len(METHODS)
     for key in keys:

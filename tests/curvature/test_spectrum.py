@@ -1,4 +1,4 @@
-"""Spectra from products alone, against exact dense matrices in float64."""
+"""Spectra from Hessian-vector products against exact dense matrices in float64."""
 
 from functools import cache
 
@@ -30,7 +30,7 @@ def network(name):
 
 
 def make(name, dtype=DOUBLE, **options):
-    """A small network, its running statistics those of the data, and two unequal batches."""
+    """A small network with running statistics of the data, and two batches of unequal size."""
     torch.manual_seed(5)
     net = network(name)
     if name == "resnet":
@@ -46,7 +46,7 @@ def make(name, dtype=DOUBLE, **options):
 
 
 def dense(loss, x, y):
-    """H by two reverse passes over all data at once; G from Jacobians and softmax's Hessian."""
+    """H by autograd over all data; G from Jacobians and the Hessian of the cross-entropy."""
     named = {k: p.detach() for k, p in loss.network.named_parameters()}
     shapes = [p.shape for p in named.values()]
 
@@ -70,7 +70,7 @@ def dense(loss, x, y):
 
 
 @cache
-def made(name):
+def make_with_matrices(name):
     loss, x, y = make(name)
     assert loss.size <= 2000
     return loss, dense(loss, x, y)
@@ -78,7 +78,7 @@ def made(name):
 
 @pytest.fixture(params=["resnet", "transformer"])
 def case(request):
-    return request.param, *made(request.param)
+    return request.param, *make_with_matrices(request.param)
 
 
 @pytest.fixture(params=["hessian", "gauss_newton"])
@@ -87,7 +87,7 @@ def pair(request, case):
 
 
 class Matrix(PyTorchLinearOperator):
-    """Of a matrix: for what takes thousands of products."""
+    """Linear operator of a dense matrix, for tests with thousands of products."""
 
     SELF_ADJOINT = True
     device, dtype = torch.device("cpu"), DOUBLE
@@ -100,7 +100,7 @@ class Matrix(PyTorchLinearOperator):
         return [self.matrix @ columns[0]]
 
 
-def test_products_are_those_of_the_matrix(pair):
+def test_products_equal_those_of_the_dense_matrix(pair):
     operator, matrix = pair
     columns = torch.randn(len(matrix), 3, dtype=DOUBLE)
     torch.testing.assert_close(operator @ columns, matrix @ columns, rtol=1e-9, atol=1e-11)
@@ -108,7 +108,7 @@ def test_products_are_those_of_the_matrix(pair):
     torch.testing.assert_close(matrix, matrix.T)
 
 
-def test_micro_batches_and_single_precision_change_rounding_alone(case):
+def test_micro_batches_and_single_precision_change_only_rounding(case):
     name, loss, matrices = case
     v = torch.randn(loss.size, dtype=DOUBLE)
     for kind, matrix in matrices.items():
@@ -133,7 +133,7 @@ def test_top_eigenpairs(pair, which):
     torch.testing.assert_close(found.residuals, relative, rtol=1e-3, atol=1e-12)
 
 
-def test_a_pair_that_has_not_converged_is_marked():
+def test_unconverged_pairs_are_not_good():
     operator = Matrix(torch.diag(torch.linspace(0, 1, 500, dtype=DOUBLE)))
     found = eigenpairs(operator, 2, tolerance=1e-10, max_restarts=2)
     assert found.values.shape == (2,)
@@ -141,13 +141,13 @@ def test_a_pair_that_has_not_converged_is_marked():
     assert eigenpairs(operator, 2, tolerance=1e-10, max_restarts=500).good.all()
 
 
-def test_of_a_matrix_that_is_zero():
+def test_eigenpairs_of_a_zero_matrix():
     found = eigenpairs(Matrix(torch.zeros(200, 200, dtype=DOUBLE)), 2)
     assert found.values.tolist() == [0, 0]
     assert found.good.all()
 
 
-def test_all_eigenvalues_may_be_asked_for():
+def test_all_eigenvalues_can_be_requested():
     loss = NetworkLoss(nn.Linear(2, 3), [(torch.randn(9, 2), torch.arange(9) % 3)], dtype=DOUBLE)
     matrix = loss.operator("hessian") @ torch.eye(9, dtype=DOUBLE)
     found = eigenpairs(loss.operator("hessian"), 9)
@@ -156,7 +156,7 @@ def test_all_eigenvalues_may_be_asked_for():
 
 @pytest.mark.parametrize("deflated", [False, True])
 def test_trace_and_norm_are_within_their_standard_errors(pair, deflated):
-    """Of 30 seeds: unbiased, and the stated error is the one that is made."""
+    """Over 30 seeds they are unbiased, and their spread is the reported standard error."""
     operator, matrix = Matrix(pair[1]), pair[1]
     basis = eigenpairs(operator, 2).vectors if deflated else None
     exact = matrix.trace(), torch.linalg.matrix_norm(matrix)
@@ -168,7 +168,7 @@ def test_trace_and_norm_are_within_their_standard_errors(pair, deflated):
         assert 0.6 < values.std(ddof=1) / stated < 1.6
 
 
-def test_what_stands_out_of_the_spectrum_adds_no_noise():
+def test_deflated_outliers_add_no_noise():
     stream = torch.Generator().manual_seed(0)
     basis, _ = torch.linalg.qr(torch.randn(200, 200, dtype=DOUBLE, generator=stream))
     spectrum = torch.rand(200, dtype=DOUBLE, generator=stream)
@@ -185,23 +185,23 @@ def test_density_is_within_its_standard_error(pair):
     exact = torch.linalg.eigvalsh(matrix)
     width = float(exact.max() - exact.min()) / 20
     found = density(operator, steps=40, draws=12, width=width, seed=1)
-    truth = _gauss(found.grid, exact, torch.full_like(exact, 1 / len(exact)), width)
+    truth = _gaussian_mixture(found.grid, exact, torch.full_like(exact, 1 / len(exact)), width)
     assert abs(float(torch.trapezoid(found.value, found.grid)) - 1) < 1e-3
     z = (found.value - truth) / found.error.clamp_min(1e-3 * truth.max())
     assert z.abs().max() < 5
     assert z.square().mean() < 3
 
 
-def _gauss(grid, nodes, weights, width):
+def _gaussian_mixture(grid, nodes, weights, width):
     kernel = torch.distributions.Normal(nodes, width)
     return (kernel.log_prob(grid[:, None]).exp() * weights).sum(1)
 
 
-# PyHessian's algorithms by their definitions (Yao et al., 2020), in a few lines each.
+# Short implementations of PyHessian's algorithms (Yao et al., 2020).
 
 
 def power_iteration(matrix, count, steps=1500):
-    """The largest by magnitude, those found before being projected out."""
+    """The largest eigenvalues by magnitude, by power iteration with deflation."""
     values, vectors = [], []
     for i in range(count):
         v = torch.randn(len(matrix), dtype=DOUBLE, generator=torch.Generator().manual_seed(i))
@@ -210,12 +210,12 @@ def power_iteration(matrix, count, steps=1500):
                 v = v - (u @ v) * u
             v = v / v.norm()
             v = matrix @ v
-        values.append(float(vectors_free(v, vectors) @ (matrix @ vectors_free(v, vectors))))
-        vectors.append(vectors_free(v, vectors))
+        values.append(float(orthogonalise(v, vectors) @ (matrix @ orthogonalise(v, vectors))))
+        vectors.append(orthogonalise(v, vectors))
     return values
 
 
-def vectors_free(v, vectors):
+def orthogonalise(v, vectors):
     for u in vectors:
         v = v - (u @ v) * u
     return v / v.norm()
@@ -243,7 +243,7 @@ def test_against_pyhessian(pair):
 
 
 def lanczos_density(matrix, grid, width, seed, steps=40):
-    """From a Rademacher start, with full reorthogonalisation."""
+    """Density by Lanczos from a Rademacher vector, with full reorthogonalisation."""
     stream = torch.Generator().manual_seed(seed)
     v = torch.randint(0, 2, (len(matrix),), generator=stream).to(DOUBLE) * 2 - 1
     basis, alphas, betas = [v / v.norm()], [], []
@@ -256,7 +256,7 @@ def lanczos_density(matrix, grid, width, seed, steps=40):
         basis.append(w / w.norm())
     off = torch.diag(torch.stack(betas[:-1]), 1)
     nodes, vectors = torch.linalg.eigh(torch.diag(torch.stack(alphas)) + off + off.T)
-    return _gauss(grid, nodes, vectors[0].square(), width)
+    return _gaussian_mixture(grid, nodes, vectors[0].square(), width)
 
 
 def test_against_the_closed_form_of_rahimi_recht():
@@ -277,7 +277,7 @@ def test_against_the_closed_form_of_rahimi_recht():
     torch.testing.assert_close(eigenpairs(operator, 3).values, top, rtol=1e-6, atol=0)
 
 
-def test_preconditioned_operator_has_the_eigenvalues_of_its_quotient(case):
+def test_preconditioned_operator_has_the_eigenvalues_of_the_preconditioned_hessian(case):
     _, loss, matrices = case
     denominator = torch.rand(loss.size, dtype=DOUBLE) + 0.1
     scaled = Scaled(loss.operator("hessian"), denominator.rsqrt())
@@ -287,11 +287,11 @@ def test_preconditioned_operator_has_the_eigenvalues_of_its_quotient(case):
     torch.testing.assert_close(found.values, expected, rtol=1e-6, atol=0)
 
 
-def test_surface_is_the_quadratic_model_near_the_centre(case):
+def test_surface_near_the_centre_equals_the_quadratic_model(case):
     _, loss, matrices = case
     values, vectors = torch.linalg.eigh(matrices["hessian"])
     before, centre = loss.get(), loss.value()
-    small = 1e-6 * extent(centre, float(values[-1]))  # between two kinks of the ReLUs
+    small = 1e-6 * extent(centre, float(values[-1]))  # small enough to cross no kink of a ReLU
     a, b, found = on_plane(loss, vectors[:, [-1, -2]], (small, small), 3)
     assert torch.equal(loss.get(), before)
     assert found[1, 1] == pytest.approx(centre, rel=1e-12)
@@ -301,7 +301,7 @@ def test_surface_is_the_quadratic_model_near_the_centre(case):
     assert float(curved) == pytest.approx(float(values[-2]), rel=1e-3)
 
 
-def test_line_between_two_solutions_ends_at_them():
+def test_line_ends_have_the_losses_of_the_two_solutions():
     (one, *_), (two, *_) = make("resnet"), make("resnet")
     with torch.no_grad():
         for tensor in (*two.network.parameters(), *buffers_of(two.network)):
@@ -316,11 +316,11 @@ def test_line_between_two_solutions_ends_at_them():
     assert found[1] != pytest.approx(sum(ends) / 2)
 
 
-def test_bad_input_is_one_clear_sentence():
+def test_invalid_input_raises_a_clear_error():
     loss, *_ = make("resnet")
     with pytest.raises(StudyError, match=r"9,999 eigenpairs|9999 eigenpairs"):
         eigenpairs(loss.operator("hessian"), 9999)
-    with pytest.raises(StudyError, match="some batches, and got none"):
+    with pytest.raises(StudyError, match="no batches to compute the curvature on"):
         NetworkLoss(network("resnet"), [])
     other = dict(ResNet(1, 3, [3, 4], [1, 1]).state_dict())
     with pytest.raises(StudyError, match=r"another architecture.* has shape"):

@@ -1,4 +1,4 @@
-"""Statistics of Hessians against NumPy, and the queue that computes them."""
+"""Statistics of Hessians against NumPy, and their computation in background threads."""
 
 import numpy as np
 import pytest
@@ -42,7 +42,7 @@ def test_columns_equal_their_definitions():
         np.testing.assert_allclose(row, [expected[c] for c in COLUMNS], rtol=1e-9)
 
 
-def test_a_non_finite_hessian_gives_nan_and_spares_the_others():
+def test_non_finite_hessian_gives_nan_in_its_own_row_only():
     h = torch.tensor(symmetric())
     h[1, 3, 4] = torch.inf
     found = hessian_statistics(h, torch.ones(3, 20, dtype=torch.float64))
@@ -62,7 +62,7 @@ def quadratic(points):
 
 
 @pytest.mark.parametrize("count", [0, 1, 7, 50])
-def test_a_trajectory_keeps_its_order(count):
+def test_results_are_in_the_order_of_submission(count):
     points = torch.arange(1.0, count + 1)[:, None].expand(-1, 5)
     work = TrajectoryStatistics(quadratic, torch.device("cpu"), chunk=3)
     for part in points.split(10):
@@ -75,7 +75,7 @@ def test_a_trajectory_keeps_its_order(count):
     assert sum(seen) <= work._submitted
 
 
-def test_a_failure_in_a_worker_is_raised_where_the_result_is_asked_for():
+def test_result_raises_the_error_of_a_worker():
     def broken(points):
         raise ArithmeticError("no Hessian here")
 
@@ -86,7 +86,7 @@ def test_a_failure_in_a_worker_is_raised_where_the_result_is_asked_for():
 
 
 def test_signs_that_float32_loses_are_counted():
-    """Of a diagonal whose parts have a known size; rotated, so that rounding has its say."""
+    """The eigenvalues have known sizes; the matrix is rotated, so that rounding matters."""
     values = np.concatenate([np.full(6, 1.0), np.full(4, -0.5), np.full(10, 1e-9), np.zeros(5)])
     q, _ = np.linalg.qr(np.random.default_rng(0).normal(size=(25, 25)))
     h = torch.tensor((q * values) @ q.T)[None]
@@ -97,4 +97,4 @@ def test_signs_that_float32_loses_are_counted():
     assert 5 <= row["wrong_sign_float32"] <= 15
     assert row["smallest_float32"] < 1e-6
     same = precision_statistics(h, h)[0]
-    assert same[PRECISION_COLUMNS.index("wrong_sign_float32")] == 5  # a zero never is one
+    assert same[PRECISION_COLUMNS.index("wrong_sign_float32")] == 5  # rounded zeros have a sign

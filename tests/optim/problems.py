@@ -18,9 +18,10 @@ SIZES = [6, 4, 1]
 
 @dataclass(frozen=True)
 class Case:
-    """An arm of the study that is one of our own optimizers: a new row inherits every test.
+    """An arm of the study with an optimizer of this package; new arms inherit every test.
 
-    All but those that draw labels, which these problems have not: ``test_gauss_newton.py``.
+    Arms that sample labels are excluded, because these problems have no labels; they are tested
+    in ``test_gauss_newton.py``.
     """
 
     name: str
@@ -41,7 +42,7 @@ class Case:
 
     @property
     def hyperparameters(self) -> dict[str, Any]:
-        """Values at which every part of the rule matters, the clip for some elements only."""
+        """Values for which every part of the rule has an effect; some elements are clipped."""
         if self.second_order:
             return {"lr": 0.05, "betas": (0.9, 0.8), "rho": 0.4, "update_period": 3}
         special = {
@@ -54,8 +55,8 @@ class Case:
 def _cases() -> list[Case]:
     cases = []
     for arm in ARMS:
-        labelled = arm.options.get("curvature") == "gauss_newton"
-        if arm.optimizer and arm.optimizer.startswith("adaptive_opt.optim.") and not labelled:
+        samples_labels = arm.options.get("curvature") == "gauss_newton"
+        if arm.optimizer and arm.optimizer.startswith("adaptive_opt.optim.") and not samples_labels:
             module, _, name = arm.optimizer.rpartition(".")
             cls = getattr(importlib.import_module(module), name)
             cases.append(Case(arm.name, cls, dict(arm.options)))
@@ -68,7 +69,7 @@ WITH_HVP = [c for c in CASES if c.needs_hvp]
 
 
 def matrix(n: int = sum(SIZES), seed: int = 0) -> np.ndarray:
-    """A symmetric, positive definite coupling of all parameters."""
+    """A symmetric, positive definite matrix that couples all parameters."""
     rng = np.random.default_rng(seed)
     a = rng.normal(size=(n, n))
     return a @ a.T / n + 0.1 * np.eye(n)
@@ -89,14 +90,14 @@ def parameters(flat=None, dtype=torch.float64) -> list[torch.Tensor]:
 
 
 def ensemble_parameters(members: int, dtype=torch.float64) -> list[torch.Tensor]:
-    """Tensors [members, ...]; a 0-dim parameter becomes [members]."""
+    """Parameters ``[members, ...]``; a 0-dim parameter becomes ``[members]``."""
     starts = [split(flat_start(seed=s)) for s in range(members)]
     stacked = [np.stack(parts) for parts in zip(*starts, strict=True)]
     return [torch.tensor(p, dtype=dtype, requires_grad=True) for p in stacked]
 
 
 def loss(params, members: int | None = None) -> torch.Tensor:
-    """½ θᵀBθ + ¼ Σ θ⁴, coupled across all tensors; one loss for each member."""
+    """½ θᵀBθ + ¼ Σ θ⁴, which couples all tensors; one loss for each member."""
     b = torch.tensor(matrix(), dtype=params[0].dtype, device=params[0].device)
     rows = members or 1
     theta = torch.cat([p.reshape(rows, -1) for p in params], dim=1)

@@ -1,4 +1,4 @@
-"""What each process of the distributed tests does; importable, as it is spawned."""
+"""Functions that the distributed tests run in each process; spawned processes import them."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def batches(count: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
 def train(
     model: nn.Module, name: str, share: slice, accumulate: int = 1, **options: Any
 ) -> tuple[torch.Tensor, Any]:
-    """Weights after :data:`STEPS` steps on part of each batch."""
+    """Train :data:`STEPS` steps on a share of each batch; returns weights and optimizer."""
     optimizer = METHODS[name](
         model.parameters(), lr=0.05, rho=0.1, update_period=4, seed=3, **options
     )
@@ -60,18 +60,18 @@ def train(
     return torch.cat([p.detach().flatten() for p in model.parameters()]), optimizer
 
 
-def begin(rank: int, world: int, store: str) -> None:
+def init_process_group(rank: int, world: int, store: str) -> None:
     torch.set_num_threads(1)
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world)
 
 
 CASES = [(name, n) for name in METHODS for n in (1, 2) if (name, n) != ("SSVP", 2)]
-"""Methods, and backward passes a step; a momentum probe is fixed by the first of them."""
+"""Methods and backward passes per step; the first pass determines a momentum probe."""
 
 
-def data_parallel(rank: int, world: int, folder: str) -> None:
-    begin(rank, world, f"{folder}/store")
+def train_data_parallel(rank: int, world: int, folder: str) -> None:
+    init_process_group(rank, world, f"{folder}/store")
     size = 16 // world
     found = {}
     for name, accumulate in CASES:
@@ -87,12 +87,12 @@ def data_parallel(rank: int, world: int, folder: str) -> None:
 
 
 DIFFERENCES = [("SSDH", 1, False), ("SSDH", 2, False), ("SSDH", 2, True), ("SSVP", 1, True)]
-"""Methods, backward passes a step, whether gradients are views of the reducer's memory."""
+"""Methods, backward passes per step, whether gradients are views of the reducer's memory."""
 
 
-def differences(rank: int, world: int, folder: str) -> None:
+def train_by_differences(rank: int, world: int, folder: str) -> None:
     """Finite differences of the gradient, with and without accumulation inside no_sync."""
-    begin(rank, world, f"{folder}/store")
+    init_process_group(rank, world, f"{folder}/store")
     size = 16 // world
     part = slice(rank * size, (rank + 1) * size)
     found = {}
@@ -104,9 +104,9 @@ def differences(rank: int, world: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
-def estimates(rank: int, world: int, folder: str) -> None:
-    """Averaged estimates of the same Hessian, many times, with shared and with own probes."""
-    begin(rank, world, f"{folder}/store")
+def average_estimates(rank: int, world: int, folder: str) -> None:
+    """Save many averaged estimates of the same Hessian, with shared and with separate probes."""
+    init_process_group(rank, world, f"{folder}/store")
     x, y = batches(1)[0]
     found = {}
     for own in (False, True):
@@ -119,56 +119,61 @@ def estimates(rank: int, world: int, folder: str) -> None:
             optimizer.zero_grad()
             optimizer.backward(((model(x) - y) ** 2).mean())
             optimizer._before_step()
-            rows.append(torch.cat([c.flatten() for c in optimizer._pending.values()]))
+            rows.append(torch.cat([c.flatten() for c in optimizer._pending_estimates.values()]))
         found[str(own)] = torch.stack(rows)
     torch.save(found, Path(folder) / f"{rank}.pt")
     dist.destroy_process_group()
 
 
-def uneven(rank: int, world: int, folder: str) -> None:
-    """Ranks that have no curvature to average, and no reducer that would say so."""
-    begin(rank, world, f"{folder}/store")
+def mismatched_ranks(rank: int, world: int, folder: str) -> None:
+    """Save the errors of ranks whose estimates cannot be averaged, without a DDP reducer."""
+    init_process_group(rank, world, f"{folder}/store")
     x, y = batches(1)[0]
 
-    def fewer(model: nn.Module, optimizer: Any) -> None:
+    def reaches_fewer_parameters(model: nn.Module, optimizer: Any) -> None:
         optimizer.backward(((model(x) - y) ** 2).mean() if rank else model[0](x).square().mean())
 
-    def others(model: nn.Module, optimizer: Any) -> None:
+    def reaches_other_parameters(model: nn.Module, optimizer: Any) -> None:
         del model
         a, b = (p for g in optimizer.param_groups for p in g["params"])
         optimizer.backward(((b if rank else a) ** 2).sum())
 
-    def forgotten(model: nn.Module, optimizer: Any) -> None:
+    def plain_backward(model: nn.Module, optimizer: Any) -> None:
         del optimizer
         ((model(x) - y) ** 2).mean().backward()
 
-    def one_forgot(model: nn.Module, optimizer: Any) -> None:
+    def one_rank_without_estimate(model: nn.Module, optimizer: Any) -> None:
         optimizer.backward(
             (model(x) ** 2).mean(), None if rank else sampled_squared_error(model(x))
         )
 
-    said = {}
-    for way in (fewer, others, forgotten, one_forgot):
+    messages = {}
+    for way in (
+        reaches_fewer_parameters,
+        reaches_other_parameters,
+        plain_backward,
+        one_rank_without_estimate,
+    ):
         model = network()
         params = list(model.parameters())
-        if way is others:  # two parameters of one size
+        if way is reaches_other_parameters:  # two parameters of one size
             params = [nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))]
-        source = "gauss_newton" if way is one_forgot else "estimate"
+        source = "gauss_newton" if way is one_rank_without_estimate else "estimate"
         optimizer = SSDH(params, lr=0.01, curvature=source)
         way(model, optimizer)
         try:
             optimizer.step()
-            said[way.__name__] = "nothing"
+            messages[way.__name__] = "nothing"
         except RuntimeError as error:
-            said[way.__name__] = str(error)
-    (Path(folder) / f"{rank}.txt").write_text(json.dumps(said))
-    dist.barrier()  # who leaves first would break off the other's last reduction
+            messages[way.__name__] = str(error)
+    (Path(folder) / f"{rank}.txt").write_text(json.dumps(messages))
+    dist.barrier()  # leaving early would interrupt the last reduction of the other rank
     dist.destroy_process_group()
 
 
-def two_types(rank: int, world: int, folder: str) -> None:
-    """Parameters of two types, whose curvature is averaged."""
-    begin(rank, world, f"{folder}/store")
+def average_two_types(rank: int, world: int, folder: str) -> None:
+    """Average the curvature of parameters of two types."""
+    init_process_group(rank, world, f"{folder}/store")
     params = [nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(2, dtype=torch.bfloat16))]
     optimizer = SADH(params, lr=0.0, betas=(0.0, 0.0))
     optimizer.backward((rank + 1) * sum((p.float() ** 2).sum() for p in params))
@@ -177,12 +182,12 @@ def two_types(rank: int, world: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
-def sharded(rank: int, world: int, folder: str) -> None:
-    """FSDP2 with finite differences; the weights are gathered."""
+def train_sharded(rank: int, world: int, folder: str) -> None:
+    """Train with finite differences under FSDP2, and gather the weights."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
-    begin(rank, world, f"{folder}/store")
+    init_process_group(rank, world, f"{folder}/store")
     size = 16 // world
     found = {}
     # The last case is replicated over one dimension and sharded over another.
@@ -195,7 +200,7 @@ def sharded(rank: int, world: int, folder: str) -> None:
         for x, y in batches(STEPS):
             part = slice(rank * size, (rank + 1) * size)
             optimizer.step(closure_of(model, optimizer, x[part], y[part]))
-        found[f"{name} {probe}"] = gathered(model)
+        found[f"{name} {probe}"] = gather_weights(model)
     try:
         SSDH(model.parameters(), rank_probes=True)
     except ValueError as error:
@@ -221,14 +226,14 @@ def closure_of(model: nn.Module, optimizer: Any, x: torch.Tensor, y: torch.Tenso
     return closure
 
 
-def sharded_checkpoint(rank: int, world: int, folder: str) -> None:
-    """Training under FSDP2 in one go, and by way of a checkpoint of torch.distributed."""
+def resume_sharded(rank: int, world: int, folder: str) -> None:
+    """Train under FSDP2 without interruption, and again from a checkpoint."""
     import torch.distributed.checkpoint as dcp
     from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
-    begin(rank, world, f"{folder}/store")
+    init_process_group(rank, world, f"{folder}/store")
     mesh = init_device_mesh("cpu", (world,))
     found = {}
     for name in SHARDED:
@@ -254,18 +259,18 @@ def sharded_checkpoint(rank: int, world: int, folder: str) -> None:
         dcp.load({"model": weight, "optimizer": state}, checkpoint_id=f"{folder}/{name}")
         set_state_dict(again, other, model_state_dict=weight, optim_state_dict=state)
         train(again, other, slice(6, 14))
-        found[name] = [gathered(model), gathered(again)]
+        found[name] = [gather_weights(model), gather_weights(again)]
     torch.save(found, Path(folder) / f"{rank}.pt")
     dist.destroy_process_group()
 
 
-def gathered(model: nn.Module) -> torch.Tensor:
+def gather_weights(model: nn.Module) -> torch.Tensor:
     full = [p.full_tensor().detach().flatten() for p in model.parameters()]  # type: ignore[operator]
     return torch.cat(full)
 
 
 SHARDED = ("rademacher", "gaussian", "constant", "momentum_sign", "momentum_sign_cumulative")
-"""Probes of the tests of sharded parameters."""
+"""Probes in the tests with sharded parameters."""
 
 SHARDED_CASES = [
     *(("SSDH", probe) for probe in SHARDED),

@@ -1,4 +1,4 @@
-"""What torch's users expect of an optimizer, for every one of ours."""
+"""Behaviour that PyTorch users expect of an optimizer, tested for each of this package."""
 
 import copy
 import gc
@@ -62,7 +62,7 @@ def test_state_dict_of_an_ensemble_continues(case):
 
 
 @each
-def test_deepcopy_continues_alike(case):
+def test_deepcopy_continues_identically(case):
     params = parameters()
     optimizer = case.make(params, **case.hyperparameters)
     run(optimizer, params, 4)
@@ -105,7 +105,7 @@ def test_learning_rate_schedulers(case):
 
 
 @each
-def test_a_tensor_learning_rate_is_the_same_number(case):
+def test_tensor_learning_rate_steps_like_a_number(case):
     params, reference = parameters(), parameters()
     kwargs = case.hyperparameters
     run(case.make(params, **{**kwargs, "lr": torch.tensor(kwargs["lr"]).double()}), params, 5)
@@ -124,7 +124,7 @@ def test_parameter_groups_have_their_own_learning_rate(case):
 
 
 @each
-def test_frozen_and_unused_parameters_stay(case):
+def test_frozen_and_unused_parameters_do_not_change(case):
     params = parameters()
     frozen = torch.ones(2, dtype=torch.float64)
     unused = torch.ones(2, dtype=torch.float64, requires_grad=True)
@@ -135,7 +135,7 @@ def test_frozen_and_unused_parameters_stay(case):
 
 
 @each
-def test_a_parameter_that_enters_linearly_has_no_curvature(case):
+def test_parameter_without_curvature_keeps_finite_steps(case):
     p = torch.ones(3, dtype=torch.float64, requires_grad=True)
     q = torch.ones(2, dtype=torch.float64, requires_grad=True)
     optimizer = case.make([p, q], **case.hyperparameters)
@@ -157,7 +157,7 @@ def test_hessian_vector_products_are_counted(case):
 
 
 @each_hvp
-def test_the_graph_is_built_only_when_due(case):
+def test_graph_is_built_only_when_due(case):
     params = parameters()
     optimizer = case.make(params, **{**case.hyperparameters, "update_period": 3})
     for t in range(7):
@@ -171,7 +171,7 @@ def test_the_graph_is_built_only_when_due(case):
 
 
 @each
-def test_memory_is_flat_over_200_steps(case):
+def test_memory_does_not_grow_over_200_steps(case):
     params = parameters()
     optimizer = case.make(params, **case.hyperparameters)
 
@@ -186,7 +186,7 @@ def test_memory_is_flat_over_200_steps(case):
 
 
 @each_hvp
-def test_the_graph_is_freed_at_once(case):
+def test_backward_frees_the_graph(case):
     params = parameters()
     optimizer = case.make(params, **case.hyperparameters)
     saved = weakref.WeakSet()
@@ -196,20 +196,20 @@ def test_the_graph_is_freed_at_once(case):
             self.tensor = tensor
             saved.add(self)
 
-    gc.disable()  # what a reference cycle holds would stay
+    gc.disable()  # so that objects in reference cycles stay and fail the test
     try:
         with torch.autograd.graph.saved_tensors_hooks(Box, lambda box: box.tensor):
             value = loss(params) * 1
             assert len(saved) > 0
             optimizer.backward(value)
-        assert len(saved) == 0  # although the loss is still held
+        assert len(saved) == 0  # although `value` still exists
         assert float(value) == pytest.approx(float(loss(params)))
     finally:
         gc.enable()
 
 
 @each_hvp
-def test_curvature_due_without_backward_is_an_error(case):
+def test_due_step_without_backward_raises_an_error(case):
     params = parameters()
     optimizer = case.make(params, **case.hyperparameters)
     loss(params).backward()
@@ -220,7 +220,7 @@ def test_curvature_due_without_backward_is_an_error(case):
 @each_second
 @pytest.mark.parametrize("limit", [0.5, 100.0])
 def test_curvature_is_clipped_like_the_gradient(case, limit):
-    """Outside clipping, inside clipping and scaling the loss itself: the same step."""
+    """Clipping by torch, clipping by the optimizer, and scaling the loss give the same step."""
     outside, inside, scaled = parameters(), parameters(), parameters()
     kwargs = {**case.hyperparameters, "betas": (0.0, 0.5)}
     a = case.make(outside, **kwargs)
@@ -244,9 +244,9 @@ def test_curvature_is_clipped_like_the_gradient(case, limit):
 
 
 @each
-def test_accumulated_gradients_are_those_of_the_sum(case):
+def test_accumulation_equals_the_summed_loss(case):
     if case.cls.__name__ == "SSVP":
-        pytest.skip("a momentum probe is fixed by the first gradient of a step")
+        pytest.skip("the first gradient of a step determines the momentum probe")
     whole, parts = parameters(), parameters()
     a = case.make(whole, **case.hyperparameters)
     b = case.make(parts, **case.hyperparameters)
@@ -285,7 +285,7 @@ def test_statistics(case):
 
 
 @each_second
-def test_different_periods_in_different_groups(case):
+def test_groups_have_their_own_update_periods(case):
     params = parameters()
     groups = [{"params": params[:2], "update_period": 2}, {"params": params[2:]}]
     if case.options.get("curvature") == "per_model":
@@ -314,7 +314,7 @@ def test_different_periods_in_different_groups(case):
     ]
 
 
-def test_exact_diagonal_equals_the_hessian():
+def test_exact_source_gives_the_diagonal_of_the_hessian():
     case = next(c for c in CASES if c.name == "sadh_exact")
     params = parameters()
     optimizer = case.make(params, betas=(0.9, 0.0))
@@ -326,8 +326,8 @@ def test_exact_diagonal_equals_the_hessian():
 
 
 @each
-def test_a_skipped_step_leaves_nothing_behind(case):
-    """As GradScaler does when it finds an infinity: backward, and no step."""
+def test_skipped_step_leaves_no_state(case):
+    """GradScaler skips ``step`` after ``backward`` when it finds an infinity."""
     params, reference = parameters(), parameters()
     optimizer = case.make(
         params, **{**case.hyperparameters, "seed": 3} if case.second_order else {}
@@ -343,19 +343,19 @@ def test_a_skipped_step_leaves_nothing_behind(case):
 
 
 @each_second
-def test_every_leaf_gets_its_gradient_at_every_step(case):
-    params, alien = parameters(), torch.ones(3, dtype=torch.float64, requires_grad=True)
+def test_leaves_of_other_optimizers_get_gradients_at_every_step(case):
+    params, other_leaf = parameters(), torch.ones(3, dtype=torch.float64, requires_grad=True)
     optimizer = case.make(params, **case.hyperparameters)
     for _ in range(5):
         optimizer.zero_grad()
-        alien.grad = None
-        optimizer.backward(loss(params) * alien.square().sum())
-        torch.testing.assert_close(alien.grad, 2 * alien.detach() * loss(params).detach())
+        other_leaf.grad = None
+        optimizer.backward(loss(params) * other_leaf.square().sum())
+        torch.testing.assert_close(other_leaf.grad, 2 * other_leaf.detach() * loss(params).detach())
         optimizer.step()
 
 
 @each_second
-def test_dropping_one_gradient_leaves_the_other_curvatures_alone(case):
+def test_removing_a_gradient_does_not_change_other_curvatures(case):
     params, reference = parameters(), parameters()
     optimizer = case.make(params, **case.hyperparameters)
     other = case.make(reference, **case.hyperparameters)
@@ -370,7 +370,7 @@ def test_dropping_one_gradient_leaves_the_other_curvatures_alone(case):
 
 
 @each_second
-def test_a_parameter_out_of_the_loss_with_a_zero_gradient(case):
+def test_unused_parameter_with_a_zero_gradient(case):
     params = parameters()
     unused = torch.ones(2, dtype=torch.float64, requires_grad=True)
     optimizer = case.make([*params, unused], **case.hyperparameters)
@@ -383,11 +383,11 @@ def test_a_parameter_out_of_the_loss_with_a_zero_gradient(case):
         optimizer.step()
         optimizer.zero_grad(set_to_none=False)
     assert bool(unused.isfinite().all())
-    assert not torch.equal(unused.detach(), before)  # its momentum goes on
+    assert not torch.equal(unused.detach(), before)  # its momentum still moves it
 
 
 @each
-def test_a_fresh_state_rewinds_everything(case):
+def test_loading_the_initial_state_resets_the_optimizer(case):
     params = parameters()
     optimizer = case.make(params, **case.hyperparameters)
     fresh = copy.deepcopy(optimizer.state_dict())
@@ -402,7 +402,7 @@ def test_a_fresh_state_rewinds_everything(case):
 
 
 @each
-def test_a_loss_of_the_wrong_shape_is_refused(case):
+def test_loss_of_wrong_shape_raises_an_error(case):
     params = parameters()
     optimizer = case.make(params, **case.hyperparameters)
     with pytest.raises(ValueError, match=r"the loss must be a scalar, got shape \[3\]"):
@@ -410,7 +410,7 @@ def test_a_loss_of_the_wrong_shape_is_refused(case):
 
 
 @each
-def test_accumulation_is_counted(case):
+def test_accumulated_gradients_are_counted(case):
     params = parameters()
     optimizer = case.make(params, **case.hyperparameters)
     for _ in range(2):
@@ -422,7 +422,7 @@ def test_accumulation_is_counted(case):
 
 
 @each_second
-def test_a_group_added_later_keeps_the_period(case):
+def test_group_added_later_follows_the_same_schedule(case):
     params = parameters()
     optimizer = case.make(params[:2], **{**case.hyperparameters, "update_period": 3})
     run(optimizer, params, 4)
@@ -434,7 +434,7 @@ def test_a_group_added_later_keeps_the_period(case):
     assert due == [False, False, True, False, False, True]
 
 
-def test_numpy_seeds_and_unlike_groups():
+def test_numpy_seeds_are_accepted_and_groups_share_max_grad_norm():
     case = SECOND_ORDER[0]
     case.make(parameters(), seed=np.int64(3))
     with pytest.raises(ValueError, match="share one max_grad_norm"):
@@ -443,7 +443,7 @@ def test_numpy_seeds_and_unlike_groups():
 
 @pytest.mark.gpu
 @each
-def test_a_step_never_waits_for_the_gpu(case):
+def test_step_never_synchronises_with_the_gpu(case):
     members = 2
     params = [p.detach().float().cuda().requires_grad_() for p in ensemble_parameters(members)]
     seed = {"seed": list(range(members))} if case.second_order else {}
@@ -462,8 +462,8 @@ def test_a_step_never_waits_for_the_gpu(case):
 
 
 @each_hvp
-def test_a_transformer_layer(case):
-    """Fused attention has no second derivative; forward_context takes the plain one when due."""
+def test_transformer_layer_trains_in_forward_context(case):
+    """Fused attention has no second derivative; forward_context avoids it when one is due."""
     torch.manual_seed(0)
     layer = torch.nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
     if case.options.get("curvature") == "exact":
@@ -487,7 +487,7 @@ def first_curvature(source, seed=0):
     return [optimizer.state[p]["curvature"].flatten() for p in params]
 
 
-def test_a_permutation_moves_entries_within_their_tensor_only():
+def test_permutation_moves_entries_only_within_their_tensor():
     plain, shuffled = first_curvature("estimate"), first_curvature("permuted")
     for a, b in zip(plain, shuffled, strict=True):
         torch.testing.assert_close(a.sort().values, b.sort().values, rtol=0, atol=0)
@@ -505,7 +505,7 @@ def test_permutations_differ_between_seeds_and_tensors():
     assert torch.equal(both, torch.stack([a(0, index), b(0, index)]))
 
 
-def test_a_closed_form_diagonal_is_used_and_charged():
+def test_diagonal_fn_is_used_and_counted_as_products():
     case = next(c for c in CASES if c.name == "sadh_exact")
     params = parameters()
     diagonal = [torch.full_like(p, 2.0) for p in params]
@@ -536,12 +536,12 @@ def test_a_closed_form_diagonal_is_used_and_charged():
         ({"members": 2, "seed": [1, 2]}, "needs parameters of shape"),
     ],
 )
-def test_bad_hyperparameters_are_refused(case, bad, message):
+def test_invalid_hyperparameters_raise_an_error(case, bad, message):
     with pytest.raises(ValueError, match=message):
         case.cls(parameters(), **{**case.options, **bad})
 
 
-def test_member_hyperparameters_of_the_wrong_length_are_refused():
+def test_member_hyperparameters_of_wrong_length_raise_an_error():
     case = SECOND_ORDER[0]
     with pytest.raises(ValueError, match=r"lr has shape \[3\]"):
         case.make(ensemble_parameters(2), members=2, seed=[0, 1], lr=torch.ones(3))

@@ -1,4 +1,4 @@
-"""State saved and loaded by ``torch.distributed.checkpoint``: training goes on as before."""
+"""Training continues bit for bit from a state saved with ``torch.distributed.checkpoint``."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def options_of(cls):
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("cls", EVERY)
 @pytest.mark.parametrize("steps", [4, 6])
-def test_training_goes_on_bit_for_bit(cls, way, steps):
+def test_training_continues_bit_for_bit(cls, way, steps):
     data = ranks.batches(14)
     model, again = ranks.network(), ranks.network()
     optimizer = make(cls, model, **options_of(cls))
@@ -76,7 +76,7 @@ def test_training_goes_on_bit_for_bit(cls, way, steps):
 
 @pytest.mark.parametrize("flat", [False, True])
 @pytest.mark.parametrize("cls", EVERY)
-def test_training_goes_on_from_a_checkpoint_on_disk(cls, flat, tmp_path):
+def test_training_continues_from_a_checkpoint_on_disk(cls, flat, tmp_path):
     options = StateDictOptions(flatten_optimizer_state_dict=flat)
     data = ranks.batches(14)
     model, again = ranks.network(), ranks.network()
@@ -109,8 +109,8 @@ def test_reading_the_state_before_training_changes_nothing(cls, rate):
 
 
 @pytest.mark.parametrize("cls", [SSDH, Adam])
-def test_a_first_step_at_learning_rate_zero_is_a_step(cls):
-    """As in a warm-up; only zero gradients at learning rate zero create the state and no more."""
+def test_first_step_at_learning_rate_zero_is_a_step(cls):
+    """A warm-up may begin at 0. Only a step with zero gradients too merely creates the state."""
     model = ranks.network()
     optimizer = cls(model.parameters(), lr=0.0)
     x, y = ranks.batches(1)[0]
@@ -124,17 +124,23 @@ def test_a_first_step_at_learning_rate_zero_is_a_step(cls):
     assert all(s["momentum"].abs().sum() > 0 for s in optimizer.state.values())
 
 
-def test_a_state_of_before_is_read():
-    """It had counters, random streams and the last estimate beside the groups."""
+def test_state_of_an_earlier_version_is_loaded():
+    """There, counters, generators and the last estimate were entries beside the groups."""
     data = ranks.batches(14)
     model, again = ranks.network(), ranks.network()
     optimizer = make(SSDH, model)
     train(model, optimizer, data[:6])
     state = optimizer.state_dict()
-    beside = ("gradient_count", "hvp_count", "curvature_cost", "probe_state", "last_estimate")
+    former_entries = (
+        "gradient_count",
+        "hvp_count",
+        "curvature_cost",
+        "probe_state",
+        "last_estimate",
+    )
     first = state["param_groups"][0]
     probes = json.loads(first["probe_state"])
-    former = {name: first[name] for name in beside if name != "probe_state"}
+    former = {name: first[name] for name in former_entries if name != "probe_state"}
     former["probe_generator"] = {
         "members": None,
         "seeds": probes["seeds"],
@@ -142,7 +148,9 @@ def test_a_state_of_before_is_read():
             torch.tensor(list(bytes.fromhex(s)), dtype=torch.uint8) for s in probes["states"]
         ],
     }
-    groups = [{k: v for k, v in g.items() if k not in beside} for g in state["param_groups"]]
+    groups = [
+        {k: v for k, v in g.items() if k not in former_entries} for g in state["param_groups"]
+    ]
     again.load_state_dict(model.state_dict())
     other = make(SSDH, again)
     other.load_state_dict(
@@ -154,8 +162,8 @@ def test_a_state_of_before_is_read():
     assert torch.equal(weights(model), weights(again))
 
 
-def test_sharded_training_goes_on_bit_for_bit(tmp_path):
-    mp.spawn(ranks.sharded_checkpoint, args=(2, str(tmp_path)), nprocs=2)
+def test_sharded_training_continues_bit_for_bit(tmp_path):
+    mp.spawn(ranks.resume_sharded, args=(2, str(tmp_path)), nprocs=2)
     for rank in (0, 1):
         found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
         assert found

@@ -1,4 +1,4 @@
-"""The fast second derivatives have the values of torch's own."""
+"""The fast second derivatives equal those of torch."""
 
 from contextlib import nullcontext
 
@@ -25,7 +25,7 @@ def randn(*shape, **kwargs):
 
 
 def products(module, x, fast, seed=0):
-    """Gradient, Hessian-vector product, buffers."""
+    """Gradient, Hessian-vector product and buffers of a module."""
     params = list(module.parameters())
     with FastDoubleBackward() if fast else nullcontext():
         loss = module(x).square().mean()
@@ -64,7 +64,7 @@ def test_convolution(geometry, bias):
 
 
 @pytest.mark.parametrize("conv", [conv1d, conv3d])
-def test_other_dimensions(conv):
+def test_convolution_in_other_dimensions(conv):
     n = 1 if conv is conv1d else 3
     x, w = randn(2, 2, *[4] * n), randn(3, 2, *[2] * n)
 
@@ -95,7 +95,7 @@ def test_batch_norm(shape, affine):
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-def test_a_resnet_has_the_same_products_and_running_statistics(memory_format):
+def test_resnet_has_the_same_products_and_running_statistics(memory_format):
     results = []
     for fast in (False, True):
         torch.manual_seed(0)
@@ -104,10 +104,10 @@ def test_a_resnet_has_the_same_products_and_running_statistics(memory_format):
         results.append(products(net, x, fast))
     assert_same(*results)
     buffers = dict(net.named_buffers())
-    assert buffers["bn1.running_mean"].abs().sum() > 0  # it did run in training mode
+    assert buffers["bn1.running_mean"].abs().sum() > 0  # the network was in training mode
 
 
-def test_frozen_parts_evaluation_and_same_padding_are_left_to_torch():
+def test_frozen_evaluation_and_same_padding_layers_use_torch():
     conv = nn.Conv2d(2, 2, 3, padding="same").double()
     frozen = nn.Conv2d(2, 2, 3).double().requires_grad_(False)
     still = nn.BatchNorm2d(2).double().eval()
@@ -123,7 +123,7 @@ def test_frozen_parts_evaluation_and_same_padding_are_left_to_torch():
     assert_same(*results)
 
 
-def test_one_value_a_channel_is_refused_as_by_torch():
+def test_one_value_per_channel_raises_the_error_of_torch():
     with FastDoubleBackward(), pytest.raises(ValueError, match="more than 1 value per channel"):
         batch_norm(randn(1, 3), None, None, training=True)
 
@@ -153,7 +153,7 @@ def test_cross_entropy(ignored):
     ],
 )
 @pytest.mark.filterwarnings("ignore:size_average")
-def test_other_cross_entropies_are_left_to_torch(options):
+def test_other_options_of_cross_entropy_use_torch(options):
     z, y = randn(5, 4), torch.tensor([0, 3, 3, 1, 2])
     with FastDoubleBackward():
         fast = cross_entropy(z, y, **options)
@@ -162,7 +162,7 @@ def test_other_cross_entropies_are_left_to_torch(options):
     torch.testing.assert_close(shares, cross_entropy(z, torch.softmax(z.detach(), 1)))
 
 
-def test_vmap_is_left_to_torch():
+def test_vmap_uses_torch():
     w = randn(3, 2, 1, 2, 2)
     x = torch.randn(4, 1, 5, 5, dtype=torch.float64)
     with FastDoubleBackward():
@@ -170,7 +170,7 @@ def test_vmap_is_left_to_torch():
     torch.testing.assert_close(y, torch.stack([conv2d(x, wi) for wi in w]))
 
 
-def test_the_optimizer_enters_it_only_where_a_second_derivative_is_due():
+def test_forward_context_is_active_only_when_a_second_derivative_is_due():
     net = nn.Conv2d(1, 1, 2, bias=False)
     optimizer = SSDH(net.parameters(), update_period=2)
     names = []
@@ -182,13 +182,13 @@ def test_the_optimizer_enters_it_only_where_a_second_derivative_is_due():
         optimizer.backward(y.square().sum())
         optimizer.step()
     assert names == ["_ConvolutionBackward", "ConvolutionBackward0", "_ConvolutionBackward"]
-    # ... and it is left again.
+    # Outside the context the operation is torch's again.
     assert type(net(torch.ones(1, 1, 3, 3)).grad_fn).__name__ == "ConvolutionBackward0"
 
 
 @pytest.mark.parametrize("probe", ["rademacher", "momentum_sign"])
 def test_curvature_of_a_part_of_the_batch(probe):
-    """The gradient is the batch's, the curvature the part's, and the cost is counted."""
+    """The gradient is that of the batch, the curvature that of a part, and its cost is counted."""
     w = torch.tensor([1.0, -2.0], dtype=torch.float64, requires_grad=True)
     x = torch.tensor([[1.0, 0.0], [0.0, 2.0], [3.0, 1.0], [0.0, 1.0]], dtype=torch.float64)
     losses = [0.5 * (x @ w).square().mean(), 0.5 * (x[:2] @ w).square().mean()]
@@ -209,8 +209,8 @@ def test_curvature_of_a_part_of_the_batch(probe):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_convolutions_take_the_precision_of_autocast(dtype):
-    """Torch's own convolution does; and the derivatives have to be of one precision."""
+def test_convolutions_use_the_precision_of_autocast(dtype):
+    """As torch's convolution does; the kernels of the derivatives need inputs of one precision."""
     torch.manual_seed(0)
     module = nn.Sequential(
         nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.GELU(), nn.Conv2d(4, 5, 3, bias=False)
@@ -221,7 +221,7 @@ def test_convolutions_take_the_precision_of_autocast(dtype):
         with torch.autocast("cpu", dtype), FastDoubleBackward() if fast else nullcontext():
             y = module(x)
         assert y.dtype == dtype
-        if fast:  # the kernels of a GPU refuse two precisions
+        if fast:  # GPU kernels accept only one precision
             assert {t.dtype for t in y.grad_fn.saved_tensors} == {dtype}
         grads = torch.autograd.grad(y.float().square().mean(), params, create_graph=True)
         v = [torch.ones_like(p) for p in params]

@@ -1,4 +1,4 @@
-"""What a difference of two gradients leaves behind: nothing but the product."""
+"""Finite differences have no side effects on gradients, buffers and random state."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def closure_of(model, optimizer):
 
 
 @pytest.mark.parametrize("cls", [SSDH, SSVP])
-def test_running_statistics_move_once(cls):
+def test_running_statistics_are_updated_once(cls):
     model, twice = network(), network()
     expected = copy.deepcopy(model)
     torch.manual_seed(1)
@@ -47,7 +47,7 @@ def test_running_statistics_move_once(cls):
     assert not any(map(torch.equal, twice.buffers(), expected.buffers()))
 
 
-def test_running_statistics_are_put_back_after_an_error():
+def test_running_statistics_are_restored_after_an_error():
     model = network()
     before = copy.deepcopy(model.state_dict())
     optimizer = SSDH(model.parameters(), hvp="finite_difference", buffers=model.buffers)
@@ -61,15 +61,15 @@ def test_running_statistics_are_put_back_after_an_error():
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
 
 
-def test_buffers_need_finite_differences():
+def test_buffers_without_finite_differences_raise_an_error():
     model = network()
     with pytest.raises(ValueError, match="only used with hvp='finite_difference'"):
         SSDH(model.parameters(), buffers=model.buffers)
 
 
 @pytest.mark.parametrize("cls", [SSDH, SSVP])
-def test_the_gradient_is_the_one_at_the_parameters(cls):
-    """Of those too whose curvature is not due, and without a trace of the other evaluation."""
+def test_gradient_is_that_at_the_unshifted_parameters(cls):
+    """Also for parameters whose curvature is not due. The shifted evaluation leaves no trace."""
     model, expected = network(), network()
     groups = [
         {"params": model[0].parameters()},
@@ -87,8 +87,8 @@ def test_the_gradient_is_the_one_at_the_parameters(cls):
         assert torch.equal(p.grad, q.grad)
 
 
-def test_the_probe_is_kept_over_closures_that_forget_gradients():
-    """It is drawn again for the product, and must be the one of the shift."""
+def test_closures_that_clear_gradients_keep_the_probe():
+    """The probe is drawn twice, for the shift and for the product; both must be equal."""
     p = nn.Parameter(torch.linspace(-1, 1, 5, dtype=torch.float64))
     optimizer = SADH([p], lr=0.0, betas=(0.0, 0.0), hvp="finite_difference")
     optimizer.backward(lambda: (p**2).sum())
@@ -103,8 +103,8 @@ def test_the_probe_is_kept_over_closures_that_forget_gradients():
     torch.testing.assert_close(optimizer.state[p]["curvature"], torch.full_like(p, 3.0))
 
 
-def test_a_momentum_probe_sees_the_gradient_clipped_over_all_groups():
-    """Clipped over the groups that are due alone, it would turn the sign of one element."""
+def test_momentum_probe_uses_the_gradient_clipped_over_all_groups():
+    """Clipping over the due groups alone would change the sign of one element."""
 
     def curvature(hvp):
         p = nn.Parameter(torch.zeros(2, dtype=torch.float64))
@@ -124,7 +124,7 @@ def test_a_momentum_probe_sees_the_gradient_clipped_over_all_groups():
 
 
 @pytest.mark.parametrize("hvp", ["autograd", "finite_difference"])
-def test_a_group_that_the_loss_does_not_reach_may_be_the_only_one_due(hvp):
+def test_the_only_due_group_may_be_unused_by_the_loss(hvp):
     p, q = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2))
     groups = [{"params": [p], "update_period": 2}, {"params": [q], "update_period": 1}]
     optimizer = SSDH(groups, lr=0.01, hvp=hvp)
@@ -137,7 +137,7 @@ def test_a_group_that_the_loss_does_not_reach_may_be_the_only_one_due(hvp):
     assert optimizer.param_groups[0]["step"] == 2
 
 
-def test_an_overflow_does_not_use_up_the_check_of_the_batch():
+def test_batch_is_still_checked_after_an_overflow():
     p = nn.Parameter(torch.ones(3))
     optimizer = SSDH([p], update_period=1, hvp="finite_difference")
     optimizer.backward(lambda: (p**2).sum() * math.inf)
@@ -147,15 +147,15 @@ def test_an_overflow_does_not_use_up_the_check_of_the_batch():
         optimizer.backward(lambda: (p**2).sum() * next(factors))
 
 
-def test_sparse_gradients_are_refused():
+def test_sparse_gradients_raise_an_error():
     model = nn.Embedding(20, 4, sparse=True)
     optimizer = SSDH(model.parameters(), lr=0.01, hvp="finite_difference")
     with pytest.raises(TypeError, match="sparse gradients are not supported; use dense ones"):
         optimizer.backward(lambda: model(torch.tensor([1, 2])).pow(2).mean())
 
 
-def test_a_closure_that_writes_into_the_same_gradients_each_time_serves():
-    """As reducers do whose memory the gradients are views of."""
+def test_closure_may_write_into_the_same_gradient_memory():
+    """As with reducers whose memory the gradients are views of."""
     first, second = (nn.Parameter(torch.tensor([1.0, 2.0], dtype=torch.float64)) for _ in "ab")
     memory = torch.zeros(2, dtype=torch.float64)
 

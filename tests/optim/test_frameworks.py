@@ -1,4 +1,4 @@
-"""The optimizers in other packages' training loops: the code of the how-to pages, executed.
+"""Run the code of the how-to pages for Lightning, Accelerate, Transformers and torchrun.
 
 Each test compares the trained weights with those of a plain PyTorch loop.
 """
@@ -32,7 +32,7 @@ def text(page):
 
 
 def code(page):
-    """The Python blocks of a how-to page."""
+    """The Python code blocks of a how-to page."""
     return re.findall(r"^```python\n(.*?)^```", text(page), re.M | re.S)
 
 
@@ -47,14 +47,14 @@ def weights(model):
 
 
 def start():
-    """Data and model as the pages make them."""
+    """The same data and model as on the pages."""
     torch.manual_seed(0)
     data = TensorDataset(torch.randn(64, 4), torch.randn(64, 1))
     return data, nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
 
 
 def plain_loop(*, clip=None, accumulate=1, size=8, epochs=2, **options):
-    """Weights after a loop without any framework."""
+    """Weights after training without a framework."""
     data, model = start()
     optimizer = SSDH(model.parameters(), **(OPTIONS | options))
     for _ in range(epochs):
@@ -73,8 +73,8 @@ def plain_loop(*, clip=None, accumulate=1, size=8, epochs=2, **options):
     return weights(model)
 
 
-def test_the_comparison_sees_a_wrong_curvature():
-    """Else equal weights would say little."""
+def test_comparison_detects_wrong_options():
+    """The weights differ visibly if an option differs, so comparing weights is a valid test."""
     found = [plain_loop(**changed) for changed in ({}, {"update_period": 3}, {"seed": 1})]
     found += [plain_loop(clip=0.5), plain_loop(accumulate=2), weights(start()[1])]
     assert all((a - b).abs().max() > VISIBLE for a, b in pairwise(found))
@@ -85,7 +85,7 @@ def test_the_comparison_sees_a_wrong_curvature():
 
 @pytest.fixture
 def lightning(monkeypatch, tmp_path):
-    """The package, with a Trainer on the CPU that prints nothing."""
+    """The package, with a Trainer that runs on the CPU and prints nothing."""
     pl = pytest.importorskip("pytorch_lightning", reason=NOT_INSTALLED)
     monkeypatch.chdir(tmp_path)
     quiet = {"accelerator": "cpu", "devices": 1, "logger": False, "enable_progress_bar": False}
@@ -96,7 +96,7 @@ def lightning(monkeypatch, tmp_path):
 
 @pytest.fixture
 def page(lightning):
-    """What the first block of the page on Lightning defines, after its training."""
+    """Names defined by the first code block of the Lightning page, after it has run."""
     return execute(code("lightning")[0])
 
 
@@ -108,7 +108,7 @@ def fit(pl, cls, *, epochs=2, ckpt_path=None, **options):
     return model, trainer
 
 
-def test_lightning_trains_as_a_plain_loop(page):
+def test_lightning_trains_like_a_plain_loop(page):
     torch.testing.assert_close(weights(page["model"]), plain_loop(clip=1.0), **EXACT)
     optimizer = page["trainer"].optimizers[0]
     assert optimizer.hvp_count == 8  # 16 steps, every second one
@@ -152,7 +152,7 @@ def test_lightning_with_finite_differences(lightning, page):
 
 @pytest.mark.parametrize("way", ["step", "backward"])
 def test_lightning_with_manual_finite_differences(lightning, page, way):
-    """A step without a closure: Lightning then hands over one that does nothing."""
+    """For a step without a closure, Lightning passes an empty one."""
     execute(code("lightning")[1], page)
 
     class Manual(page["FiniteDifferences"]):
@@ -181,12 +181,12 @@ def test_lightning_with_manual_finite_differences(lightning, page, way):
     assert trainer.optimizers[0].gradient_equivalents == 16 + 8
 
 
-def test_lightning_without_the_method_says_what_to_call(lightning, page):
-    class Forgotten(page["Regression"]):
+def test_lightning_without_the_backward_method_raises_a_clear_error(lightning, page):
+    class WithoutBackward(page["Regression"]):
         backward = lightning.LightningModule.backward
 
     with pytest.raises(RuntimeError, match=r"call optimizer\.backward\(loss\)"):
-        fit(lightning, Forgotten)
+        fit(lightning, WithoutBackward)
 
 
 def plain_loop_of_closures(**options):
@@ -211,7 +211,7 @@ def plain_loop_of_closures(**options):
 
 @pytest.fixture
 def accelerate(monkeypatch):
-    """The package, with an Accelerator on the CPU; its state is one of the whole process."""
+    """The package, with an Accelerator on the CPU; resets its process-wide state."""
     package = pytest.importorskip("accelerate", reason=NOT_INSTALLED)
     forget = package.state.AcceleratorState._reset_state
     forget(reset_partial_state=True)
@@ -223,7 +223,7 @@ def accelerate(monkeypatch):
 
 
 def prepared(accelerate, accumulate=1, **options):
-    """What the functions of the page refer to."""
+    """The names that the functions on the page use."""
     data, model = start()
     optimizer = SSDH(model.parameters(), **(OPTIONS | options))
     accelerator = accelerate.Accelerator(gradient_accumulation_steps=accumulate)
@@ -238,7 +238,7 @@ def prepared(accelerate, accumulate=1, **options):
     }
 
 
-def test_accelerate_trains_as_a_plain_loop(accelerate):
+def test_accelerate_trains_like_a_plain_loop(accelerate):
     space = execute(code("accelerate")[0])
     same = plain_loop(clip=1.0, accumulate=2)
     torch.testing.assert_close(weights(space["model"]), same, **EXACT)
@@ -259,7 +259,7 @@ def test_accelerate_with_closures(accelerate, hvp, accumulate):
     torch.testing.assert_close(weights(space["model"]), same, **EXACT)
 
 
-def test_accelerate_hands_a_closure_on(accelerate):
+def test_accelerate_passes_a_closure_to_step(accelerate):
     space = prepared(accelerate, hvp="finite_difference")
     model, optimizer = space["model"], space["optimizer"]
     for _ in range(2):
@@ -299,7 +299,7 @@ NO_DROPOUT = "n_head=2, resid_pdrop=0, embd_pdrop=0, attn_pdrop=0"
 
 @pytest.fixture
 def transformers(accelerate, monkeypatch, tmp_path):
-    """The package, with training on the CPU that prints nothing."""
+    """The package, set to train on the CPU and print nothing."""
     package = pytest.importorskip("transformers", reason=NOT_INSTALLED)
     monkeypatch.chdir(tmp_path)
     quiet = {"use_cpu": True, "disable_tqdm": True, "save_strategy": "no"}
@@ -309,7 +309,7 @@ def transformers(accelerate, monkeypatch, tmp_path):
 
 
 def prepared_trainer(**options):
-    """The names of the page before training, and the examples in the order of their use."""
+    """Names on the page before training, and the indices of examples in the order of use."""
     source, used = code("transformers")[0], []
     given, train = '"update_period": 2', "trainer.train()\n"
     assert source.count(given) == source.count("n_head=2") == 1
@@ -322,7 +322,7 @@ def prepared_trainer(**options):
         used.append(i)
         tokens = text.tokens[i]
         labels = tokens.clone()
-        labels[0] = -100  # has no prediction; Trainer may count it among those that have one
+        labels[0] = -100  # the first token has no prediction, but Trainer may count it
         return {"input_ids": tokens, "labels": labels}
 
     space["Text"].__getitem__ = read
@@ -330,11 +330,11 @@ def prepared_trainer(**options):
 
 
 EPS = 1e-3
-"""Not 1e-12: gradient and curvature of the keys' bias are both zero but for rounding."""
+"""Larger than the default, because the key bias has zero gradient and curvature up to rounding."""
 
 
 def plain_loop_of_tokens(model, names, tokens, used, hvp):
-    """Steps of two batches of four examples, on the mean loss over all their tokens."""
+    """Weights after steps on two batches of four examples; the loss is the mean over tokens."""
     params = dict(model.named_parameters())
     groups = [{"params": [params[name] for name in group]} for group in names]
     optimizer = SSDH(groups, eps=EPS, hvp=hvp, **OPTIONS)
@@ -345,7 +345,7 @@ def plain_loop_of_tokens(model, names, tokens, used, hvp):
         logits = model(input_ids=batch).logits[:, :-1]
         return nn.functional.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten()) / 2
 
-    def own(batch):  # the same up to rounding, which differences amplify
+    def own(batch):  # equal to `mean` up to rounding, which finite differences amplify
         items = torch.tensor(2 * 4 * 7)
         return model(input_ids=batch, labels=batch, num_items_in_batch=items).loss
 
@@ -367,8 +367,8 @@ def plain_loop_of_tokens(model, names, tokens, used, hvp):
 
 
 @pytest.mark.parametrize("hvp", ["autograd", "finite_difference"])
-def test_transformers_trains_as_a_plain_loop(transformers, hvp):
-    """Three refreshes of the curvature in five steps."""
+def test_transformers_trains_like_a_plain_loop(transformers, hvp):
+    """Five steps with three refreshes of the curvature."""
     space, used = prepared_trainer(hvp=hvp, eps=EPS)
     model, trainer = copy.deepcopy(space["model"]), space["trainer"]
     before = weights(model)
@@ -405,7 +405,7 @@ dist.destroy_process_group()
 """
 
 
-def test_torchrun_trains_as_one_process_on_the_joined_batch(tmp_path):
+def test_torchrun_trains_like_one_process_on_the_joined_batch(tmp_path):
     (source,) = code("torchrun")
     program, end, rest = source.partition("dist.barrier()")
     assert end

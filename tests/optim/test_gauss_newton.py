@@ -1,4 +1,4 @@
-"""The Gauss–Newton–Bartlett estimate against Hessians of models linear in their weights."""
+"""The Gauss–Newton–Bartlett estimate against Hessians of models that are linear in weights."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ def hessian_diagonal(loss):
     return torch.autograd.functional.hessian(loss, w).reshape(12, 12).diagonal().reshape(4, 3)
 
 
-def test_the_mean_for_cross_entropy_is_the_diagonal_of_the_hessian(inputs):
-    """Of a linear model the Gauss–Newton matrix is the Hessian, whatever the labels."""
+def test_mean_estimate_for_cross_entropy_is_the_diagonal_of_the_hessian(inputs):
+    """The Gauss–Newton matrix of a linear model is its Hessian, which no label affects."""
     stream = torch.Generator().manual_seed(0)
     found = mean_estimate(lambda w: sampled_cross_entropy(inputs @ w.T, generator=stream))
     labels = torch.arange(12) % 4
@@ -67,7 +67,7 @@ def test_the_mean_for_cross_entropy_is_the_diagonal_of_the_hessian(inputs):
     assert (found / exact - 1).mean().abs() < 0.03
 
 
-def test_the_mean_for_squared_error_is_the_diagonal_of_the_hessian(inputs):
+def test_mean_estimate_for_squared_error_is_the_diagonal_of_the_hessian(inputs):
     stream = torch.Generator().manual_seed(0)
     found = mean_estimate(lambda w: sampled_squared_error(inputs @ w.T, generator=stream))
     exact = hessian_diagonal(lambda w: mse_loss(inputs @ w.T, torch.ones(12, 4).double()))
@@ -75,7 +75,7 @@ def test_the_mean_for_squared_error_is_the_diagonal_of_the_hessian(inputs):
     assert (found / exact - 1).mean().abs() < 0.03
 
 
-def test_classes_may_be_in_any_dimension(inputs):
+def test_classes_can_be_in_any_dimension(inputs):
     logits = (inputs @ weights().T).detach().reshape(3, 4, 4)  # 3 texts of 4 tokens, 4 classes
     a = sampled_cross_entropy(logits, generator=torch.Generator().manual_seed(0))
     b = sampled_cross_entropy(
@@ -86,7 +86,7 @@ def test_classes_may_be_in_any_dimension(inputs):
 
 
 @pytest.mark.parametrize("sampled", [sampled_cross_entropy, sampled_squared_error])
-def test_a_scaled_loss_has_a_curvature_scaled_alike(inputs, sampled):
+def test_scaled_loss_has_scaled_curvature(inputs, sampled):
     def estimate(scale):
         w = weights()
         made = sampled(inputs @ w.T, scale=scale, generator=torch.Generator().manual_seed(0))
@@ -96,7 +96,7 @@ def test_a_scaled_loss_has_a_curvature_scaled_alike(inputs, sampled):
 
 
 @pytest.mark.parametrize("sampled", [sampled_cross_entropy, sampled_squared_error])
-def test_members_have_gradients_of_their_own(inputs, sampled):
+def test_members_have_separate_gradients(inputs, sampled):
     both = torch.stack([inputs @ weights().detach().T, 3 * (inputs @ weights().detach().T)])
     made = sampled(both, members=2, generator=torch.Generator().manual_seed(0))
     assert made.gradient.shape == (2, 12, 4)
@@ -106,8 +106,8 @@ def test_members_have_gradients_of_their_own(inputs, sampled):
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
-def test_the_gradient_is_that_of_the_cross_entropy(dtype, monkeypatch):
-    """Whatever the number of rows in memory at a time."""
+def test_gradient_equals_that_of_the_cross_entropy(dtype, monkeypatch):
+    """The result does not depend on the chunk size."""
     stream = torch.Generator().manual_seed(0)
     logits = torch.randn(2, 9, 5, generator=stream).to(dtype).requires_grad_()
     made = sampled_cross_entropy(logits, dim=1, generator=torch.Generator().manual_seed(3))
@@ -116,12 +116,12 @@ def test_the_gradient_is_that_of_the_cross_entropy(dtype, monkeypatch):
     loss = cross_entropy(logits.float() if dtype.itemsize == 2 else logits, labels)
     (expected,) = torch.autograd.grad(loss, logits)
     torch.testing.assert_close(made.gradient, expected)
-    monkeypatch.setattr(gauss_newton, "CHUNK", 27)
+    monkeypatch.setattr(gauss_newton, "CHUNK_ELEMENTS", 27)
     again = sampled_cross_entropy(logits, dim=1, generator=torch.Generator().manual_seed(3))
     assert torch.equal(again.gradient, made.gradient)
 
 
-def test_the_gradient_of_the_squared_error_is_that_of_its_noise():
+def test_gradient_equals_that_of_the_squared_error():
     output = torch.zeros(6, 5, dtype=torch.float64, requires_grad=True)
     made = sampled_squared_error(output, generator=torch.Generator().manual_seed(3))
     noise = torch.randn(6, 5, generator=torch.Generator().manual_seed(3)) * 0.5**0.5
@@ -130,7 +130,7 @@ def test_the_gradient_of_the_squared_error_is_that_of_its_noise():
 
 
 @pytest.mark.parametrize("sampled", [sampled_cross_entropy, sampled_squared_error])
-def test_sampled_labels_hold_no_output_and_are_let_go_after_use(inputs, sampled):
+def test_sampled_loss_holds_no_output_and_is_freed_after_use(inputs, sampled):
     first, second = network(), network()
     a, b = (Sophia(m.parameters(), lr=0.1, curvature="gauss_newton") for m in (first, second))
     logits = first(inputs)
@@ -149,7 +149,7 @@ def test_sampled_labels_hold_no_output_and_are_let_go_after_use(inputs, sampled)
     )
     b.step()
     assert all(map(torch.equal, first.parameters(), second.parameters()))
-    with pytest.raises(RuntimeError, match="used twice; draw new labels"):
+    with pytest.raises(RuntimeError, match="used twice; sample new labels"):
         gauss_newton_diagonal(made, list(first.parameters()), first(inputs).sum())
 
 
@@ -159,7 +159,7 @@ def network():
 
 
 @pytest.mark.parametrize("cls", [Sophia, SADH, SSDH, SSVP])
-def test_the_estimate_is_what_the_step_rule_gets(inputs, cls):
+def test_step_rule_uses_the_estimate(inputs, cls):
     labels = torch.arange(12) % 4
     model, same = network(), network()
     optimizer = cls(
@@ -183,7 +183,7 @@ def test_the_estimate_is_what_the_step_rule_gets(inputs, cls):
     assert optimizer.gradient_equivalents == 2
 
 
-def test_labels_are_drawn_only_where_curvature_is_due(inputs):
+def test_labels_are_sampled_only_when_curvature_is_due(inputs):
     model, calls = network(), []
     optimizer = SSDH(model.parameters(), lr=0.01, update_period=3, curvature="gauss_newton")
     for _ in range(7):
@@ -200,7 +200,7 @@ def test_labels_are_drawn_only_where_curvature_is_due(inputs):
     assert optimizer.gradient_equivalents == 7 + 3
 
 
-def test_clipping_scales_it_as_the_gradient_is_scaled(inputs):
+def test_clipping_scales_the_estimate_like_the_gradient(inputs):
     def state(limit, **options):
         model = network()
         optimizer = SADH(model.parameters(), lr=0.0, curvature="gauss_newton", **options)
@@ -224,7 +224,7 @@ def test_clipping_scales_it_as_the_gradient_is_scaled(inputs):
         torch.testing.assert_close(c, b)
 
 
-def test_to_maximize_a_likelihood_is_to_minimize_its_negative(inputs):
+def test_maximize_equals_minimizing_the_negative(inputs):
     def trained(sign, **options):
         model = network()
         optimizer = Sophia(
@@ -251,7 +251,7 @@ def test_to_maximize_a_likelihood_is_to_minimize_its_negative(inputs):
 
 
 def test_fused_attention_needs_no_context():
-    """There is no second derivative to take."""
+    """The estimate needs no second derivative."""
     torch.manual_seed(0)
     layer = nn.TransformerEncoderLayer(8, 2, 8, dropout=0.0, batch_first=True)
     optimizer = Sophia(layer.parameters(), lr=0.01, update_period=1, curvature="gauss_newton")
@@ -266,7 +266,7 @@ def test_fused_attention_needs_no_context():
     assert all(p.isfinite().all() for p in layer.parameters())
 
 
-def test_a_compiled_model_trains(inputs):
+def test_compiled_model_trains(inputs):
     model = network()
     compiled = torch.compile(model, backend="aot_eager")
     optimizer = Sophia(model.parameters(), lr=0.01, update_period=1, curvature="gauss_newton")
@@ -280,8 +280,8 @@ def test_a_compiled_model_trains(inputs):
     assert losses[-1] < losses[0]
 
 
-def test_a_graph_that_can_be_used_once_only_is_told(inputs):
-    """As torch.compile makes them, depending on what it can save memory on."""
+def test_error_for_a_graph_that_can_be_used_only_once(inputs):
+    """torch.compile makes such graphs to save memory."""
 
     class Once(torch.autograd.Function):
         @staticmethod
@@ -297,26 +297,28 @@ def test_a_graph_that_can_be_used_once_only_is_told(inputs):
     model = network()
     optimizer = Sophia(model.parameters(), lr=0.01, curvature="gauss_newton")
     logits = Once.apply(model(inputs))
-    with pytest.raises(RuntimeError, match="call the model anew"):
+    with pytest.raises(RuntimeError, match="call the model again"):
         optimizer.backward(logits.sum(), lambda: sampled_cross_entropy(logits))
 
 
-def test_bad_use_is_told_in_a_sentence(inputs):
+def test_wrong_use_raises_a_clear_error(inputs):
     model = network()
     optimizer = SSDH(model.parameters(), curvature="gauss_newton")
     labels = torch.arange(12) % 4
     optimizer.backward(cross_entropy(model(inputs), labels))
-    with pytest.raises(RuntimeError, match=r"needs labels from the model: .*sampled_cross_entropy"):
+    with pytest.raises(
+        RuntimeError, match=r"needs labels sampled from the model: .*sampled_cross_entropy"
+    ):
         optimizer.step()
     optimizer.zero_grad()
-    with pytest.raises(TypeError, match="needs labels from the model"):
+    with pytest.raises(TypeError, match="needs labels sampled from the model"):
         optimizer.backward(cross_entropy(model(inputs), labels), lambda: torch.zeros(()))
     other = torch.zeros(3, requires_grad=True)
-    with pytest.raises(RuntimeError, match="reaches no parameter"):
+    with pytest.raises(RuntimeError, match="does not depend on any parameter"):
         optimizer.backward(
             cross_entropy(model(inputs), labels), lambda: SampledLoss(other.sum(), 1.0)
         )
-    with pytest.raises(RuntimeError, match="reaches no parameter"):
+    with pytest.raises(RuntimeError, match="does not depend on any parameter"):
         optimizer.backward(
             cross_entropy(model(inputs), labels), sampled_cross_entropy(model(inputs).detach())
         )

@@ -1,4 +1,4 @@
-"""Foreign optimizers over an ensemble: each member as if it were alone."""
+"""Third-party optimizers train each member of an ensemble as if it were alone."""
 
 import copy
 
@@ -12,7 +12,7 @@ from .problems import ensemble_parameters, flat, flat_start, loss, parameters, r
 
 
 class WholeTensor(torch.optim.Optimizer):
-    """Looks at a whole tensor, as LAMB or Muon do: normalised gradient descent."""
+    """Normalised gradient descent, which computes on whole tensors like LAMB or Muon."""
 
     def __init__(self, params, lr=0.1):
         super().__init__(params, {"lr": lr})
@@ -25,7 +25,7 @@ class WholeTensor(torch.optim.Optimizer):
 
 
 class Heavy(torch.optim.Optimizer):
-    """Heavy ball, unknown to torch."""
+    """Heavy ball, an optimizer outside torch."""
 
     def __init__(self, params, lr=0.01):
         super().__init__(params, {"lr": lr})
@@ -51,7 +51,7 @@ OPTIMIZERS = [
 
 @pytest.mark.parametrize("clip", [None, 0.5])
 @pytest.mark.parametrize(("cls", "kwargs"), OPTIMIZERS)
-def test_members_are_trained_apart(cls, kwargs, clip):
+def test_members_train_independently(cls, kwargs, clip):
     params = ensemble_parameters(3)
     run(Memberwise(cls, params, members=3, max_grad_norm=clip, **kwargs), params, 20, 3)
     for i in range(3):
@@ -67,7 +67,7 @@ def test_members_are_trained_apart(cls, kwargs, clip):
         np.testing.assert_allclose(inside, flat(alone), rtol=1e-10)
 
 
-def test_a_learning_rate_reaches_every_member():
+def test_learning_rate_of_groups_applies_to_every_member():
     params = ensemble_parameters(2)
     optimizer = Memberwise(WholeTensor, params, members=2, lr=0.5)
     for group in optimizer.param_groups:
@@ -77,7 +77,7 @@ def test_a_learning_rate_reaches_every_member():
     np.testing.assert_array_equal(flat(params), start)
 
 
-def test_state_continues():
+def test_training_continues_from_a_saved_state():
     params = ensemble_parameters(2)
     optimizer = Memberwise(torch.optim.AdamW, params, members=2, lr=0.01)
     run(optimizer, params, 5, 2)
@@ -91,9 +91,9 @@ def test_state_continues():
 
 
 @pytest.mark.parametrize("clip", [None, 0.5])
-def test_the_second_moment_is_told_by_those_that_keep_one(clip):
+def test_statistics_contain_the_second_moment_if_there_is_one(clip):
     class Unknown(torch.optim.Adam):
-        """By another name, so that it gets one instance for each member."""
+        """Not known as elementwise, so that each member gets its own instance."""
 
     for cls in (torch.optim.AdamW, Unknown):
         params = ensemble_parameters(3)

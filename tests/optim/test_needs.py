@@ -1,4 +1,4 @@
-"""What foreign optimizers need beside gradients, they get."""
+"""Third-party optimizers get what they need: the graph, closures, modes, parameter groups."""
 
 import numpy as np
 import pytest
@@ -19,12 +19,12 @@ CPU = torch.device("cpu")
 
 
 def quadratic(p, curvature):
-    """½ Σ h p², one loss a member."""
+    """½ Σ h p², one loss for each member."""
     return 0.5 * (curvature * p * p).sum(dim=tuple(range(1, p.ndim)))
 
 
 class Newton(torch.optim.Optimizer):
-    """Divides by the Hessian's diagonal, which it finds by itself; elementwise."""
+    """Elementwise optimizer that differentiates the gradient to get the Hessian's diagonal."""
 
     def __init__(self, params, lr=1.0):
         super().__init__(params, {"lr": lr})
@@ -37,9 +37,9 @@ class Newton(torch.optim.Optimizer):
                     p.sub_(group["lr"] * p.grad / h)
 
 
-def test_a_graph_is_given_and_its_use_is_counted(monkeypatch):
+def test_optimizer_gets_the_graph_and_its_use_is_counted(monkeypatch):
     monkeypatch.setattr(
-        "adaptive_opt.optim.memberwise.ELSEWHERE_ELEMENTWISE", {(__name__.split(".")[0], "Newton")}
+        "adaptive_opt.optim.memberwise.ELEMENTWISE_BY_NAME", {(__name__.split(".")[0], "Newton")}
     )
     p = torch.randn(3, 4, requires_grad=True)
     curvature = torch.rand(3, 4) + 0.5
@@ -48,27 +48,27 @@ def test_a_graph_is_given_and_its_use_is_counted(monkeypatch):
     optimizer.step()
     torch.testing.assert_close(p.detach(), torch.zeros(3, 4), atol=1e-6, rtol=0)
     assert optimizer.gradient_equivalents == 1 + 2
-    assert p.grad.grad_fn is None  # nothing of the graph is held
+    assert p.grad.grad_fn is None  # the graph is freed
 
 
-def test_a_clipped_gradient_scales_the_curvature_alike(monkeypatch):
+def test_clipping_scales_the_curvature_like_the_gradient(monkeypatch):
     monkeypatch.setattr(
-        "adaptive_opt.optim.memberwise.ELSEWHERE_ELEMENTWISE", {(__name__.split(".")[0], "Newton")}
+        "adaptive_opt.optim.memberwise.ELEMENTWISE_BY_NAME", {(__name__.split(".")[0], "Newton")}
     )
     p = torch.full((1, 4), 5.0, requires_grad=True)
     optimizer = Memberwise(Newton, [p], members=1, create_graph=True, max_grad_norm=0.1)
     optimizer.backward(quadratic(p, torch.ones(1, 4)))
     optimizer.step()
-    # Both are multiplied by the same factor, of which the step then has nothing.
+    # Gradient and curvature are multiplied by the same factor, which cancels in the step.
     torch.testing.assert_close(p.detach(), torch.zeros(1, 4), atol=1e-5, rtol=0)
 
 
-def test_a_graph_cannot_be_given_to_one_that_looks_at_whole_tensors():
+def test_graph_for_an_optimizer_on_whole_tensors_raises_an_error():
     with pytest.raises(TypeError, match="cannot be given the graph of an ensemble"):
         Memberwise(Newton, [torch.zeros(2, 3)], members=2, create_graph=True)
 
 
-def test_a_closure_is_given_where_one_is_needed():
+def test_optimizer_gets_a_closure_if_it_needs_one():
     curvature = torch.tensor([[1.0, 4.0], [2.0, 8.0]])
     p = torch.tensor([[3.0, 1.0], [-2.0, 5.0]], requires_grad=True)
     optimizer = Memberwise(torch.optim.LBFGS, [p], members=2, lr=0.5)
@@ -100,7 +100,7 @@ def test_a_closure_is_given_where_one_is_needed():
     assert optimizer.gradient_equivalents > 1
 
 
-def test_the_loop_trains_with_a_closure():
+def test_training_loop_provides_a_closure():
     problem = RahimiRecht(
         FUNCTION, loss="mse", batch_size=1000, weight_seeds=[0, 1], order_seeds=[0, 1], device=CPU
     )
@@ -112,7 +112,7 @@ def test_the_loop_trains_with_a_closure():
 
 
 class Averaged(torch.optim.Optimizer):
-    """Gradient descent judged by the mean of its iterates, as schedule-free methods are."""
+    """Gradient descent evaluated at the mean of its iterates, like schedule-free methods."""
 
     def __init__(self, params, lr=0.1):
         super().__init__(params, {"lr": lr, "training": True})
@@ -147,7 +147,7 @@ class Averaged(torch.optim.Optimizer):
                 state["other"] += (p - state["other"]) / state["count"]
 
 
-def test_modes_are_switched_around_every_look():
+def test_modes_are_switched_around_every_evaluation():
     p = nn.Parameter(torch.tensor([[4.0], [8.0]]))
     optimizer = Memberwise(Averaged, [p], members=2)
     iterates = []
@@ -162,7 +162,7 @@ def test_modes_are_switched_around_every_look():
     torch.testing.assert_close(p.detach(), torch.stack(iterates).mean(0))
 
 
-def test_parameter_groups_are_those_asked_for():
+def test_parameter_groups_have_the_given_options():
     tensors = [torch.zeros(2, 3, 3), torch.zeros(2, 3), torch.zeros(2, 4, 3)]
     groups = {"hidden": {"lr": 0.1}, "others": {"lr": 0.2, "momentum": 0.5}}
     optimizer = Memberwise(
@@ -201,7 +201,7 @@ def rahimi_recht(arm, seeds, epochs=12):
 
 @pytest.mark.usefixtures("zoo")
 @pytest.mark.parametrize("arm", ZOO)
-def test_the_zoo_learns(arm):
+def test_zoo_reduces_the_loss(arm):
     result = rahimi_recht(arm, [0, 1], epochs=100)
     losses = result.history.groupby("member")["train_loss"]
     assert (losses.last() < 0.9 * losses.first()).all()
@@ -209,8 +209,8 @@ def test_the_zoo_learns(arm):
 
 @pytest.mark.usefixtures("zoo")
 @pytest.mark.parametrize("arm", [a for a in ZOO if a != "adahessian"])
-def test_members_of_the_zoo_are_trained_apart(arm):
-    """AdaHessian draws its probes for all members together."""
+def test_members_train_independently_with_the_zoo(arm):
+    """AdaHessian is excluded, because it draws the probes of all members together."""
     together = rahimi_recht(arm, [0, 1, 2])
     for i in range(3):
         alone = rahimi_recht(arm, [i])
@@ -219,7 +219,7 @@ def test_members_of_the_zoo_are_trained_apart(arm):
 
 
 @pytest.mark.usefixtures("zoo")
-def test_adahessian_pays_for_its_products():
+def test_products_of_adahessian_are_counted():
     assert rahimi_recht("adahessian", [0], epochs=3).gradient_equivalents == 3 * (
         3 * -(-FUNCTION.inputs.shape[0] // 64)
     )
@@ -228,7 +228,7 @@ def test_adahessian_pays_for_its_products():
 @pytest.mark.usefixtures("zoo")
 @pytest.mark.parametrize("task", ["resnet18", "transformer"])
 @pytest.mark.parametrize("arm", ZOO)
-def test_the_zoo_trains_networks(arm, task):
+def test_zoo_trains_networks(arm, task):
     history, _, summary = train_network(
         task=task,
         arm=arm,

@@ -1,4 +1,4 @@
-"""Options that torch's optimizers have: maximize, and those that are not supported."""
+"""Options of torch's optimizers: maximize, and unsupported ones."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ EVERY = (*SECOND, Adam, SGDM)
 
 @pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
 @pytest.mark.parametrize("limit", [None, 0.5])
-def test_to_maximize_is_to_minimize_the_negative(case, limit):
+def test_maximize_equals_minimizing_the_negative(case, limit):
     up, down = parameters(), parameters()
     options = {**case.hyperparameters, "max_grad_norm": limit, "weight_decay": 0.01}
     a = case.make(up, maximize=True, **options)
@@ -29,7 +29,7 @@ def test_to_maximize_is_to_minimize_the_negative(case, limit):
 
 
 @pytest.mark.parametrize("cls", SECOND)
-def test_to_maximize_with_finite_differences(cls):
+def test_maximize_with_finite_differences(cls):
     up, down = parameters(), parameters()
     a = cls(up, lr=0.01, update_period=3, hvp="finite_difference", maximize=True)
     b = cls(down, lr=0.01, update_period=3, hvp="finite_difference")
@@ -42,7 +42,7 @@ def test_to_maximize_with_finite_differences(cls):
 
 
 @pytest.mark.parametrize("cls", SECOND)
-def test_one_group_maximizes_and_another_minimizes(cls):
+def test_groups_can_maximize_and_minimize(cls):
     p = torch.ones(3, dtype=torch.float64, requires_grad=True)
     q = torch.ones(3, dtype=torch.float64, requires_grad=True)
     optimizer = cls([{"params": [p], "maximize": True}, {"params": [q]}], lr=0.1, rho=0.1)
@@ -56,7 +56,7 @@ def test_one_group_maximizes_and_another_minimizes(cls):
 
 @pytest.mark.parametrize("cls", EVERY)
 @pytest.mark.parametrize("name", ["capturable", "differentiable", "fused"])
-def test_an_option_that_is_not_supported_says_so(cls, name):
+def test_unsupported_option_raises_a_clear_error(cls, name):
     p = torch.nn.Parameter(torch.ones(2))
     with pytest.raises(ValueError, match=f"^{name}=True is not supported: "):
         cls([p], **{name: True})
@@ -66,7 +66,7 @@ def test_an_option_that_is_not_supported_says_so(cls, name):
 
 
 @pytest.mark.parametrize("cls", EVERY)
-def test_a_state_without_the_options_is_read(cls):
+def test_state_without_the_options_is_loaded(cls):
     p = torch.nn.Parameter(torch.ones(2))
     optimizer = cls([p], lr=0.1)
     optimizer.backward(p.square().sum())

@@ -1,4 +1,4 @@
-"""The laws of the probes; the published constant probe must break them."""
+"""Statistical properties of the probes, which the published constant probe violates."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,10 @@ def sample(name, n=11, draws=DRAWS):
 
 
 def z_scores(samples, expected):
-    """How many standard errors the mean of each column is off; a constant column is exact."""
+    """Distance of column means from the expectation, in standard errors.
+
+    A constant column must equal the expectation: its score is 0 or infinite.
+    """
     error = samples.std(axis=0, ddof=1) / np.sqrt(len(samples))
     off = np.abs(samples.mean(axis=0) - expected)
     return np.where(error > 1e-12, off / np.maximum(error, 1e-12), np.where(off < 1e-9, 0, np.inf))
@@ -29,8 +32,8 @@ def diagonal_estimates(name):
     return v * (v @ h), np.diag(h)
 
 
-def laws(name):
-    """Which laws of an unbiased diagonal probe hold."""
+def properties(name):
+    """Whether a probe has each property of an unbiased diagonal probe."""
     v = sample(name)
     estimates, diagonal = diagonal_estimates(name)
     cross = np.stack([v[:, i] * v[:, j] for i in range(11) for j in range(i)], axis=1)
@@ -44,7 +47,7 @@ def laws(name):
 
 @pytest.mark.parametrize("name", ["rademacher", "gaussian"])
 def test_random_probes_are_unbiased(name):
-    assert laws(name) == dict.fromkeys(laws(name), True)
+    assert properties(name) == dict.fromkeys(properties(name), True)
 
 
 def test_rademacher_values_are_plus_and_minus_one():
@@ -57,14 +60,14 @@ def test_gaussian_has_gaussian_tails():
     assert np.abs(v).max() > 3
 
 
-def test_the_constant_probe_breaks_the_laws():
-    held = laws("constant")
-    assert not held["mean zero"]
-    assert not held["uncorrelated"]
-    assert not held["unbiased"]
+def test_constant_probe_is_biased():
+    found = properties("constant")
+    assert not found["mean zero"]
+    assert not found["uncorrelated"]
+    assert not found["unbiased"]
 
 
-def test_the_constant_probe_gives_row_sums():
+def test_constant_probe_gives_row_sums():
     estimates, _ = diagonal_estimates("constant")
     np.testing.assert_allclose(estimates[0], matrix(11).sum(axis=1))
 
@@ -86,11 +89,11 @@ def test_hutchinson_is_exact_on_a_diagonal_hessian():
     torch.testing.assert_close(optimizer.state[p]["curvature"], diagonal, rtol=1e-14, atol=0)
 
 
-def test_sophia_draws_gaussian_probes_by_default():
+def test_sophia_uses_gaussian_probes_by_default():
     assert Sophia([torch.zeros(1)]).param_groups[0]["probe"] == "gaussian"
 
 
-def test_a_members_stream_does_not_depend_on_its_company():
+def test_probes_of_a_member_do_not_depend_on_the_other_members():
     alone = draw("rademacher", ProbeGenerator(5), [torch.zeros(2, 3), torch.zeros(4)])
     both = draw("rademacher", ProbeGenerator([4, 5]), [torch.zeros(2, 2, 3), torch.zeros(2, 4)])
     for a, b in zip(alone, both, strict=True):
@@ -103,8 +106,8 @@ def test_different_seeds_give_different_probes(name):
     assert not torch.equal(a, b)
 
 
-def test_a_rank_goes_on_from_the_state_of_another():
-    """Probes of a rank of its own depend on seed, rank and number alone."""
+def test_rank_continues_from_the_state_of_another_rank():
+    """Separate probes depend only on seed, rank and number of the probe."""
     like = [torch.zeros(6)]
     first, second = ProbeGenerator(5), ProbeGenerator(5)
     first.separate(0)

@@ -1,4 +1,4 @@
-"""Every optimizer against a plain NumPy twin, step by step, and against torch's own."""
+"""Every optimizer in lock-step with a NumPy implementation, or with torch's optimizer."""
 
 import numpy as np
 import pytest
@@ -30,17 +30,17 @@ DENOMINATOR = {
 }
 
 
-def _fill(values, per_tensor):
-    """Root mean square over each tensor, or over everything."""
+def fill_with_rms(values, per_tensor):
+    """Replace values by the root mean square over each tensor, or over all."""
     parts = np.split(values, np.cumsum(SIZES)[:-1]) if per_tensor else [values]
     return np.concatenate([np.full(len(p), np.sqrt(np.mean(p**2))) for p in parts])
 
 
-def twin(
+def numpy_twin(
     case, steps, *, lr, betas, rho, update_period, eps=1e-12, weight_decay=0.0, seed=0,
     max_grad_norm=np.inf, clip_curvature=True,
 ):  # fmt: skip
-    """The second-order skeleton as written in the method's definition, nothing else."""
+    """Path of a second-order method, implemented in NumPy from its definition."""
     rule, source = case.cls.rule.name, case.options.get("curvature", "estimate")
     probe = case.make(parameters()).param_groups[0]["probe"]
     generator, like = ProbeGenerator(seed), parameters()
@@ -67,7 +67,7 @@ def twin(
             elif source == "constant":
                 c = np.ones_like(g)
             elif source in ("per_tensor", "per_model"):
-                c = _fill(c, source == "per_tensor")
+                c = fill_with_rms(c, source == "per_tensor")
             elif source == "permuted":
                 if order is None:
                     shuffle, offsets = Permutation([seed]), np.cumsum([0, *SIZES[:-1]])
@@ -87,9 +87,9 @@ def twin(
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
 @pytest.mark.parametrize("case", SECOND_ORDER, ids=lambda c: c.name)
-def test_second_order_rule_equals_its_twin(case, weight_decay):
+def test_second_order_rule_equals_numpy(case, weight_decay):
     settings = {**case.hyperparameters, "weight_decay": weight_decay}
-    expected = twin(case, 100, **settings)
+    expected = numpy_twin(case, 100, **settings)
     params = parameters()
     optimizer = case.make(params, **settings)
     for t in range(100):
@@ -99,10 +99,10 @@ def test_second_order_rule_equals_its_twin(case, weight_decay):
 
 @pytest.mark.parametrize("clip_curvature", [True, False])
 @pytest.mark.parametrize("case", SECOND_ORDER, ids=lambda c: c.name)
-def test_curvature_is_clipped_alike_or_not_at_all(case, clip_curvature):
-    """By the optimizer itself as its twin says, and by torch's function from outside."""
+def test_curvature_is_clipped_only_with_clip_curvature(case, clip_curvature):
+    """With clipping by the optimizer, compared with NumPy, and by torch's function."""
     settings = {**case.hyperparameters, "clip_curvature": clip_curvature}
-    expected = twin(case, 40, **settings, max_grad_norm=0.3)
+    expected = numpy_twin(case, 40, **settings, max_grad_norm=0.3)
     inside, outside = parameters(), parameters()
     optimizer = case.make(inside, **settings, max_grad_norm=0.3)
     by_hand = case.make(outside, **settings)
@@ -113,7 +113,7 @@ def test_curvature_is_clipped_alike_or_not_at_all(case, clip_curvature):
         by_hand.backward(loss(outside))
         torch.nn.utils.clip_grad_norm_(outside, 0.3)
         by_hand.step()
-    if case.cls.__name__ != "SSVP":  # whose probe sees the clipped gradient only from inside
+    if case.cls.__name__ != "SSVP":  # its probe uses the clipped gradient only with max_grad_norm
         np.testing.assert_allclose(flat(outside), expected[-1], rtol=1e-6)
     assert optimizer.state_dict()["param_groups"][0]["clip_curvature"] is clip_curvature
 
@@ -126,7 +126,7 @@ def test_curvature_is_clipped_alike_or_not_at_all(case, clip_curvature):
         (Adam, torch.optim.Adam, {"lr": 0.05, "betas": (0.9, 0.99), "eps": 1e-8}),
     ],
 )
-def test_first_order_in_lock_step_with_torch(own, theirs, kwargs, weight_decay):
+def test_first_order_optimizer_equals_torch(own, theirs, kwargs, weight_decay):
     ours, reference = parameters(), parameters()
     a = own(ours, weight_decay=weight_decay, **kwargs)
     b = theirs(reference, weight_decay=weight_decay, **kwargs)
@@ -139,7 +139,7 @@ def test_first_order_in_lock_step_with_torch(own, theirs, kwargs, weight_decay):
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
-def test_foreach_equals_the_plain_loop(case):
+def test_foreach_equals_a_loop(case):
     fast, plain = parameters(), parameters()
     kwargs = {**case.hyperparameters, "weight_decay": 0.01, "max_grad_norm": 1.0}
     run(case.make(fast, foreach=True, **kwargs), fast, 40)
@@ -148,7 +148,7 @@ def test_foreach_equals_the_plain_loop(case):
 
 
 def _member_values(case, members):
-    """Hyperparameters that differ from member to member, as tensors and one by one."""
+    """Different hyperparameters for each member, as tensors and as a list of numbers."""
     base = case.hyperparameters
     names = [n for n in ("lr", "rho") if n in base]
     scale = torch.linspace(0.5, 1.5, members, dtype=torch.float64)

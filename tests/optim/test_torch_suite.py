@@ -1,18 +1,19 @@
-"""The checks of torch's own generic optimizer tests (``TestOptimRenewed``), for every optimizer.
+"""The generic optimizer tests of torch (``TestOptimRenewed``), for every optimizer.
 
-torch ships the descriptions of optimizers that its tests use, and not the tests, so these are
-written anew. ``loss.backward()`` is ``optimizer.backward(loss)`` here.
+torch ships the optimizer descriptions of its tests but not the tests, so they are written again
+here, with ``optimizer.backward(loss)`` instead of ``loss.backward()``.
 
-| left out                                          | why                                       |
+| test omitted                                      | reason                                    |
 |---------------------------------------------------|-------------------------------------------|
-| capturable, differentiable, fused                 | not supported; that they are refused is   |
-|                                                   | among the checks of errors                |
-| complex parameters, sparse gradients              | refused; see ``test_everywhere.py``       |
+| capturable, differentiable, fused                 | not supported; ``test_errors`` checks the |
+|                                                   | errors                                    |
+| complex parameters, sparse gradients              | not supported; ``test_everywhere.py``     |
+|                                                   | checks the errors                         |
 | multiple devices, CUDA, large tensors, memory     | need GPUs                                 |
-| a ``step`` that is no tensor                      | steps are counted in the groups, as ints  |
+| a ``step`` that is not a tensor                   | groups count steps as ints                |
 | ``foreach`` as the default on CUDA only           | it is the default everywhere              |
-| LBFGS, Rosenbrock                                 | checks of single optimizers of torch      |
-| a step with gradients of another origin only      | second-order: a due step needs            |
+| LBFGS, Rosenbrock                                 | test single optimizers of torch           |
+| a step with gradients not from ``backward``       | a due second-order step needs             |
 |                                                   | ``backward``; see ``test_everywhere.py``  |
 """
 
@@ -45,7 +46,7 @@ same.assertEqual = lambda a, b, **kwargs: torch.testing.assert_close(a, b, **kwa
 
 
 @each
-def test_descriptions_leave_the_implementation_to_the_tests(info):
+def test_descriptions_do_not_choose_an_implementation(info):
     for given in info.optim_inputs_func(device=CPU):
         assert not {"foreach", "fused", "differentiable"} & set(given.kwargs)
 
@@ -107,11 +108,11 @@ def test_groups_have_their_own_weight_decay_and_learning_rate(info):
 
 
 SHARED = ("max_grad_norm", "probe", "curvature")
-"""Options that all groups have in common."""
+"""Options that all groups share."""
 
 
 @each
-def test_a_tensor_learning_rate_is_the_same_number(info):
+def test_tensor_learning_rate_steps_like_a_number(info):
     for given in inputs(info):
         number, tensor = Problem(), Problem()
         kwargs = {**given.kwargs, "lr": float(given.kwargs.get("lr", 1e-3))}
@@ -127,7 +128,7 @@ def test_a_tensor_learning_rate_is_the_same_number(info):
 
 @each
 def test_foreach_matches_a_loop(info):
-    """Also with a scalar and an empty parameter, and in a step without gradients."""
+    """Includes a scalar parameter, an empty parameter, and a step without gradients."""
     for given in info.optim_inputs_func(device=CPU):
         tracker = TensorTracker({"rtol": 1e-12, "atol": 1e-12})
         for foreach in (False, True):
@@ -175,8 +176,8 @@ def test_nothing_happens_with_zero_gradients(info):
 
 
 @each
-def test_gradients_are_never_written_to(info):
-    """But where they are clipped, as ``clip_grad_norm_`` does."""
+def test_step_does_not_change_gradients(info):
+    """Except with ``max_grad_norm``, which clips them in place like ``clip_grad_norm_``."""
     for given in inputs(info):
         if "max_grad_norm" in given.kwargs:
             continue
@@ -191,14 +192,14 @@ def test_gradients_are_never_written_to(info):
 
 
 @each
-def test_it_can_be_printed(info):
+def test_repr_contains_the_name(info):
     for given in inputs(info):
         assert info.name in repr(info.optim_cls(Problem().params, **given.kwargs))
 
 
 @each
 def test_state_dicts_are_deterministic(info):
-    """Two that go on alike from one state have equal states, and the state is not written to."""
+    """Two optimizers that continue from one state stay equal, and do not change that state."""
     for given in inputs(info):
         problem, again = Problem(), Problem()
         optimizer = info.optim_cls(problem.params, **given.kwargs)
@@ -278,8 +279,8 @@ def test_saved_and_loaded_states_are_equal(info):
 
 
 @each
-def test_a_state_of_another_precision_is_cast(info):
-    """As ``cpu_load_state_dict`` does between devices: the parameters decide."""
+def test_state_of_another_precision_is_cast_to_that_of_the_parameters(info):
+    """As torch's test ``cpu_load_state_dict`` does for devices."""
     for given in inputs(info):
         problem, double = Problem(), Problem(dtype=torch.float64)
         optimizer = info.optim_cls(problem.params, **given.kwargs)
@@ -293,7 +294,7 @@ def test_a_state_of_another_precision_is_cast(info):
 
 
 @each
-def test_a_copy_has_all_public_attributes(info):
+def test_deepcopy_has_all_public_attributes(info):
     for given in inputs(info):
         problem = Problem()
         optimizer = info.optim_cls(problem.params, **given.kwargs)
@@ -307,7 +308,7 @@ def test_a_copy_has_all_public_attributes(info):
 
 
 @each
-def test_hooks_of_a_step(info):
+def test_step_hooks(info):
     problem, calls = Problem(), []
     optimizer = info.optim_cls(problem.params)
     handles = [
@@ -326,7 +327,7 @@ def test_hooks_of_a_step(info):
 
 
 @each
-def test_hooks_of_saving(info):
+def test_state_dict_hooks(info):
     problem = Problem()
     optimizer = info.optim_cls(problem.params, lr=0.01)
     problem.train(optimizer, 2)
@@ -345,7 +346,7 @@ def test_hooks_of_saving(info):
 
 
 @each
-def test_hooks_of_loading(info):
+def test_load_state_dict_hooks(info):
     problem = Problem()
     optimizer = info.optim_cls(problem.params, lr=0.01)
     problem.train(optimizer, 2)
@@ -370,8 +371,8 @@ def test_hooks_of_loading(info):
 
 
 @each
-def test_a_new_default_type_changes_nothing(info):
-    """State has the type of the parameters, not the default one."""
+def test_default_dtype_has_no_effect(info):
+    """The state has the type of the parameters, not the default type."""
     torch.set_default_dtype(torch.float64)
     try:
         for given in inputs(info):

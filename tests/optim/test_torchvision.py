@@ -1,10 +1,10 @@
-"""One network of each family of torchvision's classifiers, as small as it can be, three steps.
+"""Train a small network of each family of torchvision's classifiers for three steps.
 
-A network that trains under ``AdamW`` trains here inside ``forward_context()``. One that has an
-operation without second derivative is refused in a sentence, and trains by finite differences.
+Networks that train with ``AdamW`` must train inside ``forward_context()``. Networks with an
+operation without second derivative must raise a clear error, and train with finite differences.
 
-Left out for their size: AlexNet and VGG, whose linear layers have 10⁸ entries, and Inception;
-all three train.
+AlexNet and VGG, whose linear layers have 10⁸ entries, and Inception also train, but are too large
+for this test.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ BY_NAME = (
 )
 
 NO_SECOND_DERIVATIVE = ("mobilenet_v3_small",)
-"""They have hardsigmoid."""
+"""Networks with hardsigmoid, which has no second derivative."""
 
 
 def vit():
@@ -57,7 +57,7 @@ def convnext_small():
     return models.ConvNeXt(blocks, num_classes=10)
 
 
-MADE = (vit, swin, swin_v2, maxvit, convnext_small)
+CONSTRUCTORS = (vit, swin, swin_v2, maxvit, convnext_small)
 
 
 def network(kind):
@@ -75,7 +75,7 @@ def batch():
 
 
 def train(model, optimizer, closure_of):
-    """Losses of three steps, and whether each parameter has a first moment that is not zero."""
+    """Losses of three steps, and whether the first moment of each parameter is nonzero."""
     start = [p.detach().clone() for p in model.parameters()]
     torch.manual_seed(2)
     losses = [float(closure_of(model, optimizer)) for _ in range(3)]
@@ -88,7 +88,7 @@ def train(model, optimizer, closure_of):
     return losses, [bool(m.any()) for m in found]
 
 
-def plain(model, optimizer):
+def adamw_step(model, optimizer):
     images, labels = batch()
     optimizer.zero_grad()
     loss = functional.cross_entropy(model(images), labels)
@@ -97,7 +97,7 @@ def plain(model, optimizer):
     return loss.detach()
 
 
-def twice(model, optimizer):
+def second_derivative_step(model, optimizer):
     images, labels = batch()
     optimizer.zero_grad()
     with optimizer.forward_context():
@@ -107,7 +107,7 @@ def twice(model, optimizer):
     return loss.detach()
 
 
-def differences(model, optimizer):
+def finite_difference_step(model, optimizer):
     images, labels = batch()
 
     def closure():
@@ -119,36 +119,36 @@ def differences(model, optimizer):
     return optimizer.step(closure)
 
 
-def names(kind):
+def kind_name(kind):
     return kind if isinstance(kind, str) else kind.__name__
 
 
-def reference(kind):
+def train_with_adamw(kind):
     model = network(kind)
     decay = {"weight_decay": 0.0}
-    return train(model, torch.optim.AdamW(model.parameters(), lr=0.001, **decay), plain)
+    return train(model, torch.optim.AdamW(model.parameters(), lr=0.001, **decay), adamw_step)
 
 
-@pytest.mark.parametrize("kind", [*BY_NAME, *MADE], ids=names)
-def test_what_trains_under_adamw_trains_here(kind):
-    expected, there = reference(kind)
+@pytest.mark.parametrize("kind", [*BY_NAME, *CONSTRUCTORS], ids=kind_name)
+def test_networks_that_train_with_adamw_train_with_ssdh(kind):
+    expected, expected_moments = train_with_adamw(kind)
     model = network(kind)
     optimizer = SSDH(model.parameters(), lr=0.01, update_period=1)
-    found, here = train(model, optimizer, twice)
+    found, found_moments = train(model, optimizer, second_derivative_step)
     assert found[0] == pytest.approx(expected[0], rel=1e-4)
     assert optimizer.hvp_count == 3
-    assert here == there
+    assert found_moments == expected_moments
 
 
 @pytest.mark.parametrize("kind", NO_SECOND_DERIVATIVE)
-def test_what_has_no_second_derivative_trains_by_finite_differences(kind):
+def test_networks_without_second_derivative_train_with_finite_differences(kind):
     model = network(kind)
     optimizer = SSDH(model.parameters(), lr=0.01, update_period=1)
     with pytest.raises(RuntimeError, match=r"no second derivative.*hvp='finite_difference'"):
-        twice(model, optimizer)
-    expected, there = reference(kind)
+        second_derivative_step(model, optimizer)
+    expected, expected_moments = train_with_adamw(kind)
     model = network(kind)
     optimizer = SSDH(model.parameters(), lr=0.01, update_period=1, hvp="finite_difference")
-    found, here = train(model, optimizer, differences)
+    found, found_moments = train(model, optimizer, finite_difference_step)
     assert found[0] == pytest.approx(expected[0], rel=1e-4)
-    assert here == there
+    assert found_moments == expected_moments

@@ -1,4 +1,4 @@
-"""Every optimizer described as torch's own tests describe theirs: an ``OptimizerInfo`` each."""
+"""An ``OptimizerInfo`` for each optimizer, the description that torch's tests use."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def described(**options):
 
 
 def general(lr, **more):
-    """Options of every optimizer; torch calls the flags among them global-friendly.
+    """Configurations for every optimizer; torch calls such flags global-friendly.
 
     Args:
         lr: learning rate.
-        more: added where weight decay works against the gradient, to outweigh it.
+        more: options that let the gradient outweigh weight decay when maximizing.
     """
     return described(
         default={},
@@ -84,7 +84,7 @@ def wrong(message, **kwargs):
 
 
 def errors(device, dtype):
-    # torch gives no parameters where it wants a tensor learning rate to be refused.
+    # Inputs without parameters expect an error for tensor learning rates, which are supported.
     common = get_error_inputs_for_all_optims(device, dtype)
     return [e for e in common if e.optimizer_error_input.params is not None] + [
         wrong(r"lr has shape \[2\]; it must have one element", lr=torch.tensor([0.1, 0.1])),
@@ -126,7 +126,7 @@ DB = [
 
 
 def inputs(info):
-    """All configurations, with ``foreach`` on and off; torch's own function has it off on CPUs."""
+    """All configurations with ``foreach`` on and off; torch's function has it off on CPUs."""
     given = _get_optim_inputs_including_global_cliquey_kwargs(CPU, torch.float32, info)
     return [
         OptimizerInput(None, {**copy.deepcopy(i.kwargs), "foreach": foreach}, i.desc)
@@ -136,7 +136,7 @@ def inputs(info):
 
 
 class Problem:
-    """A weight and a bias under a squared error, as in torch's tests."""
+    """A weight and a bias with a squared error, as in torch's tests."""
 
     def __init__(self, *, contiguous=True, dtype=torch.float32):
         torch.manual_seed(0)

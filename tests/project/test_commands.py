@@ -99,7 +99,7 @@ ELSEWHERE = {
         "tests/faults/test_faults.py::test_some_faults_change_no_result"
     ),
     "torchrun": (
-        "tests/optim/test_frameworks.py::test_torchrun_trains_as_one_process_on_the_joined_batch"
+        "tests/optim/test_frameworks.py::test_torchrun_trains_like_one_process_on_the_joined_batch"
     ),
 }
 """Tests of commands, by how the commands begin or, for ``kedro``, by all of them."""

@@ -1,1 +1,1 @@
-"""Exact curvature: closed forms, spectra and their statistics."""
+"""Curvature of losses: exact Hessians, spectra, statistics and quality of estimates."""

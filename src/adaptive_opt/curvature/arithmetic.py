@@ -1,4 +1,4 @@
-"""How kernels are chosen where second derivatives, or several members at once, need it."""
+"""Context managers that select kernels for second derivatives and for ensembles."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ __all__ = ["differentiable_kernels", "matrix_units", "written_out_encoder"]
 
 @contextmanager
 def matrix_units(precision: str) -> Iterator[None]:
-    """How CUDA multiplies 32-bit numbers, convolutions included, whose default is TF32.
+    """Set the precision of CUDA's 32-bit matrix products and convolutions.
 
     Args:
-        precision: ``ieee`` or ``tf32``.
+        precision: ``ieee``, or ``tf32`` (CUDA's default for convolutions).
     """
     backends: Any = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)  # type: ignore[attr-defined]
     before = [b.fp32_precision for b in backends]
@@ -32,7 +32,7 @@ def matrix_units(precision: str) -> Iterator[None]:
 
 @contextmanager
 def written_out_encoder() -> Iterator[None]:
-    """Without the fused inference kernel of Transformer layers."""
+    """Disable the fused inference kernel of Transformer layers."""
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -43,7 +43,7 @@ def written_out_encoder() -> Iterator[None]:
 
 @contextmanager
 def differentiable_kernels() -> Iterator[None]:
-    """Attention and encoder by their formulae, 32-bit numbers multiplied as such."""
+    """Select kernels with second derivatives: math attention, no fused encoder, no TF32."""
     with ExitStack() as stack:
         stack.enter_context(matrix_units("ieee"))
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))

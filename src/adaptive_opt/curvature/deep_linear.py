@@ -1,12 +1,12 @@
-r"""Closed forms for deep linear networks on a quadratic loss.
+r"""Closed forms of loss, gradient and Hessian for deep linear networks.
 
-The network x ↦ W_L ⋯ W_1 x with targets y = A x that are exactly linear has the residual
-matrix E = W_L ⋯ W_1 − A, and its mean squared error over a batch X (rows are samples)
-depends on the batch only through the Gram matrix S = XᵀX / n:
+The network x ↦ W_L ⋯ W_1 x with exactly linear targets y = A x has the residual matrix
+E = W_L ⋯ W_1 − A. Its mean squared error over a batch X (rows are samples) depends on the batch
+only through the Gram matrix S = XᵀX / n:
 
     q = mean((X W_1ᵀ ⋯ W_Lᵀ − X Aᵀ)²) = tr(E S Eᵀ) / d_y.
 
-A batch of n samples is thus worth d_x² numbers, which is what makes training here fast.
+Training is fast because the d_x² numbers of S replace a batch of n samples.
 With P_i = W_L ⋯ W_{i+1} and Q_i = W_{i−1} ⋯ W_1 (empty products are identities),
 
     ∂q/∂W_i            = (2/d_y) P_iᵀ E S Q_iᵀ
@@ -14,8 +14,8 @@ With P_i = W_L ⋯ W_{i+1} and Q_i = W_{i−1} ⋯ W_1 (empty products are ident
                        = (2/d_y) (P_iᵀP_j)[a,c] (Q_i S Q_jᵀ)[b,d]
                        + (2/d_y) (P_jᵀ E S Q_iᵀ)[c,b] (W_{j−1} ⋯ W_{i+1})[d,a]    if i < j.
 
-The first line is the Gauss–Newton part. For i = j there is no second line, so H and the
-Gauss–Newton matrix have the same diagonal. Losses: ``mse`` is q, ``rmse`` is √q with
+The first line is the Gauss–Newton part. For i = j the second line is zero, so the Hessian and
+the Gauss–Newton matrix have the same diagonal. Losses: ``mse`` is q, ``rmse`` is √q with
 
     ∇√q = ∇q / (2√q),    ∇²√q = ∇²q / (2√q) − ∇q ∇qᵀ / (4 q^{3/2}).
 
@@ -46,12 +46,12 @@ LOSSES = ("rmse", "mse")
 
 
 def _matmul(weights: Sequence[Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
-    """For an ensemble bmm: matmul's own dispatch costs as much as these small products."""
+    """``bmm`` for an ensemble, because matmul's dispatch costs as much as a small product."""
     return torch.bmm if weights[0].ndim == 3 else torch.matmul
 
 
 def _product(matrices: Sequence[Tensor], like: Tensor) -> Tensor:
-    """``matrices[-1] ⋯ matrices[0]``, or an identity shaped after ``like``'s last dimension."""
+    """``matrices[-1] ⋯ matrices[0]``; for no matrices, an identity of ``like``'s last size."""
     if not matrices:
         return torch.eye(like.shape[-1], dtype=like.dtype, device=like.device)
     return reduce(lambda done, w: w @ done, matrices)
@@ -66,12 +66,18 @@ def _residual(weights: Sequence[Tensor], target: Tensor) -> Tensor:
 
 
 def _floor(q: Tensor) -> Tensor:
-    """Keep √q differentiable at an exact zero, where RMSE has no gradient."""
+    """Bound q from below, because √q has no derivative at zero."""
     return q.clamp_min(torch.finfo(q.dtype).tiny * 4)
 
 
 def loss(weights: Sequence[Tensor], target: Tensor, gram: Tensor, kind: str) -> Tensor:
-    """The loss of every member, shape ``[...]``, differentiable.
+    """Loss of every member, ``[...]``, differentiable by autograd.
+
+    Args:
+        weights: W_1, …, W_L.
+        target: A.
+        gram: S.
+        kind: ``mse`` or ``rmse``.
 
     Example:
         >>> eye = torch.eye(2)
@@ -84,7 +90,7 @@ def loss(weights: Sequence[Tensor], target: Tensor, gram: Tensor, kind: str) -> 
 
 
 def _mse_gradient(weights: Sequence[Tensor], residual_gram: Tensor) -> list[Tensor]:
-    """``P_iᵀ R Q_iᵀ`` for all layers, in 2(L−1) products, R = c E S."""
+    """``P_iᵀ R Q_iᵀ`` for all layers, with 2(L−1) products; ``residual_gram`` is R = c E S."""
     mm = _matmul(weights)
     suffixes = [residual_gram]
     for w in reversed(weights[1:]):
@@ -102,7 +108,7 @@ def _mse_gradient(weights: Sequence[Tensor], residual_gram: Tensor) -> list[Tens
 def loss_and_gradient(
     weights: Sequence[Tensor], target: Tensor, gram: Tensor, kind: str
 ) -> tuple[Tensor, list[Tensor]]:
-    """Loss and gradient in closed form: what autograd gives, at a third of its time."""
+    """Loss and gradient in closed form, in a third of autograd's time; see :func:`loss`."""
     e = _residual(weights, target)
     r = _matmul(weights)(e, gram) if gram.ndim == e.ndim else e @ gram
     q = (e * r).sum((-2, -1)).div_(target.shape[0])
@@ -114,14 +120,14 @@ def loss_and_gradient(
 
 
 def gradient(weights: Sequence[Tensor], target: Tensor, gram: Tensor, kind: str) -> Tensor:
-    """The gradient as one vector of all parameters, ``[..., n]``."""
+    """Gradient by all parameters as one vector, ``[..., n]``; see :func:`loss`."""
     _, grads = loss_and_gradient(weights, target, gram, kind)
     return torch.cat([g.flatten(-2) for g in grads], dim=-1)
 
 
 @torch.no_grad()
 def hessian(weights: Sequence[Tensor], target: Tensor, gram: Tensor, kind: str) -> Tensor:
-    """The exact Hessian, ``[..., n, n]``; at q = 0 that of RMSE does not exist."""
+    """Exact Hessian, ``[..., n, n]``; see :func:`loss`. That of RMSE does not exist at q = 0."""
     layers, c = len(weights), 2 / target.shape[0]
     residual_gram = _residual(weights, target) @ gram
     lead = residual_gram.shape[:-2]
@@ -135,7 +141,7 @@ def hessian(weights: Sequence[Tensor], target: Tensor, gram: Tensor, kind: str) 
             outer = c * left[i].mT @ left[j]
             inner = right[i] @ gram @ right[j].mT
             rows, columns = slice(*offsets[i : i + 2]), slice(*offsets[j : j + 2])
-            # A view of the block with indices a, b, c, d: written in place, not copied there.
+            # View the block with indices a, b, c, d, to write it in place.
             block = h[..., rows, columns].unflatten(-1, weights[j].shape[-2:])
             block = block.unflatten(-3, weights[i].shape[-2:])
             torch.mul(outer[..., :, None, :, None], inner[..., None, :, None, :], out=block)
@@ -156,7 +162,7 @@ def hessian(weights: Sequence[Tensor], target: Tensor, gram: Tensor, kind: str) 
 def hessian_diagonal(
     weights: Sequence[Tensor], target: Tensor, gram: Tensor, kind: str
 ) -> list[Tensor]:
-    """The exact diagonal, shaped like the weights, without forming the Hessian."""
+    """Exact diagonal, shaped like the weights, without the full Hessian; see :func:`loss`."""
     layers, c = len(weights), 2 / target.shape[0]
     diagonal = []
     for i in range(layers):
@@ -175,15 +181,15 @@ def hessian_diagonal(
 def gauss_newton_factor(
     weights: Sequence[Tensor], target: Tensor, gram: Tensor, kind: str, noise: Tensor
 ) -> Tensor:
-    r"""A random matrix C whose pull-back to the weights has the Gauss–Newton matrix as covariance.
+    r"""Random matrix C such that JᵀC has the Gauss–Newton matrix as its covariance.
 
-    With J the Jacobian of the weight product W_L ⋯ W_1, E[(JᵀC)(JᵀC)ᵀ] = G, the Gauss–Newton
-    matrix of the loss. From Gaussian noise N and S = L Lᵀ:
+    With J the Jacobian of the product W_L ⋯ W_1, E[(JᵀC)(JᵀC)ᵀ] = G, the Gauss–Newton matrix of
+    the loss. From Gaussian noise N and S = L Lᵀ:
 
         mse:   C = √(2/d_y) N Lᵀ
         rmse:  C = (N Lᵀ − E S ⟨E, N Lᵀ⟩ / (d_y q)) / √(d_y √q)
 
-    The second line leaves out the direction of the residual, along which √q is not curved.
+    The second line projects out the direction of the residual, along which √q has no curvature.
 
     Args:
         weights, target, gram, kind: see :func:`loss`.
@@ -192,7 +198,7 @@ def gauss_newton_factor(
     Returns:
         C, ``[..., d_y, d_x]``.
     """
-    # A batch smaller than d_x has a singular S.
+    # Regularise, because a batch smaller than d_x has a singular S.
     jitter = 32 * torch.finfo(gram.dtype).eps * gram.diagonal(dim1=-2, dim2=-1).sum(-1)
     eye = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
     lower = torch.linalg.cholesky_ex(gram + jitter[..., None, None] * eye).L

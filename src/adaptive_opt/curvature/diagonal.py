@@ -1,16 +1,16 @@
-r"""What diagonal estimates are worth where the diagonal is not known but by many probes.
+r"""Compare diagonal estimates with a stochastic reference, where the exact diagonal is unknown.
 
-The reference is the mean d̂ of v ⊙ Hv over many Rademacher vectors v, kept as G group means d̂_g,
-whose spread gives its noise N² = Σ_i Var(d̂_i), E‖d̂‖² = ‖d‖² + N². Against it, corrected for that
-noise, stand R independent estimates a_r:
+The reference is the mean d̂ of v ⊙ Hv over many Rademacher vectors v, stored as G group means d̂_g.
+Their spread gives the noise N² = Σ_i Var(d̂_i), with E‖d̂‖² = ‖d‖² + N². For R independent
+estimates a_r, two metrics correct for this noise:
 
     cosine            mean_r ⟨a_r, d̂⟩ / (‖a_r‖ √(‖d̂‖² − N²))
     relative_error    mean_r √((‖a_r − d̂‖² − N²) / (‖d̂‖² − N²))
 
-The standard error has two parts, the spread over r and the jackknife over the groups. Signs count:
-a denominator of absolute values disagrees with d wherever d is negative; its size cannot be known
-as well, because noise makes it larger wherever an entry is small. N / ‖d‖ is the *reference's
-noise*.
+The standard error combines the spread over r and the jackknife over groups. Estimates are compared
+with d, not with its absolute value, so a denominator of absolute values disagrees wherever d is
+negative. Absolute values cannot be estimated equally well, because noise enlarges those of small
+entries. N / ‖d‖ is the *reference noise*.
 
 Sources: Bekas, Kokiopoulou & Saad, *An estimator for the diagonal of a matrix* (2007); Efron, *The
 Jackknife, the Bootstrap and Other Resampling Plans* (1982).
@@ -34,18 +34,18 @@ GROUPS = 8
 
 
 def one_draw(operator: Any, probe: Tensor) -> Tensor:
-    """``v ⊙ Hv``, the columns of ``[n, draws]`` turned into rows."""
+    """``v ⊙ Hv`` for probes ``[n, draws]``; returns ``[draws, n]``."""
     product: Tensor = operator @ probe
     return (probe * product).T
 
 
 def diagonal_groups(operator: Any, draws: int, seed: int = 0) -> Tensor:
-    """Means of v ⊙ Hv over equal groups of Rademacher draws, ``[groups, n]``.
+    """Means of v ⊙ Hv over groups of Rademacher draws of equal size, ``[GROUPS, n]``.
 
     Args:
-        operator: H.
-        draws: of all groups; at least ``GROUPS`` are made.
-        seed: of the draws.
+        operator: H, a linear operator ``[n, n]``.
+        draws: total number of draws, rounded up to a multiple of ``GROUPS`` (8).
+        seed: seed of the draws.
     """
     each = -(-draws // GROUPS)
     stream = torch.Generator(operator.device).manual_seed(seed)
@@ -61,7 +61,7 @@ def diagonal_groups(operator: Any, draws: int, seed: int = 0) -> Tensor:
 
 
 def reference_noise(groups: Tensor) -> float:
-    """N / ‖d‖; infinite where the groups show nothing but noise."""
+    """N / ‖d‖; infinite if the noise exceeds the signal."""
     noise = _noise(groups)
     signal = float(groups.mean(0).square().sum()) - noise
     return (noise / signal) ** 0.5 if signal > 0 else float("inf")
@@ -72,13 +72,15 @@ def _noise(groups: Tensor) -> float:
 
 
 def compare_diagonals(estimates: Tensor, groups: Tensor) -> dict[str, Estimate]:
-    """Each of ``METRICS`` with its standard error, as the module's page defines them.
-
-    NaN where the reference is nothing but noise, if only with one of its groups left out.
+    """Compute ``METRICS``, defined in :mod:`.diagonal`, with standard errors.
 
     Args:
         estimates: ``[draws, n]``.
-        groups: of the reference, ``[groups, n]``.
+        groups: group means of the reference, ``[groups, n]``.
+
+    Returns:
+        An estimate for each metric; NaN if the noise of the reference exceeds its signal, also if
+        only with one of its groups left out.
 
     Example:
         >>> d = torch.tensor([3.0, -4.0])
@@ -104,7 +106,7 @@ def compare_diagonals(estimates: Tensor, groups: Tensor) -> dict[str, Estimate]:
 
 
 def _metrics(estimates: Tensor, groups: Tensor) -> Tensor:
-    """``[draws, len(METRICS)]``; NaN where the reference is nothing but noise."""
+    """``[draws, len(METRICS)]``; NaN if the noise of the reference exceeds its signal."""
     mean, noise = groups.mean(0), _noise(groups)
     signal = mean.square().sum() - noise
     signal = torch.where(signal > 0, signal, torch.nan)

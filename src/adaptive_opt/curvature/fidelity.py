@@ -1,35 +1,36 @@
-r"""How faithful curvature estimates are to the exact diagonal, along a trajectory.
+r"""Fidelity: compare curvature estimates with the exact diagonal along a trajectory.
 
-At points θ_0, θ_1, … of a run, one for each refresh of its curvature, with the momentum m of the
-same steps and the exact Hessian H, d = diag(H), three *stages* of what an optimizer makes of
-a probe v are compared with what it would make of d:
+A run refreshes its curvature at points θ_0, θ_1, …, where its momentum is m. H is the exact
+Hessian there, and d = diag(H). Estimates with a probe v are compared at three *stages*:
 
-    raw       c = v ⊙ Hv                                              with  d
-    smoothed  D ← β2 D + (1−β2) s(c) over all refreshes so far, as it
-              stands in the denominator: D (Sophia, SADH) or √D (SSDH, SSVP)   with  d, |d|
-    clipped   u = clip(m / denom(D), −ρ, ρ)          with the same rule fed with d since t = 0
+    stage     of the estimate                                       compared with
+    raw       c = v ⊙ Hv                                            d
+    smoothed  D ← β2 D + (1−β2) s(c) over all refreshes so far, as  d (Sophia),
+              in denom: D (Sophia, SADH) or √D (SSDH, SSVP)         |d| (others)
+    clipped   u = clip(m / denom(D), −ρ, ρ)                         u of the same rule, given d
+                                                                    since the first refresh
 
-so that *smoothed* has in it the noise, the bias, the lag of the mean and its start at zero,
-and *clipped* only what the probe is to blame for. SSVP takes v = −ρ sign(m) and c = Hv: its
-c and d are put in the same unit by a factor ρ, c / ρ being compared with d and its rule being
-fed with ρ d; where signs matter (raw), sign(m) ⊙ H sign(m) is taken, which is c / ρ up to
-the signs that its square drops anyway.
+*smoothed* thus includes noise, bias, and the lag and zero start of the average; *clipped*
+includes only the error of the probe.
 
-Given an estimate a (R draws of it, a_r) of b, both of n entries:
+SSVP has v = −ρ sign(m) and c = Hv. To have the unit of the diagonal, c / ρ is compared with d, and
+the exact rule gets ρ d. The *raw* stage uses sign(m) ⊙ H sign(m), because signs matter there; it
+equals c / ρ up to signs, which squaring removes.
+
+For R draws a_r of an estimate, and a reference b, both of n entries:
 
     bias               ‖mean_r a_r − b‖ / ‖b‖
-    bias_noise         √(Σ_i var_r(a_ri) / R) / ‖b‖, what the bias of an unbiased estimate
-                       comes out as, because R is finite
+    bias_noise         √(Σ_i var_r(a_ri) / R) / ‖b‖, the expected bias of an unbiased estimate
+                       with R draws
     relative_error     √(mean_r ‖a_r − b‖²) / ‖b‖
     cosine             mean_r ⟨a_r, b⟩ / (‖a_r‖ ‖b‖)
-    rank_correlation   mean_r of Spearman's, ties sharing their mean rank; NaN if all are tied
-    sign_agreement     share of entries with the sign of b's (smoothed: of d, which has not been
-                       made positive), mean over r
+    rank_correlation   mean_r of Spearman's correlation; ties share their mean rank; NaN if all
+                       entries are tied
+    sign_agreement     mean_r of the share of entries with the sign of b (*smoothed*: of d)
 
-All Hessians are of the loss over all samples: the noise of minibatches, which an optimizer
-has on top, is left out. Everything is float64. For Rademacher probes relative_error² is
-Σ_{i≠j} H_ij² / ‖d‖², for Gaussian ones the same with 2 H_ii² added, without any draw
-(:mod:`adaptive_opt.optim.probes`), which the tests use.
+Hessians are those of the loss over all samples, so minibatch noise is excluded. Everything is
+float64. The expected relative_error² of Rademacher probes is Σ_{i≠j} H_ij² / ‖d‖²; Gaussian
+probes add 2 H_ii² to the sum (:mod:`adaptive_opt.optim.probes`). Tests check these values.
 """
 
 from __future__ import annotations
@@ -59,22 +60,28 @@ METRICS = (
 PROBES = ("rademacher", "gaussian", "constant", "momentum_sign")
 
 CHUNK = 4
-"""Refreshes whose Hessians are held at a time: some megabytes at a few hundred parameters and a
-few seeds, near what a cache holds."""
+"""Refreshes whose Hessians are in memory at a time: some megabytes, about the size of a cache,
+for a few hundred parameters and a few seeds."""
 
 HessianFn = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
 class Method:
-    """A step rule, and the probe that it is fed by; ``exact``: by d itself, beside them."""
+    """A step rule with the probe that it uses.
+
+    Attributes:
+        name: name of the method.
+        probe: name of the probe, or ``exact`` for d itself.
+        optimizer: class with the step rule.
+    """
 
     name: str
     probe: str
     optimizer: type[SecondOrderOptimizer]
 
     def unit(self, rho: float) -> float:
-        """What a c of this method is in units of the diagonal."""
+        """Unit of this method's c relative to the diagonal: ρ for SSVP, else 1."""
         return 1.0 if self.optimizer.estimates_diagonal else rho
 
 
@@ -91,14 +98,14 @@ METHODS = (
 
 @dataclass(frozen=True)
 class Fidelity:
-    """Measures of one estimate at one refresh.
+    """Metrics of one estimate at one refresh.
 
     Attributes:
-        refresh: its index.
+        refresh: index of the refresh.
         stage: ``raw``, ``smoothed`` or ``clipped``.
-        probe: one of the study's, or ``exact``.
-        method: name of the method; raw: empty.
-        metrics: ``[seeds, len(METRICS)]``, NaN for a seed that has no points there.
+        probe: name of the probe, or ``exact``.
+        method: name of the method; empty at the stage ``raw``.
+        metrics: ``[seeds, len(METRICS)]``; NaN for a seed without a point at this refresh.
     """
 
     refresh: int
@@ -109,16 +116,16 @@ class Fidelity:
 
 
 class Smoothing:
-    """D of a step rule, and what the optimizer makes of it.
+    """Smoothed curvature D of a step rule, and the update that it leads to.
 
     Args:
-        method: whose rule.
-        beta2, rho, eps: hyperparameters.
+        method: method with the step rule.
+        beta2, rho, eps: hyperparameters of the rule.
 
     Example:
         >>> smoothing = Smoothing(METHODS[2], beta2=0.75, rho=0.5, eps=0.0)  # SSDH
         >>> smoothing.refresh(torch.tensor([2.0, -8.0]))
-        >>> smoothing.term().tolist()  # √(0.25 c²)
+        >>> smoothing.diagonal_estimate().tolist()  # √(0.25 c²)
         [1.0, 4.0]
         >>> smoothing.update(torch.tensor([1.0, 1.0])).tolist()
         [0.5, 0.25]
@@ -130,7 +137,7 @@ class Smoothing:
         self._curvature: Tensor | None = None
 
     def refresh(self, estimate: Tensor) -> None:
-        """Take in an estimate in units of the diagonal, of any shape."""
+        """Update D by an estimate in units of the diagonal, of any shape."""
         smoothed = self._rule.smooth(self._unit * estimate)
         if self._curvature is None:
             self._curvature = torch.zeros_like(smoothed)
@@ -138,32 +145,36 @@ class Smoothing:
 
     @property
     def curvature(self) -> Tensor:
-        """D."""
+        """The smoothed curvature D.
+
+        Raises:
+            RuntimeError: :meth:`refresh` was not called.
+        """
         if self._curvature is None:
-            raise RuntimeError("nothing has been taken in yet")
+            raise RuntimeError("there is no curvature yet; call refresh first")
         return self._curvature
 
-    def term(self) -> Tensor:
-        """D, or √D where it is of squares, in units of the diagonal."""
-        term = self.curvature.sqrt() if self._rule is SQUARED else self.curvature
-        return term / self._unit
+    def diagonal_estimate(self) -> Tensor:
+        """D, or √D if D averages squares, in units of the diagonal."""
+        estimate = self.curvature.sqrt() if self._rule is SQUARED else self.curvature
+        return estimate / self._unit
 
     def update(self, momentum: Tensor) -> Tensor:
-        """``clip(m / denom(D), −ρ, ρ)``, the momentum being broadcast against D."""
+        """``clip(m / denom(D), −ρ, ρ)``, with m broadcast to D."""
         (denominator,) = self._rule.denominator(Loop(), [self.curvature], self._eps)
         return (momentum / denominator).clamp_(-self._rho, self._rho)
 
 
 def compare(estimates: Tensor, reference: Tensor, signs: Tensor | None = None) -> Tensor:
-    """The columns of :data:`METRICS`, as the module's page defines them.
+    """Compute :data:`METRICS`, defined in :mod:`adaptive_opt.curvature.fidelity`.
 
     Args:
-        estimates: ``[..., draws, n]``.
-        reference: ``[..., n]``.
-        signs: whose signs count, ``[..., n]``; default: those of the reference.
+        estimates: a_r, ``[..., draws, n]``.
+        reference: b, ``[..., n]``.
+        signs: values whose signs are compared, ``[..., n]``; default: the reference.
 
     Returns:
-        ``[..., len(METRICS)]``; NaN where anything is not finite.
+        ``[..., len(METRICS)]``; NaN where an estimate or reference is not finite.
 
     Example:
         >>> a, b = [[4.0, 2.0], [2.0, 4.0]], [3.0, -4.0]  # mean of a: [3, 3]
@@ -202,7 +213,7 @@ def _rank_correlation(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _ranks(values: Tensor) -> Tensor:
-    """Ranks from 0 along the last dimension; equal values, as clipping makes, share their mean."""
+    """Ranks from 0 along the last dimension; ties, which clipping causes, share the mean rank."""
     values = values.contiguous()
     ordered = values.sort(dim=-1).values
     below = torch.searchsorted(ordered, values)
@@ -210,8 +221,8 @@ def _ranks(values: Tensor) -> Tensor:
     return (below + not_above - 1).to(values.dtype) / 2
 
 
-def _probe(name: str, momentum: Tensor, number: int, streams: ProbeGenerator) -> Tensor:
-    """Probes ``[..., number, n]`` of unit scale; only one where there is no chance in them."""
+def _draw_probes(name: str, momentum: Tensor, number: int, streams: ProbeGenerator) -> Tensor:
+    """Draw probes ``[..., number, n]`` of unit scale; only one if the probe is not random."""
     if name == "momentum_sign":
         return -momentum.sign()[..., None, :]
     drawn = 1 if name == "constant" else number
@@ -232,26 +243,29 @@ def measure(
     paths: int,
     seed: int,
 ) -> list[Fidelity]:
-    """Every probe and method of this module at some refreshes of a trajectory.
+    """Measure the fidelity of every probe and method at some refreshes of a trajectory.
 
     Args:
         hessian_fn: maps points ``[count, n]`` (float64) to exact ``(Hessians, gradients)``.
-        points: ``[refreshes, seeds, n]``, from the first refresh of the run on.
-        momenta: m of the same steps, likewise.
-        refreshes: indices of those to look at.
-        beta2, rho, eps: of every method, so that they differ in the estimate alone.
-        draws: of each random probe for *raw*.
-        paths: independent sequences of draws for *smoothed* and *clipped*.
-        seed: of all draws.
+        points: θ at every refresh, beginning with the first, ``[refreshes, seeds, n]``.
+        momenta: m at the same steps, of the same shape.
+        refreshes: indices of the refreshes to measure.
+        beta2, rho, eps: hyperparameters of all methods, so that only the estimates differ.
+        draws: number of draws of each random probe at the stage *raw*.
+        paths: number of independent sequences of draws at the stages *smoothed* and *clipped*.
+        seed: seed of all draws.
+
+    Returns:
+        Metrics for each refresh, stage, probe and method.
     """
     wanted = sorted(set(refreshes))
-    # Streams of their own, so that the sequences do not depend on where one looks.
-    once, along = ProbeGenerator(seed), ProbeGenerator(seed + 1)
+    # Two generators, so that the sequences do not depend on the choice of refreshes.
+    raw_streams, path_streams = ProbeGenerator(seed), ProbeGenerator(seed + 1)
     settings = {"beta2": beta2, "rho": rho, "eps": eps}
     smoothings = [(m, Smoothing(m, **settings), Smoothing(m, **settings)) for m in METHODS]
     found: list[Fidelity] = []
-    for refresh, m, hessian, diagonal, products in _steps(
-        hessian_fn, points[: wanted[-1] + 1], momenta, paths, along
+    for refresh, m, hessian, diagonal, products in _refresh_steps(
+        hessian_fn, points[: wanted[-1] + 1], momenta, paths, path_streams
     ):
         for method, estimated, exact in smoothings:
             estimated.refresh(products[method.probe])
@@ -259,15 +273,15 @@ def measure(
         if refresh not in wanted:
             continue
         for name in PROBES:
-            v = _probe(name, m, draws, once)
+            v = _draw_probes(name, m, draws, raw_streams)
             metrics = compare(v * (v @ hessian), diagonal)
             found.append(Fidelity(refresh, "raw", name, "", metrics))
         for method, estimated, exact in smoothings:
-            of = diagonal if method.optimizer.rule is SIGNED else diagonal.abs()
-            terms = compare(estimated.term(), of, signs=diagonal)
+            reference = diagonal if method.optimizer.rule is SIGNED else diagonal.abs()
+            smoothed = compare(estimated.diagonal_estimate(), reference, signs=diagonal)
             target = exact.update(m[:, None])[:, 0]
             updates = compare(estimated.update(m[:, None]), target)
-            for stage, metrics in (("smoothed", terms), ("clipped", updates)):
+            for stage, metrics in (("smoothed", smoothed), ("clipped", updates)):
                 found.append(Fidelity(refresh, stage, method.probe, method.name, metrics))
     return found
 
@@ -275,12 +289,13 @@ def measure(
 _Step = tuple[int, Tensor, Tensor, Tensor, dict[str, Tensor]]
 
 
-def _steps(
+def _refresh_steps(
     hessian_fn: HessianFn, points: Tensor, momenta: Tensor, paths: int, streams: ProbeGenerator
 ) -> Iterator[_Step]:
-    """Refresh by refresh: m ``[seeds, n]``, H, d, and for each probe estimates in d's unit.
+    """For each refresh: index, m ``[seeds, n]``, H, d, and estimates in units of the diagonal.
 
-    Those are ``[seeds, paths or 1, n]``.
+    The estimates of a probe have shape ``[seeds, paths, n]``, or ``[seeds, 1, n]`` if it is not
+    random.
     """
     for start in range(0, len(points), CHUNK):
         part = points[start : start + CHUNK].double()
@@ -288,8 +303,8 @@ def _steps(
         m = momenta[start : start + count].double()
         hessian = hessian_fn(part.reshape(-1, n))[0].view(count, seeds, n, n)
         diagonal = hessian.diagonal(dim1=-2, dim2=-1)
-        probes = [_probe(name, m, paths, streams) for name in PROBES]
-        # Each Hessian is read once for all of them; it is symmetric.
+        probes = [_draw_probes(name, m, paths, streams) for name in PROBES]
+        # One product for all probes reads each Hessian once; H is symmetric.
         product = (torch.cat(probes, dim=-2) @ hessian).split([v.shape[-2] for v in probes], -2)
         made = {"exact": diagonal[..., None, :]}
         for name, v, hv in zip(PROBES, probes, product, strict=True):

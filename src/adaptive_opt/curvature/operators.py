@@ -1,16 +1,16 @@
 r"""The Hessian and the generalised Gauss–Newton matrix of a network's loss, as linear operators.
 
-Of the mean loss over N targets in a stated number of batches,
+For the mean loss over N targets of given batches,
 
     L(θ) = (1/N) Σ_n ℓ(f_θ(x_n), y_n),    H = ∇²L,    G = (1/N) Σ_n J_nᵀ (∇²_f ℓ) J_n,
 
-with the network as it predicts: batch normalisation by its running statistics, no dropout.
-Batches are cut into micro-batches, so that memory does not grow with their number.
+with the network in evaluation mode: batch normalisation uses running statistics, and dropout is
+off. Batches are split into micro-batches to limit memory.
 
-The operators are curvlinops'. Its Hessian product differentiates the gradient forward, which
-as of torch 2.14 is wrong for the weights of a layer normalisation (the matrix is not even
-symmetric), so here the gradient is differentiated backward instead. Shapes: a vector is
-``[n]``, all parameters in the order of ``module.parameters()``.
+The operators are those of curvlinops, except that the Hessian product differentiates the gradient
+backward. curvlinops differentiates it forward, which torch 2.14 does incorrectly for the weights
+of layer normalisation (the matrix is not symmetric). A vector ``[n]`` holds all parameters in the
+order of ``module.parameters()``.
 
 Source: Pearlmutter, *Fast Exact Multiplication by the Hessian* (1994); Schraudolph, *Fast
 Curvature Matrix-Vector Products* (2002); Dangel et al., *Position: Curvature Matrices Should Be
@@ -40,8 +40,8 @@ KINDS = ("hessian", "gauss_newton")
 Batch = tuple[Tensor, Tensor]
 
 
-class _Told:
-    """Mixin: kernels that can be differentiated, and somebody told of every product."""
+class _CountedProducts:
+    """Mixin that selects differentiable kernels and reports every product to ``told``."""
 
     told: Callable[[int], Any] = staticmethod(lambda _: None)
 
@@ -58,8 +58,8 @@ class _Told:
         return len(targets) / count
 
 
-class _Hessian(_Told, HessianLinearOperator):
-    """Products by reverse over reverse; the gradient's graph serves all columns of a matrix."""
+class _Hessian(_CountedProducts, HessianLinearOperator):
+    """Hessian products by reverse-over-reverse; all columns share the gradient's graph."""
 
     def _matmat_batch(self, X: Tensor, y: Tensor, M: list[Tensor]) -> list[Tensor]:  # noqa: N803
         params = self._params
@@ -83,16 +83,18 @@ class _Hessian(_Told, HessianLinearOperator):
         return out
 
 
-class _GaussNewton(_Told, GGNLinearOperator):
-    """As curvlinops has it."""
+class _GaussNewton(_CountedProducts, GGNLinearOperator):
+    """Gauss–Newton products of curvlinops."""
 
 
 class Scaled(PyTorchLinearOperator):
-    r"""``S A S`` with a diagonal S: with S = P^{−1/2} the similar, symmetric form of P⁻¹A.
+    r"""The operator ``S A S`` with a diagonal S.
+
+    With S = P^{−1/2} it is symmetric and similar to P⁻¹A.
 
     Args:
-        operator: A, symmetric.
-        scale: diagonal of S, ``[n]``; zero: the coordinate is held fixed.
+        operator: A, a symmetric linear operator ``[n, n]``.
+        scale: diagonal of S, ``[n]``; zero excludes a coordinate.
 
     Example:
         >>> from torch.nn import Linear
@@ -120,19 +122,19 @@ class Scaled(PyTorchLinearOperator):
 
     @property
     def device(self) -> torch.device:
-        """Where products are made."""
+        """Device of the products."""
         found: torch.device = self._operator.device
         return found
 
     @property
     def dtype(self) -> torch.dtype:
-        """In which precision."""
+        """Precision of the products."""
         found: torch.dtype = self._operator.dtype
         return found
 
 
 class _Logits(nn.Module):
-    """A network with one row of logits for each target."""
+    """A network with its logits flattened to one row for each target."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -144,18 +146,19 @@ class _Logits(nn.Module):
 
 
 class NetworkLoss:
-    """Mean loss of a network over some batches, as a function of all its parameters.
+    """Mean loss of a network over given batches, as a function of all its parameters.
 
     Args:
-        network: gives outputs ``[..., d]``; it is put into evaluation mode, in ``dtype``.
-        batches: inputs, and targets ``[..., d]``, or classes ``[...]``.
-        dtype: ``torch.float32`` or ``torch.float64``.
-        device: where.
-        micro_batch: inputs at a time; None: a batch as it comes.
-        criterion: the mean of ℓ; default cross-entropy.
+        network: network with outputs ``[..., d]``; converted to ``dtype`` and set to evaluation
+            mode.
+        batches: pairs of inputs, and targets ``[..., d]`` or classes ``[...]``.
+        dtype: ``torch.float32`` (default) or ``torch.float64``.
+        device: device to compute on; default: the CPU.
+        micro_batch: number of inputs to compute at a time; None (default): a whole batch.
+        criterion: the mean of ℓ; default: cross-entropy.
 
     Raises:
-        StudyError: no batch.
+        StudyError: ``batches`` is empty.
 
     Example:
         >>> from torch.nn import Linear
@@ -176,7 +179,7 @@ class NetworkLoss:
         criterion: nn.Module | None = None,
     ) -> None:
         if not batches:
-            raise StudyError("curvature is that of the loss over some batches, and got none")
+            raise StudyError("there are no batches to compute the curvature on; pass at least one")
         self.network = network.to(device, dtype).eval()
         self._model = _Logits(self.network)
         self._criterion = nn.CrossEntropyLoss() if criterion is None else criterion
@@ -190,10 +193,10 @@ class NetworkLoss:
             size = micro_batch or len(inputs)
             for x, y in zip(inputs.split(size), targets.split(size), strict=True):
                 rows = y.flatten(0, -2) if y.is_floating_point() else y.reshape(-1)
-                self.data.append((self._moved(x), self._moved(rows)))
+                self.data.append((self._to_device(x), self._to_device(rows)))
         self.targets = sum(len(y) for _, y in self.data)
 
-    def _moved(self, tensor: Tensor) -> Tensor:
+    def _to_device(self, tensor: Tensor) -> Tensor:
         return tensor.to(self.device, self.dtype if tensor.is_floating_point() else tensor.dtype)
 
     def value(self) -> float:
@@ -206,23 +209,23 @@ class NetworkLoss:
         if not math.isfinite(value):
             raise StudyError(
                 f"the loss over {self.targets:,} targets is {value}, so there is no curvature to "
-                "measure; the weights are of a run that has diverged"
+                "measure; use weights of a run that has not diverged"
             )
         return value
 
     @torch.no_grad()
     def value_or_nan(self) -> float:
-        """The loss, whatever it is."""
+        """The loss, also if it is not finite."""
         with differentiable_kernels():
             losses = [len(y) * self._criterion(self._model(x), y).double() for x, y in self.data]
         return float(torch.stack(losses).sum() / self.targets)
 
     def operator(self, kind: str, told: Callable[[int], Any] = lambda _: None) -> Any:
-        """One of ``KINDS`` at the parameters as they are now, and move with them.
+        """Linear operator ``[n, n]`` at the network's current parameters; :meth:`set` changes it.
 
         Args:
             kind: ``hessian`` or ``gauss_newton``.
-            told: the number of products made, after each.
+            told: called with the number of products, after they are computed.
         """
         cls = {"hessian": _Hessian, "gauss_newton": _GaussNewton}[kind]
         made = cls(
@@ -237,26 +240,26 @@ class NetworkLoss:
         return made
 
     def get(self) -> Tensor:
-        """All parameters, ``[n]``, a copy."""
+        """Copy of all parameters, ``[n]``."""
         return torch.cat([p.detach().reshape(-1) for p in self.parameters])
 
     @torch.no_grad()
     def set(self, point: Tensor) -> None:
-        """Inverse of :meth:`get`."""
+        """Set all parameters from a vector ``[n]``."""
         parts = point.split([p.numel() for p in self.parameters])
         for p, part in zip(self.parameters, parts, strict=True):
             p.copy_(part.view_as(p))
 
 
 def load_weights(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Put parameters and buffers into a network, by name.
+    """Copy parameters and buffers into a network, by name.
 
     Args:
-        network: of the study.
-        weights: of the same architecture; buffers that are not trained need not be there.
+        network: network to change.
+        weights: its parameters and buffers; buffers that a state dict omits are optional.
 
     Raises:
-        StudyError: they are of another architecture.
+        StudyError: the weights are those of another architecture.
     """
     own = {**dict(network.named_parameters()), **dict(network.named_buffers())}
     needed = network.state_dict()
@@ -271,7 +274,7 @@ def load_weights(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
         more = f" (and {len(faults) - 1} more differences)" if len(faults) > 1 else ""
         raise StudyError(
             "the checkpoint is of another architecture than the task's network: "
-            f"{faults[0]}{more}; train anew, or use the parameters that it was trained with"
+            f"{faults[0]}{more}; train again, or use the parameters that it was trained with"
         )
     with torch.no_grad():
         for name, tensor in weights.items():

@@ -1,25 +1,24 @@
-r"""What is known of a symmetric linear operator A (n × n) from products with vectors.
+r"""Spectra of a symmetric linear operator A (n × n) from its products with vectors.
 
-*Top eigenpairs* by implicitly restarted Lanczos (ARPACK), each with its residual
-``‖Av − λv‖ / |λ|``, which bounds the distance of λ to an eigenvalue, relative to its size.
+*Top eigenpairs* come from implicitly restarted Lanczos (ARPACK). The residual
+``‖Av − λv‖ / |λ|`` bounds the relative distance of λ to an eigenvalue.
 
-*Trace and Frobenius norm* from the same products. With Q an orthonormal basis (n × q; that of
-the top eigenvectors, which hold most of a network's trace), P = I − QQᵀ and v with
-E[vvᵀ] = I,
+*Trace and Frobenius norm* are estimated as in Hutch++. With Q an orthonormal basis (n × q) of the
+top eigenvectors, which hold most of a network's trace, P = I − QQᵀ and E[vvᵀ] = I,
 
     tr A   = tr(QᵀAQ) + E[vᵀ P A P v],
-    ‖A‖²_F = ‖AQ‖²_F + E[‖A P v‖²],
+    ‖A‖²_F = ‖AQ‖²_F + E[‖A P v‖²].
 
-as Hutch++ does it, so that the standard error is that of the mean over the draws of v alone.
+The terms with Q are exact, so the standard error is that of the mean over the draws of v.
 
-*Spectral density* by stochastic Lanczos quadrature. From a random unit vector, m steps of Lanczos
-give nodes θ_i and weights τ_i² (squared first components of the tridiagonal matrix's
-eigenvectors), and
+*Spectral density* is estimated by stochastic Lanczos quadrature. From a random unit vector, m
+steps of Lanczos give nodes θ_i and weights τ_i² (squared first components of the eigenvectors of
+the tridiagonal matrix), and
 
     φ_σ(t) = (1/n) Σ_j N(t; λ_j, σ²) ≈ E[Σ_i τ_i² N(t; θ_i, σ²)],
 
-again a mean over independent draws with its standard error. The quadrature is exact for
-polynomials of degree 2m − 1, so σ should not be far below the spectrum's width / m.
+also a mean over independent draws with a standard error. The quadrature is exact for polynomials
+of degree 2m − 1, so σ should not be far below the width of the spectrum / m.
 
 Sources: Lehoucq, Sorensen & Yang, *ARPACK Users' Guide* (1998); Meyer et al., *Hutch++* (2021);
 Ubaru, Chen & Saad, *Fast Estimation of tr(f(A)) via Stochastic Lanczos Quadrature* (2017);
@@ -53,23 +52,23 @@ __all__ = [
 ]
 
 DENSE_SIZE = 64
-"""Below it the matrix is formed: its products cost no more than those of Lanczos."""
+"""Up to this size the full matrix is computed, which takes no more products than Lanczos."""
 
 BLOCK_ELEMENTS = 2**22
-"""Of vectors that are multiplied at a time: some megabytes, beside what a product takes itself."""
+"""Most elements of vectors to multiply at a time: some megabytes."""
 
 WHICH = {"largest": "LA", "magnitude": "LM"}
 
 
 @dataclass(frozen=True)
 class Eigenpairs:
-    """The largest eigenvalues, in descending order (``magnitude``: of it).
+    """Eigenpairs in descending order of eigenvalues, or of magnitudes.
 
     Attributes:
-        values: ``[k]``, float64; NaN where the iteration found none.
-        vectors: ``[n, k]``, unit columns.
+        values: eigenvalues, ``[k]``, float64; NaN where the iteration did not converge.
+        vectors: eigenvectors of unit norm, ``[n, k]``.
         residuals: ``‖Av − λv‖ / |λ|``, ``[k]``.
-        tolerance: what a residual may be at most.
+        tolerance: largest residual of a good pair.
     """
 
     values: Tensor
@@ -79,13 +78,13 @@ class Eigenpairs:
 
     @property
     def good(self) -> Tensor:
-        """Whether a pair's residual is small, ``[k]``."""
+        """Whether the residual is at most the tolerance, ``[k]``."""
         return self.residuals <= self.tolerance
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over independent draws, and its standard error."""
+    """An estimated value with its standard error."""
 
     value: float
     error: float
@@ -98,7 +97,7 @@ class Density:
     Attributes:
         grid: eigenvalues t, ``[points]``.
         value: φ_σ(t), ``[points]``; its integral is 1.
-        error: standard error of the mean over draws.
+        error: standard error of the mean over draws, ``[points]``.
         width: σ.
     """
 
@@ -118,24 +117,25 @@ def eigenpairs(
     max_restarts: int = 100,
     seed: int = 0,
 ) -> Eigenpairs:
-    """The top eigenpairs of a symmetric operator.
+    """Compute the top eigenpairs of a symmetric operator.
 
     Args:
-        operator: of curvlinops' kind.
-        count: k.
-        which: ``largest`` or ``magnitude``, as power iteration finds them.
-        tolerance: residual that is asked for; above it a pair is not :attr:`Eigenpairs.good`.
-        basis: Lanczos vectors held, in the operator's precision; default max(2k + 1, 12).
-        max_restarts: of the iteration; what has not converged then is missing.
-        seed: of the start vector.
+        operator: a symmetric linear operator of curvlinops, ``[n, n]``.
+        count: k, the number of pairs.
+        which: ``largest``, or ``magnitude`` for the largest absolute values.
+        tolerance: largest residual of a pair that is :attr:`Eigenpairs.good`.
+        basis: number of Lanczos vectors in memory; default max(2k + 1, 12).
+        max_restarts: maximal number of restarts; pairs that have not converged then are NaN.
+        seed: seed of the start vector.
 
     Raises:
-        StudyError: more pairs than parameters, or fewer than one.
+        StudyError: ``count`` is not between 1 and n.
     """
     n = operator.shape[0]
     if not 1 <= count <= n:
         raise StudyError(
-            f"{count} eigenpairs were asked for, of a matrix with {n:,} rows; ask for 1 to {n:,}"
+            f"{count} eigenpairs were requested, but the matrix has {n:,} rows; "
+            f"choose a number from 1 to {n:,}"
         )
     if n <= DENSE_SIZE or count > n // 2:
         values, vectors = _dense(operator, count, which)
@@ -145,7 +145,7 @@ def eigenpairs(
     products = operator @ vectors
     residuals = torch.linalg.vector_norm(products - vectors * values.to(vectors), dim=0)
     residuals = residuals.double().cpu()
-    exact = residuals == 0  # of a matrix that is zero, whose eigenvalues are
+    exact = residuals == 0  # eigenvalues of a zero matrix are zero; avoid 0 / 0
     relative = torch.where(exact, 0.0, residuals / values.abs())
     return Eigenpairs(values, vectors, relative, tolerance)
 
@@ -195,13 +195,13 @@ def _arpack(
 def moments(
     operator: Any, draws: int, *, basis: Tensor | None = None, seed: int = 0
 ) -> tuple[Estimate, Estimate]:
-    """Trace and Frobenius norm, with standard errors; see the module's page.
+    """Estimate trace and Frobenius norm with standard errors, as defined in :mod:`.spectrum`.
 
     Args:
-        operator: A, symmetric.
-        draws: of Rademacher vectors, at least 2.
-        basis: Q, ``[n, q]`` with orthonormal columns; those that are not finite are left out.
-        seed: of the draws.
+        operator: A, a symmetric linear operator ``[n, n]``.
+        draws: number of Rademacher vectors, at least 2.
+        basis: Q, ``[n, q]``, with orthonormal columns; those that are not finite are ignored.
+        seed: seed of the draws.
     """
     stream = torch.Generator(operator.device).manual_seed(seed)
     n, like = operator.shape[0], {"dtype": operator.dtype, "device": operator.device}
@@ -224,12 +224,12 @@ def moments(
         squares += image.square().sum(0, dtype=torch.float64).tolist()
     trace, square = mean_estimate(traces), mean_estimate(squares)
     norm = (square_inside + square.value) ** 0.5
-    half = 0.5 * square.error / norm if norm else 0.0  # of a root: by its derivative
-    return Estimate(trace_inside + trace.value, trace.error), Estimate(norm, half)
+    error = 0.5 * square.error / norm if norm else 0.0  # delta method for the square root
+    return Estimate(trace_inside + trace.value, trace.error), Estimate(norm, error)
 
 
 def column_block(operator: Any) -> int:
-    """How many vectors to multiply at a time: a product shares its passes between them."""
+    """Number of vectors to multiply at a time, because they share forward and backward passes."""
     return int(max(1, min(8, BLOCK_ELEMENTS // operator.shape[0])))
 
 
@@ -249,19 +249,19 @@ def density(
     grid: Tensor | None = None,
     seed: int = 0,
 ) -> Density:
-    """The smoothed spectral density; see the module's page.
+    """Estimate the smoothed spectral density, as defined in :mod:`.spectrum`.
 
     Args:
-        operator: A, symmetric.
-        steps: m, of Lanczos.
-        draws: independent start vectors, at least 2.
-        points: of the grid.
-        width: σ; default the spectrum's width / (2 m).
-        grid: where; default the spectrum's range and 4 σ beyond.
-        seed: of the draws.
+        operator: A, a symmetric linear operator ``[n, n]``.
+        steps: m, the number of Lanczos steps.
+        draws: number of independent start vectors, at least 2.
+        points: number of grid points.
+        width: σ; default: width of the spectrum / (2 m).
+        grid: eigenvalues t to evaluate at; default: range of the spectrum, and 4 σ beyond it.
+        seed: seed of the draws.
 
     Raises:
-        StudyError: the operator gives what is not finite, or zero.
+        StudyError: the operator is zero, or a product is not finite.
     """
     steps = min(steps, operator.shape[0])
     devices = [operator.device] if operator.device.type == "cuda" else []
@@ -284,19 +284,21 @@ def quadrature(
     width: float | None = None,
     grid: Tensor | None = None,
 ) -> Density:
-    """The density from the nodes and weights of every draw, ``[draws, nodes]``.
+    """Compute the density from nodes and weights of every draw.
 
     Args:
-        nodes: θ_i.
-        weights: τ_i², of sum 1.
-        steps: m, of Lanczos.
+        nodes: θ_i, ``[draws, nodes]``.
+        weights: τ_i², ``[draws, nodes]``; the sum of each draw is 1.
+        steps: m, the number of Lanczos steps.
         points, width, grid: see :func:`density`.
 
     Raises:
         StudyError: a node is not finite.
     """
     if not nodes.isfinite().all():
-        raise StudyError("the spectral density cannot be found: the matrix is zero or not finite")
+        raise StudyError(
+            "the spectral density cannot be computed, because the matrix is zero or not finite"
+        )
     low, high = float(nodes.min()), float(nodes.max())
     width = width or max((high - low) / (2 * steps), torch.finfo(torch.float32).tiny)
     if grid is None:

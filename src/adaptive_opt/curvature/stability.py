@@ -1,7 +1,7 @@
-r"""When a step rule is stable on a quadratic loss, beside the curvature it lives on.
+r"""Stability of step rules on a quadratic loss.
 
-With steps θ ← θ − η u of a smoothed gradient, preconditioned by a diagonal P that changes slowly,
-the top eigenvalue λ of P^{−1/2} H P^{−1/2} may not exceed T / η:
+The steps θ ← θ − η u use a smoothed gradient, preconditioned by a diagonal P that changes slowly.
+They are stable if the top eigenvalue λ of P^{−1/2} H P^{−1/2} is at most T / η:
 
 | rule | u | T |
 |---|---|---|
@@ -9,10 +9,9 @@ the top eigenvalue λ of P^{−1/2} H P^{−1/2} may not exceed T / η:
 | heavy ball, SGDM | b ← μ b + g | 2 + 2μ |
 | Adam, Sophia, SADH, SSDH, SSVP | P⁻¹m, m ← β1 m + (1 − β1) g | (2 + 2β1) / (1 − β1) |
 
-Above it the direction of that eigenvector oscillates and grows. ηλ / T near 1 is the *edge of
-stability*. P is Adam's √v̂ + ε, or the curvature in the denominator of a second-order method. Where
-such a method clips, its step has the same length whatever the gradient, so those coordinates do
-not respond to curvature: they are left out of H and P.
+Above this limit, oscillations along the eigenvector grow. At the *edge of stability* ηλ / T is
+near 1. P is Adam's √v̂ + ε, or the denominator of a second-order method. Where such a method clips,
+the step length does not depend on the gradient, so these coordinates are excluded from H and P.
 
 Sources: Polyak, *Some methods of speeding up the convergence of iteration methods* (1964); Cohen
 et al., *Gradient Descent on Neural Networks Typically Occurs at the Edge of Stability* (2021) and
@@ -28,11 +27,11 @@ __all__ = ["preconditioner_scale", "threshold"]
 
 
 def threshold(momentum: float, *, averaged: bool) -> float:
-    """T: what η times the top (preconditioned) eigenvalue may not exceed.
+    """T, the largest stable value of η times the top (preconditioned) eigenvalue.
 
     Args:
         momentum: μ or β1.
-        averaged: whether the gradient is averaged (β1), or summed up (μ).
+        averaged: True for a gradient average (β1), False for a sum (μ).
 
     Example:
         >>> threshold(0.0, averaged=False), threshold(0.9, averaged=False)
@@ -47,12 +46,12 @@ def threshold(momentum: float, *, averaged: bool) -> float:
 def preconditioner_scale(
     denominator: Tensor, momentum: Tensor | None = None, radius: float | None = None
 ) -> Tensor:
-    """Diagonal of P^{−1/2}; zero where the step is clipped.
+    """Diagonal of P^{−1/2}, ``[n]``; zero where the step is clipped.
 
     Args:
         denominator: diagonal of P, ``[n]``, positive.
-        momentum: m, ``[n]``.
-        radius: ρ; None: nothing is clipped.
+        momentum: m, ``[n]``; None (default): no clipping.
+        radius: ρ; None (default): no clipping.
 
     Example:
         >>> p, m = torch.tensor([4.0, 0.01]), torch.tensor([1.0, 1.0])

@@ -1,8 +1,8 @@
 """Statistics of exact Hessians, in float64.
 
-Which eigenvalues count as zero is stated and counted apart, because their signs are
-rounding: an eigenvalue is zero when ``|λ| ≤ n ε |λ|_max`` with ε the unit round-off of
-float64, the tolerance that numerical rank is usually taken with (Golub & Van Loan, §5.4).
+An eigenvalue counts as zero if ``|λ| ≤ n ε |λ|_max``, with ε the machine epsilon of float64: its
+sign is then due to rounding. This is the usual tolerance of numerical rank (Golub & Van Loan,
+§5.4). Zero eigenvalues are counted separately.
 """
 
 from __future__ import annotations
@@ -56,13 +56,13 @@ HessianFn = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 def zero_tolerance(eigenvalues: Tensor) -> Tensor:
-    """Below this magnitude an eigenvalue counts as zero; shape ``[...]``."""
+    """Largest magnitude that counts as zero; maps eigenvalues ``[..., n]`` to ``[...]``."""
     n = eigenvalues.shape[-1]
     return n * torch.finfo(eigenvalues.dtype).eps * eigenvalues.abs().amax(-1)
 
 
 def condition_number(eigenvalues: Tensor) -> Tensor:
-    """``|λ|_max / |λ|_min`` over the eigenvalues that are not zero.
+    """``|λ|_max / |λ|_min`` over the nonzero eigenvalues; maps ``[..., n]`` to ``[...]``.
 
     Example:
         >>> condition_number(torch.tensor([0.0, -2.0, 8.0], dtype=torch.float64))
@@ -74,14 +74,14 @@ def condition_number(eigenvalues: Tensor) -> Tensor:
 
 
 def hessian_statistics(hessian: Tensor, gradient: Tensor) -> Tensor:
-    """The columns of :data:`COLUMNS` for a batch of Hessians.
+    """Compute :data:`COLUMNS` for a batch of Hessians.
 
     Args:
         hessian: ``[batch, n, n]``, float64, symmetric.
         gradient: ``[batch, n]``.
 
     Returns:
-        ``[batch, len(COLUMNS)]``. Rows with a non-finite Hessian are NaN.
+        ``[batch, len(COLUMNS)]``; NaN in rows with a non-finite Hessian.
     """
     finite = torch.linalg.vector_norm(hessian, dim=(-2, -1)).isfinite()
     if not finite.all():
@@ -107,16 +107,17 @@ def hessian_statistics(hessian: Tensor, gradient: Tensor) -> Tensor:
 
 
 def precision_statistics(double: Tensor, single: Tensor) -> Tensor:
-    """What float32 makes of the eigenvalues of Hessians: the columns :data:`PRECISION_COLUMNS`.
+    """Compare eigenvalues in float32 with those in float64: compute :data:`PRECISION_COLUMNS`.
 
-    In float64 numbers of eigenvalues, of positive and of zero ones, and the smallest that is
-    not zero by magnitude; in float32, taken as they come, the positive ones and the smallest
-    by magnitude; how many, in ascending order, have another sign than in float64, zero being
-    a sign of its own; and how many are zero to float32's own tolerance (:func:`zero_tolerance`),
-    so that their signs are rounding.
+    ``eigenvalues``, ``positive`` and ``zero`` are numbers of float64 eigenvalues; ``smallest`` is
+    their smallest nonzero magnitude. ``positive_float32`` and ``smallest_float32`` apply no zero
+    tolerance. ``wrong_sign_float32`` counts eigenvalues, in ascending order, whose sign differs
+    from float64, where zero has the sign 0. ``below_resolution_float32`` counts eigenvalues that
+    are zero by the tolerance of float32 (:func:`zero_tolerance`): their signs are due to rounding.
 
     Args:
-        double, single: the same Hessians in both precisions, ``[batch, n, n]``.
+        double: Hessians in float64, ``[batch, n, n]``.
+        single: the same Hessians in float32.
 
     Returns:
         ``[batch, len(PRECISION_COLUMNS)]``, float64.
@@ -147,18 +148,18 @@ def precision_statistics(double: Tensor, single: Tensor) -> Tensor:
 
 
 class TrajectoryStatistics:
-    """Statistics at the points of a trajectory, on idle cores, as the points come in.
+    """Compute Hessian statistics along a trajectory in background threads.
 
-    LAPACK's symmetric eigensolver takes one matrix at a time and gains nothing from threads
-    at a few hundred rows, so matrices go to single-threaded workers: one fewer than there
-    are cores while training goes on, and the caller's own thread too in :meth:`result`.
-    On a GPU everything waits for :meth:`result`.
+    LAPACK's symmetric eigensolver takes one matrix at a time, and threads do not speed it up at a
+    few hundred rows. Therefore each worker thread solves its own matrices. During training there
+    is one worker fewer than cores; in :meth:`result` and :meth:`wait` the caller's thread works
+    too. On a GPU, nothing is computed before these calls.
 
     Args:
         hessian_fn: maps points ``[batch, n]`` (float64) to ``(Hessians, gradients)``.
-        device: where to compute.
-        chunk: points at a time; default: as many Hessians as a core's cache holds at a few
-            hundred parameters, or as keep a GPU busy.
+        device: device to compute on.
+        chunk: points to process at a time; default: 4 on a CPU, where their Hessians fit into a
+            core's cache at a few hundred parameters; 256 on a GPU, to keep it busy.
 
     Example:
         >>> def quadratic(points):
@@ -179,8 +180,10 @@ class TrajectoryStatistics:
         self._results: dict[int, Array] = {}
         self._errors: list[Exception] = []
         self._submitted = 0
-        helpers = _cores() - 1 if device.type == "cpu" else 0
-        self._threads = [threading.Thread(target=self._help, daemon=True) for _ in range(helpers)]
+        workers = _cores() - 1 if device.type == "cpu" else 0
+        self._threads = [
+            threading.Thread(target=self._run_worker, daemon=True) for _ in range(workers)
+        ]
         for thread in self._threads:
             thread.start()
 
@@ -191,11 +194,11 @@ class TrajectoryStatistics:
             self._submitted += 1
 
     def wait(self) -> Array:
-        """Wait for the points so far, without ending; the same as :meth:`result` gives.
+        """Wait for the points submitted so far, and return what :meth:`result` would return.
 
-        On a GPU, where nothing is done before :meth:`result`, this does it.
+        More points can be submitted afterwards.
         """
-        while self._work(block=False):
+        while self._process_chunk(block=False):
             continue
         while self.pending:
             time.sleep(0.001)
@@ -204,20 +207,20 @@ class TrajectoryStatistics:
         return self._rows()
 
     def restore(self, rows: Array) -> None:
-        """Go on from what :meth:`wait` once gave, before anything is submitted."""
+        """Continue from earlier results of :meth:`wait`; call it before :meth:`submit`."""
         self._results[0] = rows
         self._submitted = 1
 
     @property
     def pending(self) -> int:
-        """Chunks that are not done."""
+        """Number of unfinished chunks."""
         return self._submitted - len(self._results)
 
     def result(self, progress: Callable[[int], Any] = lambda _: None) -> Array:
-        """Wait for all points, helping along.
+        """Finish all points and stop the workers.
 
         Args:
-            progress: told the number of chunks done since the last call.
+            progress: called with the number of chunks finished since its last call.
 
         Returns:
             ``[points, len(COLUMNS)]``, in the order of submission.
@@ -225,7 +228,7 @@ class TrajectoryStatistics:
         for _ in self._threads:
             self._queue.put(None)
         reported = 0
-        while self._work(block=False):
+        while self._process_chunk(block=False):
             progress(len(self._results) - reported)
             reported = len(self._results)
         for thread in self._threads:
@@ -239,13 +242,13 @@ class TrajectoryStatistics:
         rows = [self._results[i] for i in range(self._submitted)]
         return np.concatenate(rows) if rows else np.empty((0, len(COLUMNS)))
 
-    def _help(self) -> None:
+    def _run_worker(self) -> None:
         torch.set_num_threads(1)
-        while self._work(block=True):
+        while self._process_chunk(block=True):
             continue
 
-    def _work(self, *, block: bool) -> bool:
-        """One chunk; False when the queue has come to an end."""
+    def _process_chunk(self, *, block: bool) -> bool:
+        """Process one chunk; returns False if the queue is empty or closed."""
         try:
             item = self._queue.get(block=block)
         except queue.Empty:
@@ -265,7 +268,7 @@ class TrajectoryStatistics:
 
 
 def _cores() -> int:
-    """Cores this process may use, where the platform tells."""
+    """Number of cores that this process may use, or of all cores if that is unknown."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

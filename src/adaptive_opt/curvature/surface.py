@@ -1,4 +1,4 @@
-"""The loss around a point: on a plane through it, and on the line to another."""
+"""Loss surfaces: losses on a plane through a point, and on the line between two points."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from .operators import NetworkLoss
 
 __all__ = ["along_line", "extent", "on_plane"]
 
-Told = Callable[[int], Any]
+ProgressFn = Callable[[int], Any]
 
 
 def extent(loss: float, eigenvalue: float, rise: float = 4.0) -> float:
-    """How far along a unit eigenvector the quadratic model adds ``rise`` times the loss.
+    """Distance along a unit eigenvector at which the quadratic model adds ``rise`` times the loss.
 
     Args:
-        loss: at the centre, positive.
-        eigenvalue: of either sign.
-        rise: times the loss.
+        loss: loss at the centre, positive.
+        eigenvalue: its eigenvalue, of either sign.
+        rise: relative increase of the loss.
 
     Example:
         >>> extent(0.5, 4.0)  # ½ · 4 · 1² = 4 · 0.5
@@ -36,20 +36,19 @@ def on_plane(
     directions: Tensor,
     extents: tuple[float, float],
     points: int,
-    told: Told = lambda _: None,
+    told: ProgressFn = lambda _: None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The loss at θ + a u + b w; the parameters are put back.
+    """Evaluate the loss at θ + a u + b w on a grid, and restore the parameters.
 
     Args:
-        loss: at θ.
+        loss: loss of a network with parameters θ.
         directions: u and w, ``[n, 2]``.
-        extents: a and b go from minus to plus these.
-        points: of each, odd: θ is one of them.
-        told: of every evaluation.
+        extents: largest values of a and b; the smallest are their negatives.
+        points: number of values of each; odd, so that θ is a grid point.
+        told: called with 1 after each evaluation.
 
     Returns:
-        The values of a and of b, ``[points]``, and the losses ``[points of b, points of a]``; NaN
-        where a loss is not finite.
+        Values of a and b, ``[points]``, and losses, indexed ``[b, a]``; NaN if not finite.
     """
     centre = loss.get()
     a, b = (torch.linspace(-e, e, points, dtype=torch.float64) for e in extents)
@@ -70,15 +69,15 @@ def along_line(
     first: Sequence[Tensor],
     second: Sequence[Tensor],
     positions: Tensor,
-    told: Told = lambda _: None,
+    told: ProgressFn = lambda _: None,
 ) -> Tensor:
-    """The loss at (1 − s) first + s second, parameters and buffers alike; ``[positions]``.
+    """Evaluate the loss at (1 − s) first + s second; NaN where it is not finite.
 
     Args:
-        loss: whose network is left at the last position.
-        first, second: all parameters, then all buffers, as the network has them.
-        positions: s.
-        told: of every evaluation.
+        loss: loss of a network, which keeps the values of the last position.
+        first, second: all parameters, then all buffers, in the order of the network.
+        positions: values of s, ``[positions]``, as is the result.
+        told: called with 1 after each evaluation.
     """
     own = [*loss.network.parameters(), *buffers_of(loss.network)]
     found = []
@@ -93,6 +92,6 @@ def along_line(
 
 
 def buffers_of(network: nn.Module) -> list[Tensor]:
-    """What training keeps beside parameters: those of the state dict."""
+    """Buffers of a network that are part of its state dict."""
     kept = network.state_dict()
     return [b for name, b in network.named_buffers() if name in kept]

@@ -1,8 +1,8 @@
-"""Optimizers with second-order step size adaptation, for one model or a whole ensemble.
+"""Optimizers with second-order step size adaptation, for one model or an ensemble.
 
     from adaptive_opt.optim import SSDH
 
-Needs torch and nothing else of this package.
+This subpackage imports only torch, no other part of the project.
 """
 
 from .base import EnsembleOptimizer

@@ -1,13 +1,12 @@
 """Elementwise arithmetic on lists of tensors, in two interchangeable backends.
 
-Every update of this package is written once against :class:`ListOps`.
-:class:`Foreach` sends a whole list to torch's fused multi-tensor kernels;
-:class:`Loop` calls the ordinary operation tensor by tensor and is the plain path that
-the fast one is tested against, bit for bit.
+Optimizers are written once against :class:`ListOps`. :class:`Foreach` calls torch's
+multi-tensor kernels once for the whole list. :class:`Loop` calls the ordinary operation on
+each tensor; tests compare both bit for bit.
 
-A *factor* is a Python number shared by all tensors, or a list with one tensor for each
-tensor, broadcast against it: that is how a hyperparameter of shape ``[members]`` reaches
-an ensemble whose parameters have shape ``[members, ...]``.
+A *factor* is a number shared by all tensors, or a list with one tensor for each of them, to
+which it is broadcast. A hyperparameter of shape ``[members]`` thus applies to parameters of
+shape ``[members, ...]``.
 """
 
 from __future__ import annotations
@@ -18,14 +17,14 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-_torch: Any = torch  # its stubs know only some overloads of the foreach functions
+_torch: Any = torch  # torch's type stubs lack some overloads of the foreach functions
 
 Tensors = list[Tensor]
 Factor = float | Sequence[Tensor]
 
 
 class ListOps(Protocol):
-    """The operations an update rule may use; names ending in ``_`` work in place."""
+    """Operations that optimizers use; names ending in ``_`` work in place."""
 
     def lerp_(self, x: Tensors, y: Tensors, weight: Factor) -> None:
         """``x ← x + weight (y − x)``."""
@@ -43,7 +42,7 @@ class ListOps(Protocol):
         """``x ← x + value y z``."""
 
     def div_into(self, x: Tensors, y: Tensors) -> Tensors:
-        """``x / y``, which may take the place of ``y``."""
+        """``x / y``; may overwrite ``y``."""
 
     def sqrt(self, x: Tensors) -> Tensors:
         """``√x``."""
@@ -59,7 +58,7 @@ class ListOps(Protocol):
 
 
 class Foreach:
-    """Multi-tensor kernels: one call for the whole list."""
+    """Backend that calls one multi-tensor kernel for the whole list."""
 
     def lerp_(self, x: Tensors, y: Tensors, weight: Factor) -> None:
         _torch._foreach_lerp_(x, y, weight)
@@ -77,7 +76,7 @@ class Foreach:
         _torch._foreach_addcmul_(x, y, z, value)
 
     def div_into(self, x: Tensors, y: Tensors) -> Tensors:
-        if y[0].is_cpu:  # no multi-tensor kernels there: foreach only allocates
+        if y[0].is_cpu:  # foreach has no CPU kernel; it would only allocate memory
             return [torch.div(xi, yi, out=yi) for xi, yi in zip(x, y, strict=True)]
         return list(_torch._foreach_div(x, y))
 
@@ -88,7 +87,7 @@ class Foreach:
         return list(_torch._foreach_clamp_min(x, y))
 
     def clip_(self, x: Tensors, radius: Factor) -> None:
-        if x[0].is_cpu:  # one pass instead of two
+        if x[0].is_cpu:  # one pass over memory instead of two
             for xi, r in zip(x, _each(radius, len(x)), strict=True):
                 torch.clamp_(xi, -r, r)  # type: ignore[arg-type]
             return
@@ -103,7 +102,7 @@ class Foreach:
 
 
 class Loop:
-    """One ordinary operation for each tensor."""
+    """Backend that calls the ordinary operation on each tensor."""
 
     def lerp_(self, x: Tensors, y: Tensors, weight: Factor) -> None:
         for xi, yi, w in zip(x, y, _each(weight, len(x)), strict=True):

@@ -1,4 +1,4 @@
-"""What every optimizer of this package has: members, clipping, a backward of its own."""
+"""Base class of the optimizers: ensembles, gradient clipping, gradient computation."""
 
 from __future__ import annotations
 
@@ -16,40 +16,41 @@ from .state import COUNTERS, SavedOptimizer
 __all__ = ["EnsembleOptimizer"]
 
 HESSIAN_VECTOR_PRODUCT_COST = 2
-"""Gradient-equivalents of one Hessian-vector product by reverse over reverse: the backward
-pass through the gradient's graph runs over twice the operations of the gradient's own
+"""Gradient-equivalents of one Hessian-vector product: a backward pass through the gradient's graph,
+which has twice the operations of the loss's
 (Pearlmutter, *Fast Exact Multiplication by the Hessian*, 1994)."""
 
 UNSUPPORTED = {
-    "capturable": "steps are counted on the host, where a CUDA graph does not see the count",
+    "capturable": "the step count is kept on the host, so a CUDA graph cannot update it",
     "differentiable": "parameters and state are updated in place, outside of autograd",
     "fused": "there is no fused kernel; foreach=True, the default, uses multi-tensor kernels",
 }
-"""Options of torch's optimizers, and why there are none here."""
+"""Unsupported options of torch's optimizers, with the reason."""
 
-CACHED_ELEMENTS = 2**18
-"""Of a tensor and the few others of its shape that an update reads: some megabytes."""
+MAX_CHUNK_ELEMENTS = 2**18
+"""Most elements of parameters to update together on a CPU, so that they stay in the cache."""
 
 
 class EnsembleOptimizer(SavedOptimizer):
-    """A torch optimizer whose parameters may carry a leading member dimension.
+    """Base class of optimizers for one model, or for an ensemble of independent models.
 
-    With ``members`` given, every parameter has shape ``[members, ...]``, the loss handed to
-    :meth:`backward` may have shape ``[members]``, any hyperparameter may be a tensor of
-    shape ``[members]``, and every norm is taken for each member by itself: the members are
-    separate runs that share their kernels.
+    With ``members``, every parameter has shape ``[members, ...]``. The loss given to
+    :meth:`backward` and any hyperparameter may then have shape ``[members]``. Norms are computed
+    for each member. The members are separate runs that share their kernels.
 
     Args:
         params: parameters or parameter groups, as for any torch optimizer.
         defaults: hyperparameters and their default values.
-        members: size of the ensemble, or None for ordinary training.
-        max_grad_norm: clip the gradient to this global norm before the step.
-        foreach: use multi-tensor kernels; default yes.
-        maximize: maximize the loss; the same as to minimize its negative.
-        capturable, differentiable, fused: options of torch's optimizers that are not supported.
+        members: ensemble size; None (default): a single model.
+        max_grad_norm: clip the gradient to this global norm before the step; default: no clipping.
+        foreach: use multi-tensor kernels; default: True.
+        maximize: maximize the loss instead of minimizing it.
+        capturable, differentiable, fused: options of torch's optimizers; not supported.
 
     Raises:
-        ValueError: a hyperparameter out of range, or an option that is not supported.
+        ValueError: a hyperparameter is out of range, an option is not supported, or a shape
+            does not fit ``members``.
+        TypeError: a parameter is complex.
     """
 
     hyperparameters: tuple[str, ...] = ()
@@ -81,10 +82,10 @@ class EnsembleOptimizer(SavedOptimizer):
         own = {"max_grad_norm": max_grad_norm, **options, **progress, **dict.fromkeys(self.extras)}
         super().__init__(params, {**defaults, **own})
         self.ops: ListOps = Loop() if foreach is False else Foreach()
-        self._backwards = 0
+        self._backward_calls = 0
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group; its shapes and hyperparameters are checked here."""
+        """Check the shapes and hyperparameters of a parameter group, and add it."""
         super().add_param_group(param_group)
         group, first = self.param_groups[-1], self.param_groups[0]
         group.update({name: first[name] for name in ("step", *COUNTERS)})
@@ -103,21 +104,23 @@ class EnsembleOptimizer(SavedOptimizer):
                     )
         for p in group["params"]:
             if p.is_complex():
-                raise TypeError("complex parameters are not supported; give their real view")
-        self._place(group)
+                raise TypeError(
+                    "complex parameters are not supported; pass torch.view_as_real(parameter)"
+                )
+        self._move_hyperparameters(group)
 
-    def _place(self, group: dict[str, Any]) -> None:
-        """Put the hyperparameters of a group that are tensors where its parameters are."""
+    def _move_hyperparameters(self, group: dict[str, Any]) -> None:
+        """Move a group's tensor hyperparameters to the device and dtype of its parameters."""
         like = group["params"][0]
         for name in self.hyperparameters:
             value = group[name]
             if isinstance(value, tuple | list):
-                group[name] = tuple(self._on_device(name, v, like) for v in value)
+                group[name] = tuple(self._to_parameter_device(name, v, like) for v in value)
             else:
-                group[name] = self._on_device(name, value, like)
+                group[name] = self._to_parameter_device(name, value, like)
 
-    def _on_device(self, name: str, value: Any, like: Tensor) -> Any:
-        """A hyperparameter where the parameters are: not at every step, which would wait."""
+    def _to_parameter_device(self, name: str, value: Any, like: Tensor) -> Any:
+        """Check a hyperparameter's shape and move it; once, because a copy synchronises."""
         if not isinstance(value, Tensor):
             return value
         if self.members is None and value.numel() == 1:
@@ -130,32 +133,35 @@ class EnsembleOptimizer(SavedOptimizer):
         return value.to(device=like.device, dtype=like.dtype)
 
     def _check_group(self, group: dict[str, Any]) -> None:
-        """Raise ValueError for a hyperparameter out of range."""
+        """Raise ValueError if a hyperparameter is out of range."""
 
     @property
     def gradient_equivalents(self) -> float:
-        """Cost so far: gradients taken, plus two for each Hessian-vector product.
+        """Cost so far: the number of gradients, plus two for each Hessian-vector product.
 
-        Work over a part of the batch counts as that part of a gradient. A step without a
-        :meth:`backward` of ours before it counts as one gradient.
+        Work on a share of the batch counts as that share. A step without a call of
+        :meth:`backward` counts as one gradient.
         """
         return self.gradient_count + self.curvature_cost
 
     def _count_products(self, number: int, share: float = 1.0) -> None:
-        """Note Hessian-vector products over a share of the batch."""
+        """Count Hessian-vector products on a share of the batch."""
         self.hvp_count += number
         self.curvature_cost += HESSIAN_VECTOR_PRODUCT_COST * number * share
 
     def backward(self, loss: Tensor) -> None:
-        """Accumulate the gradient of ``loss`` into the parameters; instead of loss.backward().
+        """Accumulate the gradient of ``loss`` into ``.grad``; call it instead of loss.backward().
 
         Args:
             loss: a scalar, or of shape ``[members]``: one loss for each member.
-        """
-        self._total(loss).backward()
-        self._backwards += 1
 
-    def _total(self, loss: Tensor) -> Tensor:
+        Raises:
+            ValueError: the loss has another shape.
+        """
+        self._summed_loss(loss).backward()
+        self._backward_calls += 1
+
+    def _summed_loss(self, loss: Tensor) -> Tensor:
         if loss.numel() != 1 and loss.shape != (self.members,):
             expected = "a scalar" if self.members is None else f"a scalar or [{self.members}]"
             raise ValueError(f"the loss must be {expected}, got shape {list(loss.shape)}")
@@ -169,17 +175,20 @@ class EnsembleOptimizer(SavedOptimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """One update of every parameter that has a gradient; no host synchronisation.
+        """Update every parameter that has a gradient, without synchronising with the device.
 
         Args:
-            closure: evaluates the model anew, calls :meth:`backward`, returns the loss.
+            closure: evaluates the model, calls :meth:`backward` and returns the loss.
+
+        Returns:
+            The loss of the closure; None without a closure.
         """
         loss = None
         if closure is not None:
             with torch.enable_grad():
-                loss = self._evaluate(closure)
-        elif not self.state and not self._backwards and self._initializes():
-            self._initialize()
+                loss = self._call_closure(closure)
+        elif not self.state and not self._backward_calls and self._is_initialization_step():
+            self._create_state()
             return None
         self._before_step()
         for group in self.param_groups:
@@ -189,16 +198,15 @@ class EnsembleOptimizer(SavedOptimizer):
                 if group["maximize"]:
                     grads = [-g for g in grads]
                 prepared = self._prepare(group, params, grads)
-                for part in _chunks(params):
+                for part in _cache_sized_slices(params):
                     fresh = None if prepared is None else prepared[part]
                     self._step_group(group, params[part], grads[part], fresh)
             group["step"] += 1
-        self.gradient_count += max(1, self._backwards)
-        self._forget()
+        self.gradient_count += max(1, self._backward_calls)
+        self._clear_step_state()
         return loss
 
-    def _evaluate(self, closure: Callable[[], float]) -> float:
-        """Call the closure of a step."""
+    def _call_closure(self, closure: Callable[[], float]) -> float:
         return closure()
 
     def _gradient_norm(self) -> Tensor | None:
@@ -207,7 +215,7 @@ class EnsembleOptimizer(SavedOptimizer):
         return self._norm(_gradients(params)) if params else None
 
     def _before_step(self) -> None:
-        """Clip, over all groups together as torch.nn.utils.clip_grad_norm_ does."""
+        """Clip the gradients by their norm over all groups, as clip_grad_norm_ does."""
         limit = self.param_groups[0]["max_grad_norm"]
         if limit is None:
             return
@@ -217,42 +225,45 @@ class EnsembleOptimizer(SavedOptimizer):
             self.ops.mul_(grads, self._expand(self._clip_factor(grads, limit), grads))
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Forget the gradients, and the curvature that came with them."""
+        """Clear the gradients and the curvature estimates that belong to them."""
         super().zero_grad(set_to_none)
-        self._forget()
+        self._clear_step_state()
 
-    def _forget(self) -> None:
-        """Drop what lives for one step only."""
-        self._backwards = 0
+    def _clear_step_state(self) -> None:
+        """Clear what is kept only until the next step."""
+        self._backward_calls = 0
 
     def _prepare(self, group: dict[str, Any], params: Tensors, grads: Tensors) -> Tensors | None:
-        """What a group's step needs of all its parameters together, one tensor for each."""
+        """Compute what a step needs from all parameters of a group; one tensor for each."""
         del group, params, grads
         return None
 
     def _step_group(
         self, group: dict[str, Any], params: Tensors, grads: Tensors, prepared: Tensors | None
     ) -> None:
-        """Update some parameters of a group; ``prepared`` is their part of :meth:`_prepare`."""
+        """Update some parameters of a group; ``prepared`` is their part of :meth:`_prepare`.
+
+        ``grads`` are clipped, and negated with ``maximize``.
+        """
         raise NotImplementedError
 
     def evaluation(self) -> AbstractContextManager[None]:
-        """Around a look at the parameters in the middle of training: they are as they are."""
+        """Context for evaluating the model during training; does nothing here."""
         return nullcontext()
 
     def finish(self) -> None:
-        """Training is over; nothing to do."""
+        """Called at the end of training; does nothing here."""
 
     def denominators(self) -> dict[Tensor, Tensor]:
-        """By what the smoothed gradient is divided, for each parameter; empty: by nothing."""
+        """Divisor of the smoothed gradient for each parameter; empty if there is none."""
         return {}
 
     def statistics(self) -> dict[str, Tensor]:
-        """Quantities of the last step, computed when asked for; 0-dim or ``[members]``."""
+        """Statistics of the last step; each is 0-dim, or ``[members]``."""
         return {}
 
     def _factor(self, value: Any, tensors: Sequence[Tensor]) -> Factor:
-        """A hyperparameter as the list operations take it."""
+        """A hyperparameter as a factor for the list operations."""
         return value if not isinstance(value, Tensor) else self._expand(value, tensors)
 
     def _expand(self, value: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
@@ -273,7 +284,7 @@ class EnsembleOptimizer(SavedOptimizer):
     def _tensor_norm(self, tensor: Tensor) -> Tensor:
         """Euclidean norm of one tensor: 0-dim, or ``[members]``."""
         norm: Tensor
-        if self.members is None:  # as it is: a sharded tensor may have no flat view
+        if self.members is None:  # not flattened: a sharded tensor may have no flat view
             norm = torch.linalg.vector_norm(tensor)
         else:
             norm = torch.linalg.vector_norm(tensor.reshape(self.members, -1), dim=1)
@@ -283,33 +294,32 @@ class EnsembleOptimizer(SavedOptimizer):
         return (limit / (self._norm(grads) + 1e-6)).clamp_max(1.0)
 
     def __getstate__(self) -> dict[str, Any]:
-        extra = {name: getattr(self, name) for name in ("members", "ops", "_backwards")}
+        extra = {name: getattr(self, name) for name in ("members", "ops", "_backward_calls")}
         return {**super().__getstate__(), **extra}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         for group in self.param_groups:
-            self._place(group)
+            self._move_hyperparameters(group)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Inverse of ``state_dict``; also reads the states of earlier versions."""
+        """Restore a ``state_dict``, also one of an earlier version."""
         super().load_state_dict(state_dict)
-        self._forget()
+        self._clear_step_state()
 
 
-def _chunks(params: Tensors) -> Iterator[slice]:
-    """Runs of parameters to update at a time.
+def _cache_sized_slices(params: Tensors) -> Iterator[slice]:
+    """Slices of parameters to update together.
 
-    On a GPU all of them, for its multi-tensor kernels. On a CPU every operation is a loop
-    over the tensors anyway, and goes faster over as many as the cache holds from one
-    operation to the next.
+    On a GPU one slice holds all parameters, for the multi-tensor kernels. On a CPU every
+    operation loops over the tensors, which is faster if they stay in the cache.
     """
     if not params[0].is_cpu:
         yield slice(None)
         return
     start = elements = 0
     for i, p in enumerate(params):
-        if elements and elements + p.numel() > CACHED_ELEMENTS:
+        if elements and elements + p.numel() > MAX_CHUNK_ELEMENTS:
             yield slice(start, i)
             start, elements = i, 0
         elements += p.numel()
@@ -323,10 +333,10 @@ def _gradients(params: Sequence[Tensor]) -> Tensors:
 
 
 def check_dense(grads: Iterable[Tensor]) -> None:
-    """Refuse gradients that have no elementwise update here.
+    """Check that all gradients are dense and real.
 
     Raises:
-        TypeError: one is sparse or complex.
+        TypeError: a gradient is sparse or complex.
     """
     for g in grads:
         if g.is_sparse or g.is_complex():
@@ -338,12 +348,12 @@ def check_dense(grads: Iterable[Tensor]) -> None:
 
 
 def values(value: Any) -> list[float]:
-    """A hyperparameter's entries, for range checks at construction."""
+    """The entries of a hyperparameter as numbers; a tensor on a GPU synchronises."""
     return value.detach().flatten().tolist() if isinstance(value, Tensor) else [float(value)]
 
 
 def check_range(name: str, value: Any, low: float, high: float = math.inf) -> None:
-    """``low ≤ value < high``, else a ValueError that names the hyperparameter."""
+    """Raise a ValueError that names the hyperparameter unless ``low ≤ value < high``."""
     for x in values(value):
         if not low <= x < high:
             bound = f"at least {low:g}" + ("" if math.isinf(high) else f" and below {high:g}")
@@ -351,7 +361,7 @@ def check_range(name: str, value: Any, low: float, high: float = math.inf) -> No
 
 
 def check_betas(betas: Any) -> None:
-    """Two numbers in [0, 1), else a ValueError that names the one that is not."""
+    """Raise a ValueError unless ``betas`` is a pair of numbers in [0, 1)."""
     if not isinstance(betas, tuple | list) or len(betas) != 2:
         raise ValueError(f"betas must be a pair of numbers, got {betas!r}")
     for name, beta in zip(("beta1", "beta2"), betas, strict=True):

@@ -1,8 +1,8 @@
-"""When the curvature is due, and how it is estimated from the loss.
+"""Curvature estimation: the part of a second-order optimizer besides its step rule.
 
-What the second-order methods share besides their step rule: :meth:`CurvatureEstimation.backward`
-makes gradient and estimate, holds the estimate until ``step``, scales it as the gradient is
-scaled, and puts it down to a rung of the ladder in :mod:`.sources`.
+:meth:`CurvatureEstimation.backward` computes the gradient and, when it is due, a curvature
+estimate, which is kept until ``step``. There it is scaled as the gradient was scaled, and
+transformed by the curvature source (:mod:`.sources`).
 """
 
 from __future__ import annotations
@@ -18,47 +18,40 @@ from ._lists import Tensors
 from .base import _gradients
 from .curvature_state import CurvatureState
 from .derivatives import (
-    NOT_REACHED,
-    explained,
-    free,
-    hand_over,
+    NO_PARAMETER_REACHED,
+    accumulate_gradients,
+    explain_errors,
     hessian_vector_product,
     other_leaves,
+    release_graph,
     without_hooks,
 )
 from .double_backward import twice_differentiable
 from .finite_differences import Point, difference, step_length
-from .gauss_newton import NO_LABELS, SampledLoss, gauss_newton_diagonal
+from .gauss_newton import MISSING_LABELS, SampledLoss, gauss_newton_diagonal
 from .probes import MOMENTUM_PROBES, is_sharded
 from .ranks import Ranks
-from .sources import HESSIAN_SOURCES, degrade, exact_diagonal
+from .sources import HESSIAN_SOURCES, apply_source, exact_diagonal
 
 __all__ = ["CurvatureEstimation", "DiagonalFn", "is_due"]
 
 DiagonalFn = Callable[[], Sequence[Tensor]]
 
 HVPS = ("autograd", "finite_difference")
-"""How products of the Hessian with a vector are made."""
+"""Ways to compute a Hessian-vector product."""
 
 
 class CurvatureEstimation(CurvatureState):
-    """An optimizer that estimates curvature at every ``update_period``-th step.
+    """Optimizer that estimates the curvature every ``update_period`` steps.
 
-    Args:
-        seed: of the probes; for an ensemble one seed for each member.
-        diagonal_fn: the exact diagonal, for ``curvature="exact"``.
-        members: size of the ensemble.
-        hvp: ``autograd`` or ``finite_difference``.
-        buffers: gives the tensors that an evaluation changes, for ``finite_difference``.
-        process_group, rank_probes: see :class:`.ranks.Ranks`.
-        **rest: of :class:`.base.EnsembleOptimizer`.
+    The arguments are described in :class:`~adaptive_opt.optim.SecondOrderOptimizer`.
 
     Raises:
-        ValueError: an unknown ``hvp``, or one that cannot be had from the curvature source.
+        ValueError: ``hvp`` is unknown, or does not fit the curvature source or another option.
     """
 
     estimates_diagonal: ClassVar[bool] = True
-    """Whether c = v ⊙ Hv, an estimate of the diagonal; otherwise c = Hv."""
+    """Whether the estimate is c = v ⊙ Hv, of the Hessian's diagonal; otherwise c = Hv."""
 
     def __init__(
         self,
@@ -80,50 +73,51 @@ class CurvatureEstimation(CurvatureState):
             raise ValueError("buffers is only used with hvp='finite_difference'")
         self.hvp, self.buffers = hvp, buffers
         self._ranks = Ranks(process_group, own_probes=rank_probes)
-        self._checked = False
+        self._same_batch_checked = False
         self.diagonal_fn = diagonal_fn
         super().__init__(*args, seed=seed, members=members, **rest)
         if hvp != "autograd" and self.param_groups[0]["curvature"] == "exact":
             raise ValueError("curvature='exact' needs hvp='autograd'")
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group; its shapes and hyperparameters are checked here."""
+        """Check the shapes and hyperparameters of a parameter group, and add it."""
         super().add_param_group(param_group)
         if self._ranks.own_probes and any(map(is_sharded, self.param_groups[-1]["params"])):
             raise ValueError(
-                "rank_probes=True needs whole parameters on each rank: with sharded parameters "
-                "(FSDP2) all ranks together make one product with one probe"
+                "rank_probes=True needs unsharded parameters: with sharded ones (FSDP2) all ranks "
+                "compute one product with one probe; set rank_probes=False"
             )
 
     @property
     def curvature_due(self) -> bool:  # type: ignore[override]
-        """Whether the coming step refreshes the curvature of some group."""
+        """Whether the next step refreshes the curvature of a parameter group."""
         return any(is_due(g) for g in self.param_groups)
 
     def forward_context(self) -> AbstractContextManager[Any]:
-        """Around the forward pass: makes a second derivative possible and fast, where one is due.
+        """Context for the forward pass that makes second derivatives possible and fast.
 
-        See ``double_backward.twice_differentiable``.
+        It selects the math kernel of attention, and enters
+        :class:`~adaptive_opt.optim.FastDoubleBackward`; unless :attr:`graph_due`, it does nothing.
         """
         return twice_differentiable() if self.graph_due else nullcontext()
 
     @property
     def hessian_due(self) -> bool:
-        """Whether the coming step needs second derivatives, from wherever."""
+        """Whether the next step needs the Hessian, computed by any method."""
         return self.curvature_due and self.param_groups[0]["curvature"] in HESSIAN_SOURCES
 
     @property
     def graph_due(self) -> bool:
-        """Whether the coming ``backward`` differentiates twice."""
+        """Whether the next ``backward`` differentiates twice by automatic differentiation."""
         return self.hessian_due and self.diagonal_fn is None and self.hvp == "autograd"
 
     @property
     def sampling_due(self) -> bool:
-        """Whether the coming step needs labels drawn from the model."""
+        """Whether the next step needs labels sampled from the model."""
         return self.curvature_due and self.param_groups[0]["curvature"] == "gauss_newton"
 
     def label_generators(self) -> list[torch.Generator]:
-        """Random streams for labels, one for each member; saved with the optimizer's state."""
+        """Random generators for sampling labels, one for each member; ``state_dict`` saves them."""
         return self._ranks.generator(self._generator).on(self.param_groups[0]["params"][0].device)
 
     def backward(  # type: ignore[override]
@@ -132,32 +126,34 @@ class CurvatureEstimation(CurvatureState):
         curvature_loss: Tensor | SampledLoss | Callable[[], SampledLoss] | None = None,
         curvature_share: float = 1.0,
     ) -> Tensor | None:
-        """Gradient of ``loss`` into ``.grad``, and the curvature estimate when it is due.
+        """Accumulate the gradient of ``loss`` into ``.grad``, and estimate curvature when due.
 
-        When it was, ``loss`` is detached from its graph, which could not be used again, so
-        that holding on to it holds no activations.
+        After an estimate the graph of ``loss`` cannot be used again. ``loss`` is then detached,
+        so keeping it does not keep activations in memory.
 
         Args:
-            loss: a scalar, or ``[members]``; or a closure that evaluates the model on the batch
-                and returns it, without a backward, which finite differences need.
-            curvature_loss: the curvature is that of this loss instead, over part of the
-                batch; looked at only where :attr:`graph_due`. For ``gauss_newton`` a
-                :class:`.gauss_newton.SampledLoss`, or a function that returns it and is called
-                only where :attr:`curvature_due`.
-            curvature_share: which part of the batch that is, to count its cost.
+            loss: a scalar, or ``[members]``. Finite differences need a closure that evaluates the
+                model on the batch and returns the loss, without a backward pass.
+            curvature_loss: estimate the curvature of this loss instead, for example over part of
+                the batch; ignored unless :attr:`graph_due`. For ``gauss_newton``: a
+                :class:`.gauss_newton.SampledLoss`, or a function that returns one, called
+                only if :attr:`curvature_due`.
+            curvature_share: share of the batch in ``curvature_loss``, to count its cost.
 
         Returns:
-            The loss of a closure.
+            The loss of a closure; None otherwise.
 
         Raises:
-            RuntimeError: the loss has no second derivative; the message names the ways out.
+            RuntimeError: the loss depends on no parameter of this optimizer, or has no second
+                derivative; the message names alternatives.
+            TypeError: ``curvature_loss`` does not fit the curvature source.
         """
         if not isinstance(loss, Tensor):
             return self._backward_closure(loss)
         if self.param_groups[0]["curvature"] == "gauss_newton":
-            self._sampled(loss, curvature_loss, curvature_share)
+            self._estimate_gauss_newton(loss, curvature_loss, curvature_share)
             super().backward(loss)
-            self._hold(list(self._pending))
+            self._record_norms(list(self._pending_estimates))
             return None
         if curvature_loss is not None and not isinstance(curvature_loss, Tensor):
             raise TypeError("a sampled loss needs curvature='gauss_newton'")
@@ -169,170 +165,178 @@ class CurvatureEstimation(CurvatureState):
         if self.hessian_due and self.hvp != "autograd":
             super().backward(loss)
             return None
-        total = self._total(loss)
-        own = [p for g in self.param_groups for p in g["params"] if p.requires_grad]
-        params = [*own, *other_leaves(total, own)]
+        total = self._summed_loss(loss)
+        own_params = [p for g in self.param_groups for p in g["params"] if p.requires_grad]
+        params = [*own_params, *other_leaves(total, own_params)]
         graph = self.graph_due
-        with explained():
+        with explain_errors():
             grads = torch.autograd.grad(total, params, create_graph=graph, allow_unused=True)
-        seen = {p: g for p, g in zip(params, grads, strict=True) if g is not None}
-        if own and not any(p in seen for p in own):
-            raise RuntimeError(NOT_REACHED)
-        hand_over(seen)
-        due = [p for g in self.param_groups if is_due(g) for p in g["params"] if p in seen]
+        gradient_of = {p: g for p, g in zip(params, grads, strict=True) if g is not None}
+        if own_params and not any(p in gradient_of for p in own_params):
+            raise RuntimeError(NO_PARAMETER_REACHED)
+        accumulate_gradients(gradient_of)
+        due = [p for g in self.param_groups if is_due(g) for p in g["params"] if p in gradient_of]
         if graph:
-            self._estimate([(p, seen[p]) for p in due], [p.grad for p in own if p in seen])
+            self._estimate_by_autograd(
+                [(p, gradient_of[p]) for p in due], [p.grad for p in own_params if p in gradient_of]
+            )
         elif self.diagonal_fn is not None:
-            # Charged as what it costs when no closed form is at hand.
-            self._count_products(sum(p.numel() for p in own if p in seen) // (self.members or 1))
-            self._set_pending(due, list(self.diagonal_fn()))
-        self._backwards += 1
-        self._hold(due)
-        free(loss)
+            # Count what the exact diagonal costs without a closed form.
+            self._count_products(
+                sum(p.numel() for p in own_params if p in gradient_of) // (self.members or 1)
+            )
+            self._add_estimate(due, list(self.diagonal_fn()))
+        self._backward_calls += 1
+        self._record_norms(due)
+        release_graph(loss)
         return None
 
-    def _sampled(self, loss: Tensor, draw: Any, share: float) -> None:
-        """The Gauss–Newton estimate; before the gradient, which frees the graph they share."""
-        if not self.curvature_due or draw is None:  # step says what is missing
+    def _estimate_gauss_newton(self, loss: Tensor, draw: Any, share: float) -> None:
+        """Make the Gauss–Newton estimate; called before the backward pass frees a shared graph."""
+        if not self.curvature_due or draw is None:  # step raises an error for a missing estimate
             return
         due = [p for g in self.param_groups if is_due(g) for p in g["params"] if p.requires_grad]
         found = gauss_newton_diagonal(draw, due, loss)
         self.curvature_cost += share  # one more gradient
-        # Never negative: with maximize it is that of the negative loss already.
-        self._set_pending(list(found), list(found.values()), signed=False)
+        # With maximize it already belongs to the negative loss, so it is not negated.
+        self._add_estimate(list(found), list(found.values()), signed=False)
 
     def estimate_curvature(self, loss: Tensor, share: float = 1.0) -> None:
-        """The curvature estimate of ``loss`` alone, the gradients being in ``.grad`` already.
+        """Estimate the curvature of ``loss`` alone; call it after the gradients are in ``.grad``.
 
         Args:
-            loss: over part of the batch the gradients are of.
-            share: which part, to count its cost: a gradient and a product of that size.
+            loss: a scalar, or ``[members]``, over a part of the batch.
+            share: share of the batch in ``loss``, to count the cost of a gradient and a product.
         """
-        own = [p for g in self.param_groups for p in g["params"] if p.grad is not None]
-        grads = torch.autograd.grad(self._total(loss), own, create_graph=True, allow_unused=True)
-        seen = {p: g for p, g in zip(own, grads, strict=True) if g is not None}
-        due = [p for g in self.param_groups if is_due(g) for p in g["params"] if p in seen]
+        own_params = [p for g in self.param_groups for p in g["params"] if p.grad is not None]
+        grads = torch.autograd.grad(
+            self._summed_loss(loss), own_params, create_graph=True, allow_unused=True
+        )
+        gradient_of = {p: g for p, g in zip(own_params, grads, strict=True) if g is not None}
+        due = [p for g in self.param_groups if is_due(g) for p in g["params"] if p in gradient_of]
         self.curvature_cost += share
-        self._estimate([(p, seen[p]) for p in due], _gradients(own), share)
-        self._hold(due)
-        free(loss)
+        self._estimate_by_autograd(
+            [(p, gradient_of[p]) for p in due], _gradients(own_params), share
+        )
+        self._record_norms(due)
+        release_graph(loss)
 
-    def _evaluate(self, closure: Callable[[], Any]) -> Any:
+    def _call_closure(self, closure: Callable[[], Any]) -> Any:
         if not (self.hessian_due and self.hvp == "finite_difference"):
             return closure()
-        return self._differences(closure)
+        return self._estimate_by_differences(closure)
 
     def _backward_closure(self, closure: Callable[[], Tensor]) -> Tensor:
-        """Gradient, and curvature if it is due, of a closure that does not differentiate."""
+        """Do ``backward`` for a closure that returns the loss without differentiating it."""
         if not (self.hessian_due and self.hvp == "finite_difference"):
             with self.forward_context():
                 loss = closure()
             value = loss.detach()
             self.backward(loss)
             return value
-        own = [p for g in self.param_groups for p in g["params"] if p.requires_grad]
+        own_params = [p for g in self.param_groups for p in g["params"] if p.requires_grad]
 
         def gradient() -> Tensor:
             loss = closure()
-            self._total(loss).backward()  # adds to what is there, which ranks then average too
+            self._summed_loss(loss).backward()  # accumulates, so that DDP averages the sum
             return loss.detach()
 
-        found: Tensor = self._differences(gradient)
-        self._backwards += 1
-        self._hold([p for p in own if p in self._pending])
-        return found
+        detached_loss: Tensor = self._estimate_by_differences(gradient)
+        self._backward_calls += 1
+        self._record_norms([p for p in own_params if p in self._pending_estimates])
+        return detached_loss
 
-    def _differences(self, gradient: Callable[[], Any]) -> Any:
-        """Hv = (g(θ + εv) − g(θ)) / ε, see :func:`.finite_differences.difference`."""
+    def _estimate_by_differences(self, gradient: Callable[[], Any]) -> Any:
+        """Estimate with Hv = (g(θ + εv) − g(θ)) / ε (:func:`.finite_differences.difference`)."""
         backwards: list[int] = []
 
         def evaluate() -> Any:
             loss = gradient()
-            backwards.append(self._backwards)
+            backwards.append(self._backward_calls)
             return loss
 
-        own = [p for g in self.param_groups for p in g["params"]]
+        own_params = [p for g in self.param_groups for p in g["params"]]
         due = [p for g in self.param_groups if is_due(g) for p in g["params"] if p.requires_grad]
-        kept, stream = dict(self._probe), self._generator.state_dict()
+        saved_probe, generator_state = dict(self._probe), self._generator.state_dict()
 
         def make_probe(params: Tensors) -> Tensors:
-            self._probe.update(kept)
-            self._generator.load_state_dict(stream)
-            return self._make_probe(params, [p.grad for p in own if p.grad is not None])
+            self._probe.update(saved_probe)
+            self._generator.load_state_dict(generator_state)
+            return self._make_probe(params, [p.grad for p in own_params if p.grad is not None])
 
-        self._start = Point.of(own)
+        self._start_point = Point.of(own_params)
         try:
-            found = difference(
+            result = difference(
                 evaluate,
-                self._start,
+                self._start_point,
                 due,
                 make_probe,
                 self._step_size,
                 gradient_first=self.param_groups[0]["probe"] in MOMENTUM_PROBES,
                 buffers=() if self.buffers is None else self.buffers(),
-                check=not self._checked,
+                check=not self._same_batch_checked,
             )
         finally:
-            self._start = None
-        if found is None:  # wrappers hand over an empty closure where the user gave none
-            self._generator.load_state_dict(stream)
+            self._start_point = None
+        if result is None:  # some wrappers pass an empty closure if the user gave none
+            self._generator.load_state_dict(generator_state)
             return None
-        self._checked |= found.checked
-        self._backwards = backwards[0]  # the second evaluation is charged below
+        self._same_batch_checked |= result.checked
+        self._backward_calls = backwards[0]  # the second evaluation is counted below
         if len(backwards) > 1:
             self.hvp_count += 1
             self.curvature_cost += 1  # one more gradient
-        product = found.product
+        product = result.product
         if self.estimates_diagonal:
-            product = [v * h for v, h in zip(found.probe, product, strict=True)]
-        self._probe.update(zip(found.params, found.probe, strict=True))
-        self._set_pending(found.params, product)
-        self._hold(found.params)
-        return found.loss
+            product = [v * h for v, h in zip(result.probe, product, strict=True)]
+        self._probe.update(zip(result.params, result.probe, strict=True))
+        self._add_estimate(result.params, product)
+        self._record_norms(result.params)
+        return result.loss
 
     def _step_size(self, params: Tensors, probe: Tensors) -> list[Tensor]:
-        """ε of :func:`.finite_differences.step_length`, shaped to multiply each tensor."""
+        """ε of :func:`.finite_differences.step_length`, broadcastable to each tensor."""
         size = step_length(self._norm(params), self._norm(probe), params[0].dtype)
         return self._expand(size, params)
 
     @torch.no_grad()
     def _average_over_ranks(self) -> None:
-        """The mean of the ranks' estimates, as DistributedDataParallel has that of gradients."""
+        """Average the estimates over the ranks, as DistributedDataParallel averages gradients."""
         needed = (*HESSIAN_SOURCES, "gauss_newton")
         if not self._ranks.active or self.param_groups[0]["curvature"] not in needed:
             return
         due = [p for g in self.param_groups if is_due(g) for p in g["params"] if p.requires_grad]
         differences = self.hessian_due and self.hvp == "finite_difference"
         if not due or (differences and any(map(is_sharded, due))):
-            return  # each rank has its own shard, of a difference of reduced gradients
+            return  # FSDP has reduced both gradients, and each rank owns its shard
         reached = [p.grad is not None for p in due]
-        self._ranks.check(self._estimated, reached, due[0].device)
-        if self._estimated:  # else the step says what is missing
-            # The same parameters on every rank, also of those that this rank's loss left out.
-            estimates = [self._pending.get(p, torch.zeros_like(p)) for p in due]
-            self._pending = dict(zip(due, self._ranks.mean(estimates), strict=True))
+        self._ranks.check(self._has_estimate, reached, due[0].device)
+        if self._has_estimate:  # otherwise the step raises an error
+            # Every rank must reduce the same parameters, also those that its loss does not reach.
+            estimates = [self._pending_estimates.get(p, torch.zeros_like(p)) for p in due]
+            self._pending_estimates = dict(zip(due, self._ranks.mean(estimates), strict=True))
 
-    def _estimate(
+    def _estimate_by_autograd(
         self, due: list[tuple[Tensor, Tensor]], all_grads: list[Tensor], share: float = 1.0
     ) -> None:
-        """Hessian-vector product along the probe; the gradient's graph is freed by it."""
+        """Estimate with a Hessian-vector product, which frees the gradient's graph."""
         params, gradients = [p for p, _ in due], [g for _, g in due]
         exact = self.param_groups[0]["curvature"] == "exact"
 
         def hvp(v: Sequence[Tensor]) -> list[Tensor]:
             self._count_products(1, share)
-            with explained(), without_hooks(params):
+            with explain_errors(), without_hooks(params):
                 return hessian_vector_product(gradients, params, v, keep_graph=exact)
 
         if exact:
-            self._set_pending(params, exact_diagonal(hvp, params, self.members))
+            self._add_estimate(params, exact_diagonal(hvp, params, self.members))
             return
         probe = self._make_probe(params, all_grads)
         self._probe.update(zip(params, probe, strict=True))
         product = hvp(probe)
         if self.estimates_diagonal:
             product = [v * h for v, h in zip(probe, product, strict=True)]
-        self._set_pending(params, product)
+        self._add_estimate(params, product)
 
     def _before_step(self) -> None:
         self._average_over_ranks()
@@ -341,39 +345,41 @@ class CurvatureEstimation(CurvatureState):
         super()._before_step()
 
     def _scale_curvature(self) -> None:
-        """As the gradient was since ``backward``, or will be."""
-        # Also where nothing says that the gradient was touched: GradScaler does not.
-        for p, norm in self._held.items():
-            if p in self._pending and p.grad is not None:
+        """Scale the estimate by the factor that scaled the gradient or will clip it."""
+        # Compare norms, because some tools (GradScaler) rescale gradients without notice.
+        for p, norm in self._recorded_norms.items():
+            if p in self._pending_estimates and p.grad is not None:
                 factor = torch.where(norm > 0, self._tensor_norm(p.grad) / norm, 1.0)
-                self._pending[p] = self._pending[p] * self._expand(factor, [p])[0]
+                self._pending_estimates[p] = (
+                    self._pending_estimates[p] * self._expand(factor, [p])[0]
+                )
         limit = self.param_groups[0]["max_grad_norm"]
-        if limit is not None and self._pending:
+        if limit is not None and self._pending_estimates:
             grads = [p.grad for g in self.param_groups for p in g["params"] if p.grad is not None]
             factor = self._clip_factor(grads, limit)
-            for p, c in self._pending.items():
-                self._pending[p] = c * self._expand(factor, [c])[0]
+            for p, c in self._pending_estimates.items():
+                self._pending_estimates[p] = c * self._expand(factor, [c])[0]
 
-    def _curvature(self, source: str, params: Tensors, grads: Tensors) -> Tensors:
+    def _curvature_from_source(self, source: str, params: Tensors, grads: Tensors) -> Tensors:
         if source == "squared_gradient":
             return [g * g for g in grads]
         if source == "constant":
             return [torch.ones_like(g) for g in grads]
-        if not self._pending:
-            ways = "call optimizer.backward(loss) instead of loss.backward()"
+        if not self._pending_estimates:
+            remedy = "call optimizer.backward(loss) instead of loss.backward()"
             if source == "gauss_newton":
-                ways = NO_LABELS
+                remedy = MISSING_LABELS
             elif self.hvp != "autograd":
-                ways = (
+                remedy = (
                     "hvp='finite_difference' needs a closure: optimizer.step(closure), "
                     "where closure() calls backward and returns the loss"
                 )
-            raise RuntimeError(f"curvature is due at this step, but no estimate was made: {ways}")
-        # A parameter that the loss did not reach has no curvature.
-        missing = [p for p in params if p not in self._pending]
-        estimate = {**{p: torch.zeros_like(p) for p in missing}, **self._pending}
+            raise RuntimeError(f"curvature is due at this step, but no estimate was made: {remedy}")
+        # A parameter that the loss does not reach has zero curvature.
+        missing = [p for p in params if p not in self._pending_estimates]
+        estimate = {**{p: torch.zeros_like(p) for p in missing}, **self._pending_estimates}
         position = {p: i for i, p in enumerate(q for g in self.param_groups for q in g["params"])}
-        rung = degrade(
+        rung = apply_source(
             source,
             list(estimate.values()),
             positions=[position[p] for p in estimate],
@@ -385,5 +391,5 @@ class CurvatureEstimation(CurvatureState):
 
 
 def is_due(group: dict[str, Any]) -> bool:
-    """Whether the coming step refreshes the curvature of the parameter group."""
+    """Whether the next step refreshes the curvature of the parameter group."""
     return bool(group["step"] % group["update_period"] == 0)

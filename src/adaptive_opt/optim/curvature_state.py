@@ -1,4 +1,4 @@
-"""What an optimizer that estimates curvature keeps: probes, the estimate for the coming step."""
+"""State of an optimizer that estimates curvature: probe generators and pending estimates."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ __all__ = ["CurvatureState"]
 
 
 class CurvatureState(EnsembleOptimizer):
-    """An optimizer with random streams of probes and an estimate that waits for ``step``.
+    """Optimizer with probe generators and an estimate that is kept until ``step``.
 
     Args:
-        seed: of the probes; for an ensemble one seed for each member.
-        members: size of the ensemble.
-        **rest: of :class:`.base.EnsembleOptimizer`.
+        seed: seed of the probes; for an ensemble one seed for each member.
+        members: ensemble size; None: a single model.
+        **rest: see :class:`.base.EnsembleOptimizer`.
 
     Raises:
-        ValueError: another number of seeds than of members.
+        ValueError: the number of seeds is not the number of members.
     """
 
     extras = ("probe_state", "last_estimate")
     _ranks: Ranks
-    _estimated = False
-    """Whether an estimate was made for the coming step."""
-    _start: Point | None = None
-    """Gradients before a finite difference, while it is made."""
+    _has_estimate = False
+    """Whether an estimate was made for the next step."""
+    _start_point: Point | None = None
+    """Gradients and random state before a finite difference; None at other times."""
 
     def __init__(
         self, *args: Any, seed: int | Sequence[int], members: int | None, **rest: Any
@@ -48,39 +48,41 @@ class CurvatureState(EnsembleOptimizer):
         if self._generator.members != members:
             raise ValueError(f"{len(seeds)} seeds for an ensemble of {members}")
         self._permutation = Permutation(seeds)
-        self._pending: dict[Tensor, Tensor] = {}
+        self._pending_estimates: dict[Tensor, Tensor] = {}
         self._probe: dict[Tensor, Tensor] = {}
-        self._held: dict[Tensor, Tensor] = {}
+        self._recorded_norms: dict[Tensor, Tensor] = {}
         self._last_estimate: dict[str, Tensor] = {}
         super().__init__(*args, members=members, **rest)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Forget the gradients, and the curvature that came with them."""
+        """Clear the gradients and the curvature estimates that belong to them."""
         super().zero_grad(set_to_none)
-        if self._start is not None:
-            self._start.forget_gradients()
+        if self._start_point is not None:
+            self._start_point.forget_gradients()
 
-    def _forget(self) -> None:
-        super()._forget()
-        self._pending.clear()
-        self._estimated = False
+    def _clear_step_state(self) -> None:
+        super()._clear_step_state()
+        self._pending_estimates.clear()
+        self._has_estimate = False
         self._probe.clear()
-        self._held.clear()
+        self._recorded_norms.clear()
 
     @torch.no_grad()
-    def _hold(self, due: Tensors) -> None:
-        """Remember the gradients as they are now, to see whether they are scaled later."""
+    def _record_norms(self, due: Tensors) -> None:
+        """Record the gradients' norms, to find out at ``step`` whether they were scaled."""
         for p in due:
             if p.grad is not None:
-                self._held[p] = self._tensor_norm(p.grad)
+                self._recorded_norms[p] = self._tensor_norm(p.grad)
 
-    def _set_pending(self, params: Tensors, estimate: Tensors, *, signed: bool = True) -> None:
-        self._estimated = True
+    def _add_estimate(self, params: Tensors, estimate: Tensors, *, signed: bool = True) -> None:
+        self._has_estimate = True
         groups = [g for g in self.param_groups if g["maximize"] and signed]
         flipped = {p for g in groups for p in g["params"]}
         for p, c in zip(params, estimate, strict=True):
             c = -c.detach() if p in flipped else c.detach()
-            self._pending[p] = self._pending[p] + c if p in self._pending else c
+            self._pending_estimates[p] = (
+                self._pending_estimates[p] + c if p in self._pending_estimates else c
+            )
 
     @torch.no_grad()
     def _make_probe(self, params: Tensors, all_grads: list[Tensor]) -> Tensors:
@@ -94,7 +96,7 @@ class CurvatureState(EnsembleOptimizer):
         return [self._momentum_probe(p, clip) for p in params]
 
     def _momentum_probe(self, p: Tensor, clip: float | Tensor) -> Tensor:
-        """``−ρ sign(m)`` with this step's m, or ``−(ρ/k) Σ sign(m)`` over the last k steps."""
+        """``−ρ sign(m)`` with m of this step, or ``−(ρ/k) Σ sign(m)`` over the last k steps."""
         group = next(g for g in self.param_groups if any(p is q for q in g["params"]))
         state = self.state[p]
         m = torch.zeros_like(p) if "momentum" not in state else state["momentum"].clone()
@@ -113,8 +115,8 @@ class CurvatureState(EnsembleOptimizer):
         return direction
 
     def _extras(self) -> dict[str, Any]:
-        # Probes as text: torch.distributed.checkpoint wants all tensors on one device, and every
-        # list of one length.
+        # As text, because torch.distributed.checkpoint requires all tensors on one device and
+        # all lists of the same length.
         probes = json.dumps(self._generator.state_dict())
         return {"probe_state": probes, "last_estimate": dict(self._last_estimate)}
 
@@ -129,15 +131,15 @@ class CurvatureState(EnsembleOptimizer):
         last = extras["last_estimate"] or {}
         self._last_estimate = {name: value.to(device) for name, value in last.items()}
 
-    def _initialize(self) -> None:
-        super()._initialize()
+    def _create_state(self) -> None:
+        super()._create_state()
         first = self.param_groups[0]["params"][0]
         shape = () if self.members is None else (self.members,)
         zero = torch.zeros(shape, dtype=first.dtype, device=first.device)
         self._last_estimate = dict.fromkeys(STATISTICS, zero)
 
     def __getstate__(self) -> dict[str, Any]:
-        names = ("_permutation", "diagonal_fn", "hvp", "buffers", "_ranks", "_checked")
+        names = ("_permutation", "diagonal_fn", "hvp", "buffers", "_ranks", "_same_batch_checked")
         extra = {name: getattr(self, name) for name in names}
         return {**super().__getstate__(), **extra, "_generator": self._generator.state_dict()}
 
@@ -147,5 +149,5 @@ class CurvatureState(EnsembleOptimizer):
             seeds = saved["seeds"]
             self._generator = ProbeGenerator(seeds[0] if saved["members"] is None else seeds)
             self._generator.load_state_dict(saved)
-            self._pending, self._probe, self._held = {}, {}, {}
+            self._pending_estimates, self._probe, self._recorded_norms = {}, {}, {}
         super().__setstate__(state)

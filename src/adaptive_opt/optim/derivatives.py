@@ -13,22 +13,22 @@ from torch.autograd.graph import GradientEdge
 from .base import check_dense
 
 __all__ = [
-    "NOT_REACHED",
-    "explained",
-    "free",
-    "hand_over",
+    "NO_PARAMETER_REACHED",
+    "accumulate_gradients",
+    "explain_errors",
     "hessian_vector_product",
     "other_leaves",
-    "share_a_graph",
+    "release_graph",
+    "shares_graph",
 ]
 
-NOT_REACHED = (
-    "the loss reaches no parameter of this optimizer, so there is no curvature. Under FSDP the "
-    "parameters of the forward pass are others: use hvp='finite_difference' and "
+NO_PARAMETER_REACHED = (
+    "the loss does not depend on any parameter of this optimizer, so there is no curvature. FSDP "
+    "uses other tensors in the forward pass: use hvp='finite_difference' and "
     "optimizer.step(closure)"
 )
 
-NO_SECOND_DERIVATIVE = (
+DOUBLE_BACKWARD_ERRORS = (
     "not implemented",
     "double backward",
     "double backwards",
@@ -39,7 +39,7 @@ NO_SECOND_DERIVATIVE = (
     "check_random_bounds",
     "aot_autograd",
 )
-"""Parts of PyTorch's errors where something cannot be differentiated twice."""
+"""Parts of PyTorch's error messages for operations that cannot be differentiated twice."""
 
 
 def hessian_vector_product(
@@ -49,16 +49,16 @@ def hessian_vector_product(
     *,
     keep_graph: bool = False,
 ) -> list[Tensor]:
-    """``H v`` by reverse over reverse, about the cost of two gradients.
+    """``H v`` by reverse-over-reverse differentiation, at the cost of about two gradients.
 
     Args:
-        gradients: of the loss with respect to ``params``, with their graph.
-        params: what was differentiated by.
-        vector: v, shaped like ``params``.
-        keep_graph: for another product with the same H; else the graph is freed.
+        gradients: gradients of the loss with respect to ``params``, with their graph.
+        params: the parameters.
+        vector: v, one tensor for each parameter, of its shape.
+        keep_graph: keep the graph for another product; default False: free it.
 
     Returns:
-        One tensor for each parameter, zero where the gradient does not depend on it.
+        One tensor for each parameter; zeros where the gradient does not depend on it.
 
     Source: Pearlmutter, *Fast exact multiplication by the Hessian* (1994).
 
@@ -82,7 +82,9 @@ def hessian_vector_product(
 
 
 def other_leaves(total: Tensor, own: Sequence[Tensor]) -> list[Tensor]:
-    """Leaves of a loss's graph that are not in ``own``; ``loss.backward()`` reaches them too.
+    """Leaf tensors in the graph of a loss that are not in ``own``.
+
+    ``loss.backward()`` computes their gradients too.
 
     Example:
         >>> p, q = torch.ones(2, requires_grad=True), torch.ones(2, requires_grad=True)
@@ -98,13 +100,13 @@ def other_leaves(total: Tensor, own: Sequence[Tensor]) -> list[Tensor]:
     return leaves
 
 
-def share_a_graph(a: Tensor | GradientEdge, b: Tensor) -> bool:
-    """Whether two outputs come from the same forward pass, or from a part of it.
+def shares_graph(a: Tensor | GradientEdge, b: Tensor) -> bool:
+    """Whether the graphs of two outputs have a node in common, besides leaves.
 
     Example:
         >>> p = torch.ones(2, requires_grad=True)
         >>> q = p * 2
-        >>> share_a_graph(q.sum(), q.square().sum()), share_a_graph(q.sum(), (p * 2).sum())
+        >>> shares_graph(q.sum(), q.square().sum()), shares_graph(q.sum(), (p * 2).sum())
         (True, False)
     """
     inner = [{n for n in _nodes(t) if not hasattr(n, "variable")} for t in (a, b)]
@@ -112,7 +114,7 @@ def share_a_graph(a: Tensor | GradientEdge, b: Tensor) -> bool:
 
 
 def _nodes(total: Tensor | GradientEdge) -> Iterator[Any]:
-    """Of a tensor's graph, those of the leaves too."""
+    """All nodes of a graph, including those of the leaves."""
     root = total.grad_fn if isinstance(total, Tensor) else total.node
     stack, visited = [root], {root}
     while stack:
@@ -125,37 +127,40 @@ def _nodes(total: Tensor | GradientEdge) -> Iterator[Any]:
 
 
 @contextmanager
-def explained() -> Iterator[None]:
-    """PyTorch's errors about second derivatives, with the ways out.
+def explain_errors() -> Iterator[None]:
+    """Replace PyTorch's errors about second derivatives by one that names alternatives.
 
     Raises:
-        RuntimeError: in place of one that says that something cannot be differentiated twice.
+        RuntimeError: an operation cannot be differentiated twice.
     """
     try:
         yield
     except (RuntimeError, NotImplementedError) as error:
-        said = str(error).split("\n")[0]
-        if not any(part in str(error) for part in NO_SECOND_DERIVATIVE):
+        message = str(error).split("\n")[0]
+        if not any(part in str(error) for part in DOUBLE_BACKWARD_ERRORS):
             raise
         raise RuntimeError(
-            f"adaptive_opt: this model has no second derivative here ({said[:160]}). Run its "
+            f"adaptive_opt: this model has no second derivative here ({message[:160]}). Run its "
             "forward pass inside optimizer.forward_context() (attention), or use "
             "hvp='finite_difference' with optimizer.step(closure) (compiled models, fused or "
             "custom kernels, CTC, reentrant checkpointing), or curvature='squared_gradient'."
         ) from error
 
 
-def hand_over(gradients: Mapping[Tensor, Tensor]) -> None:
-    """Accumulate gradients into their leaves as ``loss.backward()`` does, hooks included.
+def accumulate_gradients(gradients: Mapping[Tensor, Tensor]) -> None:
+    """Accumulate gradients into ``.grad`` and run hooks, as ``loss.backward()`` does.
 
-    Hooks on the accumulation run, DistributedDataParallel's reducer among them. Hooks on the
-    tensors ran when the gradients were made and are kept from running again.
+    Hooks on the accumulation run, including the reducer of DistributedDataParallel. Hooks on the
+    tensors do not: they ran when the gradients were computed.
 
     Args:
-        gradients: by leaf.
+        gradients: the gradient of each leaf.
+
+    Raises:
+        TypeError: a gradient is sparse or complex.
     """
     check_dense(gradients.values())
-    # Copies: a reducer writes into what it is given, and the graph still needs the originals.
+    # Pass copies: a reducer writes into its input, and the graph still needs the originals.
     copies = [g.detach().clone() for g in gradients.values()]
     with without_hooks(gradients):
         torch.autograd.backward(list(gradients), copies)
@@ -163,12 +168,12 @@ def hand_over(gradients: Mapping[Tensor, Tensor]) -> None:
 
 @contextmanager
 def without_hooks(tensors: Iterable[Tensor]) -> Iterator[None]:
-    """Hooks on these tensors do not run inside.
+    """Context in which the hooks on some tensors do not run.
 
     Args:
-        tensors: whose hooks ran when their gradients were made, and are part of these.
+        tensors: tensors whose hooks have already changed their gradients.
     """
-    # The only list of them that PyTorch has; emptied and filled, it stays the same object.
+    # Empty and refill PyTorch's own dict, because autograd holds a reference to it.
     hooked = [h for p in tensors if (h := getattr(p, "_backward_hooks", None))]
     kept = [dict(hooks) for hooks in hooked]
     for hooks in hooked:
@@ -180,7 +185,7 @@ def without_hooks(tensors: Iterable[Tensor]) -> Iterator[None]:
             hooks.update(saved)
 
 
-def free(loss: Tensor) -> None:
-    """Let the graph go that ``loss``, if the caller holds on to it, would keep alive."""
+def release_graph(loss: Tensor) -> None:
+    """Detach ``loss``, so that keeping it does not keep its graph in memory."""
     if not loss._is_view():
         loss.detach_()

@@ -1,16 +1,14 @@
 """Convolution, batch normalisation and cross-entropy with a fast second derivative.
 
 A Hessian-vector product differentiates the backward pass of a network. PyTorch composes the
-derivative of a convolution's backward from slices and transposes, that of batch
-normalisation from some thirty reductions, that of cross-entropy from a dozen passes over the
-logits; all take several times what they need. Here they are written with the kernels that
-the first derivative uses, or in closed form. The values are the same up to rounding; third
-derivatives are not needed and not supported.
+second derivative of a convolution from slices and transposes, that of batch normalisation from
+some thirty reductions, and that of cross-entropy from a dozen passes over the logits. Here they
+use the kernels of the first derivative, or closed forms, and take a fraction of the time. Values
+are equal up to rounding. Third derivatives are not supported.
 
-Inside :class:`FastDoubleBackward` calls of ``conv1d``, ``conv2d``, ``conv3d``, of
-``batch_norm`` in training mode and of ``cross_entropy`` of classes, whoever makes them, take
-these implementations. The optimizers' ``forward_context()`` enters it where a second
-derivative is due.
+Inside :class:`FastDoubleBackward` all calls of ``conv1d``, ``conv2d``, ``conv3d``, of
+``batch_norm`` in training mode and of ``cross_entropy`` with class labels use these
+implementations. The optimizers' ``forward_context()`` enters it when a second derivative is due.
 """
 
 from __future__ import annotations
@@ -33,7 +31,7 @@ _batch_norm_backward = torch.ops.aten.native_batch_norm_backward
 
 
 class _Convolution(Function):
-    """``y = x ∗ w`` (cross-correlation), any number of dimensions, without bias."""
+    """``y = x ∗ w`` (cross-correlation), without bias, in any number of dimensions."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, w: Tensor, geometry: tuple[Any, ...]) -> Any:
@@ -50,11 +48,10 @@ class _Convolution(Function):
 
 
 class _ConvolutionBackward(Function):
-    """Gradients of the convolution; bilinear in (gy, w) and (gy, x).
+    """Gradients gx, bilinear in (gy, w), and gw, bilinear in (gy, x).
 
-    With cotangents a of gx and b of gw the derivatives are again a convolution and a
-    backward pass of one: of gy, ``a ∗ w + x ∗ b``; of x and w, the gradients at input a and
-    weight b.
+    For cotangents a of gx and b of gw, the derivative by gy is ``a ∗ w + x ∗ b``. Those by x and
+    w are the gradients of a convolution with input a and weight b.
     """
 
     @staticmethod
@@ -91,9 +88,9 @@ class _ConvolutionBackward(Function):
 
 
 class _BatchNorm(Function):
-    """Batch normalisation over all dimensions but the second, with batch statistics.
+    """Batch normalisation with batch statistics, over all dimensions but the second.
 
-    ``y = γ x̂ + β``, ``x̂ = (x − μ) r``, ``r = (σ² + ε)^(−1/2)``; running statistics are
+    ``y = γ x̂ + β``, ``x̂ = (x − μ) r``, ``r = (σ² + ε)^(−1/2)``. Running statistics are
     updated in place.
     """
 
@@ -124,17 +121,17 @@ class _BatchNorm(Function):
 class _BatchNormBackward(Function):
     """Gradients of batch normalisation.
 
-    With M(·) the mean over a channel of n values:
+    With M(·) the mean over the n values of a channel:
     ``gx = γ r (gy − M(gy) − x̂ M(gy x̂))``, ``gγ = n M(gy x̂)``, ``gβ = n M(gy)``.
     For cotangents G of gx, a of gγ and b of gβ the derivatives are
 
-        of gy:  γ r (G − M(G) − x̂ M(G x̂)) + a x̂ + b
-        of γ:   r n s,   s = M(G gy) − M(G) M(gy) − M(G x̂) M(gy x̂)
-        of x:   r (q − M(q) − x̂ (M(q x̂) + γ r s)),
+        by gy:  γ r (G − M(G) − x̂ M(G x̂)) + a x̂ + b
+        by γ:   r n s,   s = M(G gy) − M(G) M(gy) − M(G x̂) M(gy x̂)
+        by x:   r (q − M(q) − x̂ (M(q x̂) + γ r s)),
                 q = (a − γ r M(G x̂)) gy − γ r M(gy x̂) G
 
-    of which the first, and the means in it, are one call of the kernel of the first
-    derivative. From differentiating gx and its statistics by hand.
+    The kernel of the first derivative computes the first term by gy and the means in it. The
+    formulae result from differentiating gx and its statistics by hand.
     """
 
     @staticmethod
@@ -163,10 +160,10 @@ class _BatchNormBackward(Function):
         m_gx, m_g, m_yx, m_y = n_gx / n, n_g / n, gw / n, gb / n
         s = _channel_sum(g * gy) / n - m_g * m_y - m_gx * m_yx
         by_gamma = torch.zeros_like(mean) if a is None else a
-        p = by_gamma - scale * m_gx  # of gy in q
+        p = by_gamma - scale * m_gx  # factor of gy in q
         m_q = p * m_y - scale * m_yx * m_g
         m_qx = p * m_yx - scale * m_yx * m_gx
-        # x̂ = (x − μ) r enters both results as one factor of x and one constant a channel.
+        # x̂ = (x − μ) r adds to both results a multiple of x and a constant for each channel.
         slope = invstd * (m_qx + scale * s)
         of_x = gy * _wide(invstd * p, x)
         of_x.addcmul_(g, _wide(-invstd * scale * m_yx, x))
@@ -183,9 +180,9 @@ class _BatchNormBackward(Function):
 
 
 class _CrossEntropy(Function):
-    """``Σ_i w_i (logΣexp(z_i) − z_i[y_i])`` for logits z ``[n, classes]``, classes y ``[n]``.
+    """``Σ_i w_i (logΣexp(z_i) − z_i[y_i])`` for logits z ``[n, classes]``, labels y ``[n, 1]``.
 
-    With weights w ``[n, 1]``: 1/n, or 0 where a row is to be ignored.
+    The weights w ``[n, 1]`` are 0 for ignored rows, and 1 / (number of other rows) else.
     """
 
     @staticmethod
@@ -202,15 +199,15 @@ class _CrossEntropy(Function):
 class _CrossEntropyBackward(Function):
     """``gz = g w (p − e_y)`` with p the softmax of z.
 
-    With a cotangent a of gz: of g, ``Σ_i w_i (a·p − a_y)``; of z, ``g w p (a − a·p)``, the
-    dot being each row's.
+    For a cotangent a of gz the derivative by g is ``Σ_i w_i (a·p − a_y)``, and that by z is
+    ``g w p (a − a·p)``, with dot products of rows.
     """
 
     @staticmethod
     def forward(
         ctx: Any, g: Tensor, logits: Tensor, log_p: Tensor, targets: Tensor, weights: Tensor
     ) -> Any:
-        del logits  # an input for its derivative's sake
+        del logits  # an input only because backward returns its derivative
         p = log_p.exp()
         ctx.save_for_backward(g, p, targets, weights)
         scale = g * weights
@@ -230,7 +227,7 @@ class _CrossEntropyBackward(Function):
 def _kernel(
     gy: Tensor, x: Tensor, weight: Tensor | None, mean: Tensor, invstd: Tensor, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    # A weight of ones where there is none: the kernel then also returns the two sums.
+    # A missing weight is replaced by ones, so that the kernel also returns the two sums.
     weight = torch.ones_like(mean) if weight is None else weight
     gx, gw, gb = _batch_norm_backward(
         gy, x, weight, None, None, mean, invstd, True, eps, [True, True, True]
@@ -239,19 +236,19 @@ def _kernel(
 
 
 def _wide(channel: Tensor, like: Tensor) -> Tensor:
-    """``[C]`` as ``[1, C, 1, …]``."""
+    """Reshape ``[C]`` to ``[1, C, 1, …]``."""
     return channel.view(1, -1, *[1] * (like.ndim - 2))
 
 
 def _channel_sum(t: Tensor) -> Tensor:
-    """Sum over all but the second dimension; rows first, which memory order makes fast."""
+    """Sum over all but the second dimension; fast for channels-last tensors too."""
     if t.ndim == 4 and t.is_contiguous(memory_format=torch.channels_last):
         return t.permute(0, 2, 3, 1).reshape(-1, t.shape[1]).sum(0)
     return t.sum([d for d in range(t.ndim) if d != 1])
 
 
 class FastDoubleBackward(TorchFunctionMode):
-    """Within it the operations of this module take the place of torch's.
+    """Context manager that replaces torch's operations by those of this module.
 
     Example:
         >>> x = torch.randn(2, 1, 5, 5, dtype=torch.float64)
@@ -272,7 +269,7 @@ class FastDoubleBackward(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         replacement = _REPLACEMENTS.get(func)
-        # torch.func's transforms (vmap over an ensemble) need torch's own.
+        # torch.func's transforms (vmap over an ensemble) need torch's operations.
         if replacement is not None and torch._C._functorch.peek_interpreter_stack() is None:
             result = replacement(*args, **kwargs)
             if result is not None:
@@ -282,7 +279,7 @@ class FastDoubleBackward(TorchFunctionMode):
 
 def _fast_convolution(dimensions: int) -> Any:
     def convolve(
-        input: Tensor,  # noqa: A002 - torch's name, which callers may use
+        input: Tensor,  # noqa: A002 - same name as in torch
         weight: Tensor,
         bias: Tensor | None = None,
         stride: Any = 1,
@@ -291,7 +288,7 @@ def _fast_convolution(dimensions: int) -> Any:
         groups: int = 1,
     ) -> Tensor | None:
         if isinstance(padding, str) or input.ndim != dimensions + 2 or not weight.requires_grad:
-            return None  # to torch's own
+            return None  # use torch's operation
         each = [_tuple(v, dimensions) for v in (stride, padding, dilation)]
         geometry = (*each, False, [0] * dimensions, groups)
         input, weight, bias = (_autocast(t) for t in (input, weight, bias))  # noqa: A001
@@ -302,7 +299,7 @@ def _fast_convolution(dimensions: int) -> Any:
 
 
 def _autocast(tensor: Any) -> Any:
-    """In the precision of autocast, which the derivatives then have, too; they run outside it."""
+    """Cast as autocast would, because backward passes run outside autocast."""
     if tensor is None or tensor.dtype == torch.float64 or not tensor.is_floating_point():
         return tensor
     device = tensor.device.type
@@ -317,7 +314,7 @@ def _tuple(value: Any, dimensions: int) -> list[int]:
 
 
 def _fast_batch_norm(
-    input: Tensor,  # noqa: A002 - torch's name, which callers may use
+    input: Tensor,  # noqa: A002 - same name as in torch
     running_mean: Tensor | None,
     running_var: Tensor | None,
     weight: Tensor | None = None,
@@ -327,14 +324,14 @@ def _fast_batch_norm(
     eps: float = 1e-5,
 ) -> Tensor | None:
     if not training or input.numel() == input.shape[1]:
-        return None  # to torch's own, which refuses one value a channel
+        return None  # use torch's operation, which raises an error for one value per channel
     running = (running_mean, running_var)
     y: Tensor = _BatchNorm.apply(input, weight, bias, running, momentum, eps)
     return y
 
 
 def _fast_cross_entropy(
-    input: Tensor,  # noqa: A002 - torch's name, which callers may use
+    input: Tensor,  # noqa: A002 - same name as in torch
     target: Tensor,
     weight: Tensor | None = None,
     size_average: bool | None = None,
@@ -347,7 +344,7 @@ def _fast_cross_entropy(
     exact = input.dtype in (torch.float32, torch.float64)
     changed = (weight, size_average, reduce) != (None, None, None) or label_smoothing
     if not (classes and exact) or changed or reduction != "mean":
-        return None  # to torch's own
+        return None  # use torch's operation
     kept = (target != ignore_index)[:, None]
     weights = kept.to(input.dtype) / kept.sum()
     y: Tensor = _CrossEntropy.apply(input, torch.where(kept, target[:, None], 0), weights)
@@ -365,6 +362,6 @@ _REPLACEMENTS = {
 
 @contextmanager
 def twice_differentiable() -> Iterator[None]:
-    """Around a forward pass: attention by its formula, and :class:`FastDoubleBackward`."""
+    """Context for a forward pass: math attention kernel and :class:`FastDoubleBackward`."""
     with sdpa_kernel(SDPBackend.MATH), FastDoubleBackward():
         yield

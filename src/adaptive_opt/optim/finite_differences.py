@@ -1,8 +1,8 @@
 """Hessian-vector products by a difference of two gradients.
 
-Peak memory is that of one gradient plus one copy of the parameters: the shifted gradient is
-taken first, its parameters are put back before the other one, and the probe is drawn a second
-time instead of being kept. A probe that depends on the gradient takes one more copy.
+Peak memory is one gradient plus one copy of the parameters: the shifted gradient is computed
+first, the parameters are restored before the second one, and the probe is drawn again instead
+of being kept. A probe that depends on the gradient takes one more copy.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ import torch
 from torch import Tensor
 
 from .base import check_dense
-from .derivatives import NOT_REACHED
+from .derivatives import NO_PARAMETER_REACHED
 
 __all__ = ["Difference", "Point", "check_same_batch", "difference", "step_length"]
 
 FRACTION = 0.05
-"""c of :func:`step_length`."""
+"""The factor c of :func:`step_length`."""
 
 Probe = Callable[[list[Tensor]], list[Tensor]]
 
 
 @dataclass
 class Point:
-    """What an evaluation starts from: gradients and the random state.
+    """Gradients and random state before an evaluation.
 
     Attributes:
-        gradients: by parameter, None where there is none.
-        random: the states of the generators.
-        devices: whose generators they are, after the CPU's.
+        gradients: the gradient of each parameter, or None.
+        random: states of the random generators: the CPU's, then one for each of ``devices``.
+        devices: CUDA devices of the parameters.
     """
 
     gradients: dict[Tensor, Tensor | None]
@@ -43,17 +43,17 @@ class Point:
 
     @classmethod
     def of(cls, params: Sequence[Tensor]) -> Point:
-        """The present one. Gradients are copied: a closure may write into ``.grad``."""
+        """Record the present state; gradients are copied, as a closure may change ``.grad``."""
         devices = tuple({p.device for p in params if p.device.type == "cuda"})
         gradients = {p: None if p.grad is None else p.grad.clone() for p in params}
         return cls(gradients, random_state(devices), devices)
 
     def forget_gradients(self) -> None:
-        """Free the copies, where the closure calls ``zero_grad`` anyway."""
+        """Free the copies; ``restore`` then sets all gradients to None."""
         self.gradients = dict.fromkeys(self.gradients)
 
     def restore(self) -> None:
-        """Put gradients and random state back; once, as the copies are handed over."""
+        """Restore gradients and random state; call it once, as it gives the copies away."""
         for p in self.gradients:
             p.grad = self.gradients[p]
         self.forget_gradients()
@@ -62,14 +62,14 @@ class Point:
 
 @dataclass(frozen=True)
 class Difference:
-    """A Hessian-vector product; a tensor for each of ``params``.
+    """A Hessian-vector product.
 
     Attributes:
-        loss: at θ.
-        params: that the product is of.
-        probe: v.
-        product: Hv.
-        checked: whether the losses showed that both evaluations had one batch.
+        loss: the loss at θ.
+        params: the parameters with a product.
+        probe: v, one tensor for each of ``params``.
+        product: Hv, one tensor for each of ``params``.
+        checked: whether :func:`check_same_batch` has verified the batch.
     """
 
     loss: Any
@@ -90,53 +90,54 @@ def difference(
     buffers: Iterable[Tensor] = (),
     check: bool,
 ) -> Difference | None:
-    """Hv = (g(θ + εv) − g(θ)) / ε; leaves θ, g(θ) and the random state as after one gradient.
+    """Compute Hv = (g(θ + εv) − g(θ)) / ε; all else is left as after one evaluation at θ.
 
     Args:
-        gradient: puts the gradient at the current parameters into ``.grad``, or adds it there,
-            and returns the loss; called twice.
-        start: the present point, with all parameters that ``gradient`` has gradients of.
-        due: those that the product is wanted of.
-        make_probe: v for these parameters; called twice, and gives the same twice.
-        step_size: ε from the parameters and v.
+        gradient: sets ``.grad`` to the gradient at the current parameters, or adds it, and
+            returns the loss; called twice.
+        start: the present state of all parameters to which ``gradient`` gives gradients.
+        due: parameters to compute the product for.
+        make_probe: returns v for these parameters; called twice, with equal results.
+        step_size: returns ε for the parameters and v.
         gradient_first: whether v depends on g(θ).
         buffers: tensors that an evaluation changes; they change once.
-        check: whether both calls evaluate the same batch.
+        check: verify that both calls evaluate the same batch.
 
     Returns:
-        None if the closure returns no loss: it evaluates nothing, so it is called once.
+        The product; None if ``gradient`` returns None (an empty closure, called only once).
 
     Raises:
-        RuntimeError: no gradient, or two batches.
+        RuntimeError: no parameter has a gradient, or the batches differ.
+        TypeError: a gradient is sparse or complex.
     """
     loss = None
     end = start
     params = list(due)
     if gradient_first:
-        loss = _value(gradient())
+        loss = _detached(gradient())
         if loss is None:
             return None
         end = Point.of(list(start.gradients))
         params = [p for p in due if p.grad is not None]
         _check_reached(start)
     if not params:
-        return Difference(loss if gradient_first else _value(gradient()), [], [], [], False)
+        return Difference(loss if gradient_first else _detached(gradient()), [], [], [], False)
     second: list[Tensor | None] = []
-    with _kept(list(buffers)), _moved(params, make_probe, step_size) as size:
+    with _restored(list(buffers)), _shifted(params, make_probe, step_size) as size:
         if gradient_first:
             start.restore()
-        other = _value(gradient())
+        other = _detached(gradient())
         if other is None:
             set_random_state(start.devices, start.random)
             return None
         for p in params:
-            # A copy: a reducer writes into the same memory at the next backward pass.
+            # Copy, because a reducer overwrites this memory at the next backward pass.
             second.append(None if p.grad is None else p.grad.detach().clone())
             p.grad = None
     check_dense(g for g in second if g is not None)
     end.restore()
     if not gradient_first:
-        loss = _value(gradient())
+        loss = _detached(gradient())
         _check_reached(start)
     probe = make_probe(params)
     checked = check and check_same_batch(loss, other, params, probe, size)
@@ -154,16 +155,16 @@ def difference(
 
 def _check_reached(start: Point) -> None:
     if all(p.grad is None for p in start.gradients):
-        raise RuntimeError(NOT_REACHED)
+        raise RuntimeError(NO_PARAMETER_REACHED)
 
 
-def _value(loss: Any) -> Any:
+def _detached(loss: Any) -> Any:
     return loss.detach() if isinstance(loss, Tensor) else loss
 
 
 @contextmanager
-def _kept(tensors: Sequence[Tensor]) -> Iterator[None]:
-    """Tensors have the same values afterwards."""
+def _restored(tensors: Sequence[Tensor]) -> Iterator[None]:
+    """Context that restores the values of tensors at its end."""
     saved = [t.detach().clone() for t in tensors]
     try:
         yield
@@ -174,13 +175,13 @@ def _kept(tensors: Sequence[Tensor]) -> Iterator[None]:
 
 
 @contextmanager
-def _moved(
+def _shifted(
     params: list[Tensor],
     make_probe: Probe,
     step_size: Callable[[list[Tensor], list[Tensor]], list[Tensor]],
 ) -> Iterator[list[Tensor]]:
-    """Inside, parameters are at θ + εv; yields ε."""
-    with _kept(params):
+    """Context in which the parameters are θ + εv; yields ε."""
+    with _restored(params):
         with torch.no_grad():
             probe = make_probe(params)
             size = step_size(params, probe)
@@ -191,16 +192,16 @@ def _moved(
 
 
 def step_length(params: Tensor, probe: Tensor, dtype: torch.dtype) -> Tensor:
-    r"""ε = c √u (1 + ‖θ‖) / ‖v‖ with c = 0.05 and u the distance of 1 to the next number.
+    r"""ε = c √u (1 + ‖θ‖) / ‖v‖ with c = 0.05 and u the machine epsilon.
 
-    The classical rule, c = 1, balances rounding and curvature of a smooth function. A network
-    with ReLUs has kinks: a step across one changes the gradient by a jump, divided by ε. With
-    fewer of them in reach, c = 0.05, the products are nearer to those of second derivatives
+    The classical rule, c = 1, balances rounding and truncation errors of smooth functions. In a
+    network with ReLUs the gradient jumps at kinks, and the jump is divided by ε. With c = 0.05
+    the step crosses fewer kinks, and products are closer to those of second derivatives
     (``benchmarks/finite_differences.py``).
 
     Args:
-        params, probe: the norms ‖θ‖ and ‖v‖; 0-dim, or one for each member.
-        dtype: of the parameters.
+        params, probe: the norms ‖θ‖ and ‖v‖; 0-dim, or ``[members]``, as is the result.
+        dtype: type of the parameters.
 
     Source: Nocedal & Wright, *Numerical Optimization* (2006), section 8.1, for c = 1.
 
@@ -214,12 +215,12 @@ def step_length(params: Tensor, probe: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def random_state(devices: Sequence[torch.device]) -> list[Tensor]:
-    """Of the CPU, then of each device."""
+    """States of the random generators of the CPU and of each CUDA device."""
     return [torch.get_rng_state(), *(torch.cuda.get_rng_state(d) for d in devices)]
 
 
 def set_random_state(devices: Sequence[torch.device], states: Sequence[Tensor]) -> None:
-    """Inverse of :func:`random_state`."""
+    """Restore states that :func:`random_state` returned."""
     torch.set_rng_state(states[0])
     for device, state in zip(devices, states[1:], strict=True):
         torch.cuda.set_rng_state(state, device)
@@ -228,22 +229,22 @@ def set_random_state(devices: Sequence[torch.device], states: Sequence[Tensor]) 
 def check_same_batch(
     loss: Any, shifted: Any, params: Sequence[Tensor], probe: Sequence[Tensor], size: Any
 ) -> bool:
-    """Check that a closure evaluates the same function each time.
+    """Check that a closure evaluates the same batch at θ and at θ + εv.
 
-    To first order the loss moves by ε gᵀv; another batch moves it by far more.
+    To first order the loss changes by ε gᵀv. Another batch changes it far more.
 
     Args:
-        loss: at θ.
+        loss: the loss at θ.
         shifted: the loss at θ + εv.
-        params: with their gradients at θ.
+        params: the parameters, with their gradients at θ in ``.grad``.
         probe: v.
         size: ε.
 
     Returns:
-        False if the losses or the gradients overflowed, so that they say nothing.
+        False if a loss or gradient is not finite, so that nothing can be checked.
 
     Raises:
-        RuntimeError: it moved by more than a hundred times that and a thousandth of itself.
+        RuntimeError: the change exceeds 100 abs(ε gᵀv) + 0.001 abs(loss).
     """
     before, after = (torch.as_tensor(x).detach().double().sum().item() for x in (loss, shifted))
     parts = [(p.grad, v * e) for p, v, e in zip(params, probe, size, strict=True)]
@@ -252,8 +253,8 @@ def check_same_batch(
         return False
     if abs(after - before) > 100 * abs(expected) + 1e-3 * abs(before) + 1e-12:
         raise RuntimeError(
-            f"the closure gave a loss of {before:.6g} and then {after:.6g}, where a change of "
-            f"{expected:.2g} was expected: it must evaluate the same batch each time "
-            "(the random state is put back for it)"
+            f"the closure returned a loss of {before:.6g} and then {after:.6g}, but a change of "
+            f"{expected:.2g} was expected; it must evaluate the same batch each time "
+            "(its random state is restored)"
         )
     return True

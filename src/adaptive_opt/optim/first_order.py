@@ -1,8 +1,8 @@
-"""SGD with momentum and Adam for ensembles.
+"""SGD with momentum and Adam, for one model or an ensemble.
 
-torch.optim's own take no learning rate per member, which a batch of tuning trials needs.
-Without a member dimension they step as torch's do, for parameters with a gradient at every
-step (the bias correction counts a group's steps, not each parameter's).
+Unlike those of ``torch.optim``, they accept a learning rate for each member, as a batch of tuning
+trials needs. Without ``members`` they equal torch's if every parameter has a gradient at every
+step: the bias correction counts steps of a group, not of a parameter.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ class SGDM(EnsembleOptimizer):
         b ← μ b + g + λ θ,    θ ← θ − η b
 
     Args:
-        params: parameters, or groups of them.
-        lr: η, a number or ``[members]``.
-        momentum: μ.
-        weight_decay: λ, added to the gradient as in ``torch.optim.SGD``.
+        params: parameters, or parameter groups.
+        lr: η ≥ 0; like the other hyperparameters, a number or a tensor ``[members]``.
+        momentum: μ in [0, 1).
+        weight_decay: λ ≥ 0, coupled, as in ``torch.optim.SGD``.
         members, max_grad_norm, foreach, maximize, capturable, differentiable, fused: see
             :class:`EnsembleOptimizer`.
 
@@ -100,17 +100,17 @@ class SGDM(EnsembleOptimizer):
 
 
 class Adam(EnsembleOptimizer):
-    """Adam, with bias correction.
+    """Adam with bias correction.
 
         m ← β1 m + (1−β1) g,   v ← β2 v + (1−β2) g²,
         θ ← θ − η / (1−β1^t) · m / (√v / √(1−β2^t) + ε)
 
     Args:
-        params: parameters, or groups of them.
-        lr: η, a number or ``[members]``.
-        betas: (β1, β2), each a number or ``[members]``.
-        eps: ε.
-        weight_decay: coupled, as in ``torch.optim.Adam``.
+        params: parameters, or parameter groups.
+        lr: η ≥ 0; like the other hyperparameters, a number or a tensor ``[members]``.
+        betas: (β1, β2) in [0, 1).
+        eps: ε ≥ 0.
+        weight_decay: λ ≥ 0, coupled, as in ``torch.optim.Adam``.
         members, max_grad_norm, foreach, maximize, capturable, differentiable, fused: see
             :class:`EnsembleOptimizer`.
 
@@ -195,7 +195,7 @@ class Adam(EnsembleOptimizer):
 
     @torch.no_grad()
     def denominators(self) -> dict[Tensor, Tensor]:
-        """``√v̂ + ε`` of each parameter, as at the last step."""
+        """``√v̂ + ε`` of the last step for each parameter."""
         found: dict[Tensor, Tensor] = {}
         for group in self.param_groups:
             params = [p for p in group["params"] if "second_moment" in self.state.get(p, {})]
@@ -213,13 +213,13 @@ class Adam(EnsembleOptimizer):
         return denominator
 
     def statistics(self) -> dict[str, Tensor]:
-        """``second_moment_norm``: the norm of v."""
+        """``second_moment_norm``: the norm of v, 0-dim or ``[members]``."""
         seen = [s["second_moment"] for s in self.state.values() if "second_moment" in s]
         return {"second_moment_norm": self._norm(seen)} if seen else {}
 
 
 def _nonzero(value: float | Tensor) -> bool:
-    """Whether a term is wanted; a tensor always is, asking its values would synchronise."""
+    """Whether a term is needed; True for any tensor, as reading its values would synchronise."""
     return isinstance(value, Tensor) or value != 0
 
 

@@ -1,13 +1,13 @@
-"""The Gauss–Newton–Bartlett estimate: curvature from one more gradient, without second derivatives.
+"""The Gauss–Newton–Bartlett estimate: curvature from one more gradient.
 
-Let the loss be the mean of N negative log-likelihoods −ln p(y | f(x)). The Gauss–Newton matrix of
-such a loss is its Fisher information, the mean of the outer products of gradients with targets ŷ
-that are drawn from the model itself. Their mean gradient ĝ then has
+Let the loss be the mean of N negative log-likelihoods −ln p(y | f(x)). Its Gauss–Newton matrix G
+is the Fisher information: the mean outer product of the gradients for targets ŷ sampled from the
+model. With ĝ the mean of these gradients,
 
     E[N ĝ ⊙ ĝ] = diag(G),
 
-because gradients of different samples are independent and have expectation zero (Bartlett's first
-identity). The diagonal of G has no negative entry.
+because the gradients of different samples are independent and have expectation zero (Bartlett's
+first identity). The diagonal of G has no negative entry.
 
 Source: Liu et al., *Sophia* (2023), algorithm 2 (Sophia-G).
 """
@@ -21,29 +21,29 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
-from .derivatives import NOT_REACHED, share_a_graph
+from .derivatives import NO_PARAMETER_REACHED, shares_graph
 
 __all__ = ["SampledLoss", "sampled_cross_entropy", "sampled_squared_error"]
 
-NO_LABELS = (
-    "curvature='gauss_newton' needs labels from the model: "
+MISSING_LABELS = (
+    "curvature='gauss_newton' needs labels sampled from the model: call "
     "optimizer.backward(loss, lambda: sampled_cross_entropy(logits))"
 )
 
-CHUNK = 2**20
-"""Elements of the logits whose probabilities are in memory at a time."""
+CHUNK_ELEMENTS = 2**20
+"""Most elements of the logits to compute probabilities for at a time, to save memory."""
 
 
 @dataclass
 class SampledLoss:
-    """A loss with targets drawn from the model, ready to be differentiated once.
+    """A loss with targets sampled from the model, which can be differentiated once.
 
     Attributes:
-        output: what the model's graph is entered by: the output, or its gradient edge, which
-            holds no memory; or the sampled loss itself, a scalar or ``[members]``.
-        terms: N, the number of likelihoods that the loss is the mean of.
-        gradient: of the sampled loss with respect to ``output``; None: ``output`` is the loss.
-            The optimizer sets it to None after use, which frees its memory.
+        output: the model's output, or its gradient edge, which holds no memory; or the sampled
+            loss itself, a scalar or ``[members]``.
+        terms: N, the number of likelihoods in the mean.
+        gradient: the gradient of the sampled loss with respect to ``output``; None (default):
+            ``output`` is the loss. The optimizer sets it to None after use to free its memory.
     """
 
     output: Tensor | GradientEdge
@@ -59,18 +59,18 @@ def sampled_cross_entropy(
     scale: float = 1.0,
     generator: torch.Generator | Sequence[torch.Generator] | None = None,
 ) -> SampledLoss:
-    r"""Cross-entropy with labels ŷ drawn from softmax(logits), for ``mean`` reduction.
+    r"""Mean cross-entropy with labels ŷ sampled from softmax(logits).
 
     Its gradient is (softmax(logits) − onehot(ŷ)) / N. No graph is built, and the result does not
-    hold the logits.
+    keep the logits in memory.
 
     Args:
-        logits: ``[..., classes]``; with ``members`` the first dimension is the ensemble's.
-        dim: of the classes.
-        members: size of the ensemble.
-        scale: what the training loss is multiplied with before ``backward``: that of a
-            ``GradScaler``, or one over the number of accumulated batches.
-        generator: of the draws; with ``members`` also one for each member.
+        logits: ``[..., classes]``; with ``members`` the first dimension is that of the members.
+        dim: dimension of the classes; default: the last.
+        members: ensemble size; None (default): a single model.
+        scale: factor of the training loss: the scale of a ``GradScaler``, or 1 / (number of
+            accumulated batches); default 1.
+        generator: random generator; with ``members`` also a sequence of one for each member.
 
     Example:
         >>> logits = torch.zeros(8, 10, requires_grad=True)
@@ -82,10 +82,10 @@ def sampled_cross_entropy(
     rows = logits.detach().movedim(dim, -1)
     flat = rows.reshape(-1, rows.shape[-1])
     terms = len(flat) // (members or 1)
-    # One random number a row: torch.multinomial draws one for each class.
+    # Inverse transform sampling, as torch.multinomial draws a random number for each class.
     drawn = _uniform(members or 1, terms, generator, flat.device)
     gradient = torch.empty_like(flat)
-    size = max(1, CHUNK // max(1, flat.shape[1]))
+    size = max(1, CHUNK_ELEMENTS // max(1, flat.shape[1]))
     for part, u, out in zip(flat.split(size), drawn.split(size), gradient.split(size), strict=True):
         p = torch.softmax(part, dim=-1, dtype=torch.promote_types(part.dtype, torch.float32))
         sums = p.cumsum(-1)
@@ -102,14 +102,15 @@ def sampled_squared_error(
     scale: float = 1.0,
     generator: torch.Generator | None = None,
 ) -> SampledLoss:
-    r"""Squared error with targets ŷ = f + z, z ~ N(0, ½), for ``mean`` reduction.
+    r"""Mean squared error with sampled targets ŷ = f + z, z ~ N(0, ½).
 
-    With this variance the squared error is the negative log-likelihood, up to a constant; every
-    element is a likelihood of its own. The gradient is −2 z / N.
+    With this variance the squared error of an element is its negative log-likelihood, up to a
+    constant, and N is the number of elements. The gradient is −2 z / N.
 
     Args:
-        output: f(x), of any shape.
-        members, scale, generator: see :func:`sampled_cross_entropy`.
+        output: f(x), of any shape; with ``members`` the first dimension is that of the members.
+        members, scale: see :func:`sampled_cross_entropy`.
+        generator: random generator.
 
     Example:
         >>> sampled_squared_error(torch.zeros(5, 3, requires_grad=True)).terms
@@ -127,43 +128,44 @@ def _uniform(
     generator: torch.Generator | Sequence[torch.Generator] | None,
     device: torch.device,
 ) -> Tensor:
-    """Numbers from [0, 1), one for each likelihood, ``[members · count, 1]``."""
+    """Uniform random numbers in [0, 1), ``[members · count, 1]``."""
     if generator is None or isinstance(generator, torch.Generator):
         return torch.rand(members * count, 1, generator=generator, device=device)
     return torch.cat([torch.rand(count, 1, generator=g, device=device) for g in generator])
 
 
 def _edge(output: Tensor) -> Tensor | GradientEdge:
-    """The way into the graph, without the output's memory."""
+    """The output's gradient edge, which does not keep the output in memory."""
     return get_gradient_edge(output) if output.requires_grad else output
 
 
 def gauss_newton_diagonal(
     draw: Tensor | SampledLoss | Callable[[], SampledLoss], params: Sequence[Tensor], loss: Tensor
 ) -> dict[Tensor, Tensor]:
-    """N ĝ ⊙ ĝ of the parameters that the sampled loss reaches.
+    """N ĝ ⊙ ĝ for the parameters on which the sampled loss depends.
 
     Args:
-        draw: the sampled loss, or a function that makes it.
-        params: to differentiate by.
-        loss: that will be differentiated next; its graph is left alone.
+        draw: the sampled loss, or a function that returns it.
+        params: parameters to differentiate by.
+        loss: the training loss, to be differentiated next; if it shares a graph with the sampled
+            loss, that graph is kept.
 
     Raises:
-        TypeError: ``draw`` makes no :class:`SampledLoss`.
-        RuntimeError: the loss reaches none of the parameters, or a compiled model's graph would
-            be used twice.
+        TypeError: ``draw`` is or returns no :class:`SampledLoss`.
+        RuntimeError: the sampled loss depends on no parameter, was used before, or would use the
+            graph of a compiled model twice.
     """
     sampled = draw() if callable(draw) and not isinstance(draw, Tensor) else draw
     if not isinstance(sampled, SampledLoss):
-        raise TypeError(NO_LABELS)
+        raise TypeError(MISSING_LABELS)
     output, gradient, sampled.gradient = sampled.output, sampled.gradient, None
     if isinstance(output, Tensor):
         if not output.requires_grad:
-            raise RuntimeError(NOT_REACHED)
+            raise RuntimeError(NO_PARAMETER_REACHED)
         output = output.sum() if gradient is None else output
     elif gradient is None:
-        raise RuntimeError("a sampled loss was used twice; draw new labels for each backward")
-    shared = share_a_graph(output, loss)
+        raise RuntimeError("a sampled loss was used twice; sample new labels for each backward")
+    shared = shares_graph(output, loss)
     try:
         gradients = torch.autograd.grad(
             output, params, gradient, retain_graph=shared, allow_unused=True
@@ -172,7 +174,7 @@ def gauss_newton_diagonal(
         if "donated buffer" not in str(error):
             raise
         raise RuntimeError(
-            "the graph of a compiled model can be used once only; call the model anew in the "
+            "the graph of a compiled model can be used only once; call the model again inside the "
             "function: optimizer.backward(loss, lambda: sampled_cross_entropy(model(x)))"
         ) from error
     found, reached = list(gradients), {}
@@ -181,5 +183,5 @@ def gauss_newton_diagonal(
         if (g := found.pop(0)) is not None:
             reached[p] = g.square().mul_(sampled.terms)
     if not reached:
-        raise RuntimeError(NOT_REACHED)
+        raise RuntimeError(NO_PARAMETER_REACHED)
     return reached

@@ -1,9 +1,8 @@
-"""Any ``torch.optim.Optimizer``, on an ensemble.
+"""Adapter that lets any ``torch.optim.Optimizer`` train an ensemble.
 
-Most of torch's optimizers work elementwise and may be given parameters with a leading
-member dimension as they are. One that looks at a whole tensor (LAMB, Muon, Adafactor)
-would mix the members, so it gets one instance for each member, on views that share the
-ensemble's memory.
+Most of torch's optimizers work elementwise, so one instance can update parameters with a leading
+member dimension. Others compute on whole tensors (LAMB, Muon, Adafactor) and would mix the
+members. They get one instance for each member, on views of the ensemble's memory.
 """
 
 from __future__ import annotations
@@ -38,35 +37,34 @@ ELEMENTWISE = frozenset(
 )
 
 
-ELSEWHERE_ELEMENTWISE = frozenset(
+ELEMENTWISE_BY_NAME = frozenset(
     {("pytorch_optimizer", "AdaHessian"), ("pytorch_optimizer", "ScheduleFreeAdamW")}
 )
-"""Likewise of other packages, named so that they need not be there."""
+"""Elementwise optimizers of other packages, by name, so that these need not be installed."""
 
 SECOND_DERIVATIVE_COST = 2
-"""Gradient-equivalents of another pass through the gradient's graph (see :mod:`.base`)."""
+"""Gradient-equivalents of one more pass through the gradient's graph (see :mod:`.base`)."""
 
 
 class Memberwise:
-    """Drives a foreign optimizer over an ensemble as if each member were trained alone.
+    """Apply a third-party optimizer to an ensemble as if each member were trained alone.
 
-    What it needs beside gradients it gets: a closure if its ``step`` requires one, ``train()``
-    and ``eval()`` around looks at the parameters if it has them, and on request the graph of
-    the gradient and parameter groups.
+    If the optimizer's ``step`` requires a closure, it gets one. If it has ``train()`` and
+    ``eval()``, they are called around evaluations.
 
     Args:
         optimizer: a ``torch.optim.Optimizer`` class.
         params: tensors of shape ``[members, ...]``.
-        members: size of the ensemble.
-        max_grad_norm: clip each member's gradient to this global norm before the step.
-        create_graph: whether the optimizer differentiates the gradients it is given.
-        groups: options of the two parameter groups ``hidden`` and ``others``; None: one group.
-        hidden: which parameters are in the former.
-        **kwargs: for the optimizer.
+        members: ensemble size.
+        max_grad_norm: clip each member's gradient to this global norm; default: no clipping.
+        create_graph: give the optimizer gradients that it can differentiate.
+        groups: options of the parameter groups ``hidden`` and ``others``; default: one group.
+        hidden: for each parameter, whether it belongs to the group ``hidden``; default: all do.
+        **kwargs: arguments of the optimizer.
 
     Raises:
-        TypeError: the optimizer does not take ``kwargs``, or needs the graph of several
-            members though it looks at whole tensors.
+        TypeError: the optimizer does not accept ``kwargs``, or needs the gradient's graph
+            but computes on whole tensors.
     """
 
     curvature_due = False
@@ -90,67 +88,73 @@ class Memberwise:
         self.members = members
         self.max_grad_norm = max_grad_norm
         self.gradient_equivalents = 0.0
-        self._passes = 0
+        self._backward_passes = 0
         package = optimizer.__module__.split(".")[0]
         elementwise = optimizer in ELEMENTWISE
-        elementwise |= (package, optimizer.__name__) in ELSEWHERE_ELEMENTWISE
+        elementwise |= (package, optimizer.__name__) in ELEMENTWISE_BY_NAME
         if create_graph and not elementwise:
-            raise TypeError(f"{optimizer.__name__} cannot be given the graph of an ensemble")
+            raise TypeError(
+                f"{optimizer.__name__} computes on whole tensors, so it cannot be given the graph "
+                "of an ensemble's gradient; set create_graph=False"
+            )
         self._views: list[list[Tensor]] = []
         if not elementwise or self.needs_closure:
             self._views = [[p.detach()[i] for p in self.params] for i in range(members)]
         if create_graph and self.params[0].requires_grad:
             self.params[0].register_hook(self._count_pass)
         self.optimizers = [
-            optimizer(_grouped(tensors, groups, hidden), **kwargs)
+            optimizer(_parameter_groups(tensors, groups, hidden), **kwargs)
             for tensors in self._views or [self.params]
         ]
         self._set_modes("train")
 
     def _count_pass(self, gradient: Tensor) -> None:
-        """A pass of differentiation has reached the parameters."""
+        """Count a backward pass that reaches the parameters."""
         del gradient
-        self._passes += 1
+        self._backward_passes += 1
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
-        """All groups of all instances."""
+        """Parameter groups of all instances."""
         return [g for o in self.optimizers for g in o.param_groups]
 
     def zero_grad(self) -> None:
-        """Forget the gradients."""
+        """Set all gradients to None."""
         for p in self.params:
             p.grad = None
 
     def backward(self, loss: Tensor) -> None:
-        """Gradient of each member's loss into its parameters."""
+        """Set ``.grad`` to the gradient of the members' losses; ``loss`` is ``[members]``."""
         grads = torch.autograd.grad(loss.sum(), self.params, create_graph=self.graph_due)
         for p, g in zip(self.params, grads, strict=True):
             p.grad = g
 
     def step(self, again: Callable[[], tuple[Tensor, Sequence[Tensor]]] | None = None) -> None:
-        """One update of every member.
+        """Update every member.
 
         Args:
-            again: for an optimizer that needs a closure: losses ``[members]`` and gradients
-                where the parameters now are.
+            again: returns the losses ``[members]`` and gradients at the current parameters;
+                needed only if ``needs_closure``.
+
+        Raises:
+            TypeError: the optimizer needs a closure, and ``again`` is None.
         """
         if self.max_grad_norm is not None:
             self._clip(self.max_grad_norm)
-        self._share_gradients()
+        self._set_member_gradients()
         evaluations = 0
 
         def closure(member: int) -> float:
             nonlocal evaluations
             if again is None:
-                raise TypeError("this optimizer evaluates the loss by itself, and was not told how")
+                raise TypeError("this optimizer needs a closure; pass `again` to step")
             evaluations += 1
             losses, grads = again()
             for p, g in zip(self.params, grads, strict=True):
                 p.grad = g.detach()
             if self.max_grad_norm is not None:
                 self._clip(self.max_grad_norm)
-            self._share_gradients()
+            self._set_member_gradients()
             return float(losses[member])
 
         for i, optimizer in enumerate(self.optimizers):
@@ -160,12 +164,12 @@ class Memberwise:
                 optimizer.step()
         self.gradient_equivalents += evaluations / self.members if self.needs_closure else 1
         if self.graph_due:
-            self.gradient_equivalents += SECOND_DERIVATIVE_COST * max(0, self._passes - 1)
-            self._passes = 0
-            for p in self.params:  # lets go of the graph
+            self.gradient_equivalents += SECOND_DERIVATIVE_COST * max(0, self._backward_passes - 1)
+            self._backward_passes = 0
+            for p in self.params:  # free the graph
                 p.grad = None if p.grad is None else p.grad.detach()
 
-    def _share_gradients(self) -> None:
+    def _set_member_gradients(self) -> None:
         for i, views in enumerate(self._views):
             for view, p in zip(views, self.params, strict=True):
                 view.grad = None if p.grad is None else p.grad[i]
@@ -179,7 +183,7 @@ class Memberwise:
         for p in self.params:
             if p.grad is not None:
                 wide = factor.view(-1, *[1] * (p.ndim - 1))
-                if self.graph_due:  # the curvature is to be scaled alike
+                if self.graph_due:  # inside the graph, so that the curvature is scaled too
                     with torch.enable_grad():
                         p.grad = p.grad * wide
                 else:
@@ -187,7 +191,7 @@ class Memberwise:
 
     @contextmanager
     def evaluation(self) -> Iterator[None]:
-        """Within it the parameters are those that the optimizer wants to be judged by."""
+        """Context with the parameters to evaluate (``eval()`` of schedule-free optimizers)."""
         if not self._has_modes:
             yield
             return
@@ -197,12 +201,12 @@ class Memberwise:
             yield
         finally:
             self._set_modes("train")
-            with torch.no_grad():  # train() undoes eval() but for rounding
+            with torch.no_grad():  # train() undoes eval() only up to rounding
                 for p, k in zip(self.params, kept, strict=True):
                     p.copy_(k)
 
     def finish(self) -> None:
-        """Leave the parameters as the optimizer wants them to be judged; training is over."""
+        """Switch to the parameters to evaluate, at the end of training."""
         self._set_modes("eval")
 
     @property
@@ -216,7 +220,7 @@ class Memberwise:
 
     @torch.no_grad()
     def denominators(self) -> dict[Tensor, Tensor]:
-        """``√v̂ + ε`` of each parameter, of torch's Adam and AdamW; of others nothing is known."""
+        """``√v̂ + ε`` for each parameter, if the optimizer is torch's Adam or AdamW; else empty."""
         found: dict[Tensor, Tensor] = {}
         for optimizer in self.optimizers:
             if type(optimizer) not in (torch.optim.Adam, torch.optim.AdamW):
@@ -232,39 +236,38 @@ class Memberwise:
 
     @torch.no_grad()
     def statistics(self) -> dict[str, Tensor]:
-        """``second_moment_norm``: the norm of v, ``[members]``, of Adam's many relatives.
+        """``second_moment_norm``: the norm of v, ``[members]``.
 
-        They are known by what they call it, ``exp_avg_sq``; of the insides of other foreign
-        optimizers nothing is known.
+        Empty for optimizers whose state has no tensor ``exp_avg_sq``, torch's name for v.
         """
         norms = []
         for optimizer in self.optimizers:
             seen = [s.get("exp_avg_sq") for s in optimizer.state.values()]
             if not seen or not all(isinstance(v, Tensor) for v in seen):
-                return {}  # of a part of the parameters it could not be compared
+                return {}  # the norm over a part of the parameters would not be comparable
             rows = 1 if self._views else self.members
             each = [torch.linalg.vector_norm(v.reshape(rows, -1), dim=1) for v in seen]
             norms.append(torch.linalg.vector_norm(torch.stack(each), dim=0))
         return {"second_moment_norm": torch.cat(norms)}
 
     def state_dict(self) -> dict[str, Any]:
-        """State of every instance."""
+        """Return the state of every instance, and the cost so far."""
         states = [o.state_dict() for o in self.optimizers]
         return {"optimizers": states, "gradient_equivalents": self.gradient_equivalents}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Inverse of :meth:`state_dict`."""
+        """Restore a :meth:`state_dict`."""
         for optimizer, state in zip(self.optimizers, state_dict["optimizers"], strict=True):
             optimizer.load_state_dict(state)
         self.gradient_equivalents = state_dict["gradient_equivalents"]
 
 
-def _grouped(
+def _parameter_groups(
     tensors: Sequence[Tensor],
     groups: dict[str, dict[str, Any]] | None,
     hidden: Sequence[bool] | None,
 ) -> list[Any]:
-    """The tensors, in the groups ``hidden`` and ``others`` if those have options."""
+    """Split tensors into the groups ``hidden`` and ``others``, or leave them in one group."""
     if groups is None:
         return list(tensors)
     inside = [True] * len(tensors) if hidden is None else hidden

@@ -1,4 +1,7 @@
-"""The four methods: each is a step rule, a default probe and a kind of estimate."""
+"""Sophia, SADH, SSDH and SSVP: each is a step rule, a default probe and a kind of estimate.
+
+All take the arguments of :class:`~adaptive_opt.optim.SecondOrderOptimizer`.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ __all__ = ["SADH", "SSDH", "SSVP", "Sophia"]
 
 
 class Sophia(SecondOrderOptimizer):
-    """Sophia-H: clipped momentum over a smoothed *signed* diagonal Hessian.
+    """Sophia-H: clipped momentum divided by a smoothed *signed* diagonal Hessian.
 
     ``c = v ⊙ Hv`` with Gaussian v, ``s(c) = c``, ``denom(D) = max(D, ε)``.
 
@@ -30,7 +33,9 @@ class Sophia(SecondOrderOptimizer):
 
 
 class SADH(SecondOrderOptimizer):
-    """Smoothed absolute diagonal Hessian: ``s(c) = abs c``, ``denom(D) = D + ε``.
+    """Smoothed absolute diagonal Hessian.
+
+    ``c = v ⊙ Hv`` with Rademacher v, ``s(c) = abs c``, ``denom(D) = D + ε``.
 
     Example:
         >>> import torch
@@ -46,7 +51,9 @@ class SADH(SecondOrderOptimizer):
 
 
 class SSDH(SecondOrderOptimizer):
-    """Smoothed squared diagonal Hessian: ``s(c) = c²``, ``denom(D) = √D + ε``.
+    """Smoothed squared diagonal Hessian.
+
+    ``c = v ⊙ Hv`` with Rademacher v, ``s(c) = c²``, ``denom(D) = √D + ε``.
 
     Example:
         >>> import torch
@@ -62,10 +69,11 @@ class SSDH(SecondOrderOptimizer):
 
 
 class SSVP(SecondOrderOptimizer):
-    """Smoothed squared Hessian-vector product: ``c = Hv`` with ``v = −ρ sign(m)``.
+    """Smoothed squared Hessian-vector product.
 
-    ``s(c) = c²``, ``denom(D) = √D + ε``. The product is taken along the way the next step
-    goes; ``probe="momentum_sign_cumulative"`` takes the mean direction of the last k steps.
+    ``c = Hv`` with ``v = −ρ sign(m)``, ``s(c) = c²``, ``denom(D) = √D + ε``. v approximates the
+    direction of the next step; with ``probe="momentum_sign_cumulative"``, the mean direction of
+    the last k steps.
 
     Example:
         >>> import torch

@@ -1,15 +1,13 @@
 """Probes: the vector v of a Hessian-vector product.
 
-For a random probe with independent entries of mean zero and variance one,
-``E[v ⊙ Hv] = diag(H)`` (Hutchinson 1990; Bekas, Kokiopoulou & Saad 2007), so ``v ⊙ Hv``
-estimates the diagonal without bias. Rademacher entries make it exact when H is diagonal
-and give it the least variance of all such laws, ``Σ_{j≠i} H_ij²`` against Gaussian's
-``Σ_j H_ij² + H_ii²``.
+For a random probe with independent entries of mean 0 and variance 1,
+``E[v ⊙ Hv] = diag(H)`` (Hutchinson 1990; Bekas, Kokiopoulou & Saad 2007), so ``v ⊙ Hv`` is an
+unbiased estimate of the diagonal. Rademacher entries have the smallest variance,
+``Σ_{j≠i} H_ij²``, and are exact if H is diagonal. Gaussian entries have ``Σ_j H_ij² + H_ii²``.
 
-The constant probe (every entry −1) is what a published implementation drew by mistake:
-``v ⊙ Hv`` is then the row sum of H, biased by every off-diagonal entry. It is kept to
-reproduce that result. The momentum probes ask for curvature along the way the optimizer is
-about to go.
+With the constant probe (every entry −1) ``v ⊙ Hv`` is the row sum of H, biased by every
+off-diagonal entry. A published implementation used it by mistake; it is kept to reproduce that
+result. The momentum probes measure the curvature along the direction of the next step.
 """
 
 from __future__ import annotations
@@ -29,13 +27,13 @@ PROBES = (*RANDOM_PROBES, "constant", *MOMENTUM_PROBES)
 
 
 class ProbeGenerator:
-    """The random streams of a run, or of each member of an ensemble.
+    """Random generators of a run, or of each member of an ensemble.
 
-    A member's stream depends on its own seed alone: member 3 of an ensemble of 16 sees the
-    numbers that it would see when trained by itself.
+    A member's random numbers depend only on its seed: in an ensemble it gets the same probes as
+    when trained alone.
 
     Args:
-        seed: one seed, or one for each member.
+        seed: one seed, or a sequence with one for each member.
 
     Example:
         >>> g = ProbeGenerator(0)
@@ -55,15 +53,15 @@ class ProbeGenerator:
 
     @property
     def seeds(self) -> list[int]:
-        """One for each stream."""
+        """The seed of each generator."""
         return list(self._seeds)
 
     def on(self, device: torch.device) -> list[torch.Generator]:
-        """The generators for the next probe, made at first use: only then the device is known."""
+        """Return the generators for the next probe; the first call creates them on ``device``."""
         if not self._generators:
             self._generators = [torch.Generator(device).manual_seed(s) for s in self._seeds]
             if self._saved is not None:
-                self._restore(self._saved)
+                self._restore_states(self._saved)
         if self._rank is not None:
             offset = 0x9E3779B9 * self._rank + 0x85EBCA6B * self._draws
             for generator, seed in zip(self._generators, self._seeds, strict=True):
@@ -72,14 +70,14 @@ class ProbeGenerator:
         return self._generators
 
     def separate(self, rank: int) -> None:
-        """Give this rank probes of its own.
+        """Draw other probes on each rank.
 
-        Each of them is a function of seed, rank and number of the probe, so that any rank can
-        go on from a state that another rank saved.
+        Each probe is a function of seed, rank and number of the probe, so any rank can continue
+        from a state that another rank saved.
         """
         self._rank = rank
 
-    def _restore(self, states: list[str | Tensor]) -> None:
+    def _restore_states(self, states: list[str | Tensor]) -> None:
         for generator, saved in zip(self._generators, states, strict=True):
             state = saved if isinstance(saved, Tensor) else torch.tensor(list(bytes.fromhex(saved)))
             try:
@@ -87,11 +85,11 @@ class ProbeGenerator:
             except RuntimeError as error:
                 raise ValueError(
                     "the probe's random state was saved on another kind of device than "
-                    f"{generator.device}; continue there, or start this run anew"
+                    f"{generator.device}; continue on that kind, or start the run again"
                 ) from error
 
     def state_dict(self) -> dict[str, Any]:
-        """Seeds and stream positions, in types that JSON has."""
+        """Return seeds and generator states, in types that JSON supports."""
         states = [bytes(g.get_state().tolist()).hex() for g in self._generators] or self._saved
         return {
             "members": self.members,
@@ -101,7 +99,11 @@ class ProbeGenerator:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Inverse of :meth:`state_dict`; a state of another ensemble size is refused."""
+        """Restore a :meth:`state_dict`.
+
+        Raises:
+            ValueError: the state is that of an ensemble of another size.
+        """
         if state["members"] != self.members:
             raise ValueError(
                 f"the saved probe generator is for {state['members']} members, "
@@ -109,23 +111,23 @@ class ProbeGenerator:
             )
         self._seeds = list(state["seeds"])
         self._saved = state["states"]
-        self._draws = state.get("draws", 0)  # which earlier versions did not save
+        self._draws = state.get("draws", 0)  # earlier versions did not save it
         self._generators = []
 
 
 def draw(name: str, generator: ProbeGenerator, params: Sequence[Tensor]) -> list[Tensor]:
-    """A probe that needs no optimizer state: random or constant.
+    """Draw a random or constant probe.
 
     Args:
         name: ``"rademacher"``, ``"gaussian"`` or ``"constant"``.
-        generator: the random streams; one for each member when it was made with several
-            seeds, the parameters then have shape ``[members, ...]``.
-        params: tensors whose shapes, types and devices the probe takes.
+        generator: the random generators; if it has a seed for each member, the parameters have
+            shape ``[members, ...]``.
+        params: tensors that give the probe's shapes, types and devices.
 
     Returns:
-        One tensor for each parameter, drawn in one go so that the stream's use depends on
-        the number of parameters alone. For sharded parameters every rank draws the whole
-        probe, which one process would draw, and keeps its part.
+        One tensor for each parameter. All come from one draw, so the random numbers used depend
+        only on the number of elements. With sharded parameters every rank draws the whole probe,
+        as a single process would, and keeps its shard.
     """
     if name == "constant":
         return [torch.full_like(p, -1.0) for p in params]
@@ -145,17 +147,17 @@ def draw(name: str, generator: ProbeGenerator, params: Sequence[Tensor]) -> list
 
 
 def is_sharded(tensor: Tensor) -> bool:
-    """Whether it is a ``DTensor``, whose shape is that of the parts of all ranks together."""
+    """Whether a tensor is a ``DTensor``, whose shape is that of all shards together."""
     return hasattr(tensor, "device_mesh")
 
 
 def _shaped_like(p: Tensor, part: Tensor) -> Tensor:
-    """In the memory order of ``p`` too, which everything else of it has; sharded as it is."""
+    """Give a part of a probe the shape, device, type, memory format and sharding of ``p``."""
     shaped = part.reshape(p.shape).to(device=p.device, dtype=p.dtype)
     if is_sharded(p):
         from torch.distributed.tensor import DTensor, distribute_tensor
 
-        # Every rank drew the same numbers: each keeps its part, and nothing is sent.
+        # Every rank drew the same numbers, so each keeps its shard without communication.
         of = cast(DTensor, p)
         return distribute_tensor(shaped, of.device_mesh, of.placements, src_data_rank=None)
     if p.is_contiguous():

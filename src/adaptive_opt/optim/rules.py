@@ -1,6 +1,6 @@
-"""Step rules: what a second-order method does with a curvature estimate c.
+"""Step rules: how a second-order method uses a curvature estimate c.
 
-A rule is a smoothing ``s`` and a denominator; with them every method of the family is
+A rule consists of a transformation ``s`` and a denominator. Every method of the family is
 
     D ← β2 D + (1 − β2) s(c),    u = clip(m / denom(D), −ρ, ρ).
 
@@ -30,11 +30,13 @@ __all__ = ["ABSOLUTE", "SIGNED", "SQUARED", "StepRule"]
 
 @dataclass(frozen=True)
 class StepRule:
-    """How curvature is smoothed and turned into a denominator.
+    """Transformation of the curvature estimate, and denominator made from its average D.
 
     Attributes:
-        smooth: ``s``, elementwise, tensor to tensor of the same shape.
-        denominator: ``denom``: list of smoothed curvatures D, and ε, to a new list.
+        name: name of the rule.
+        smooth: the function ``s``, elementwise.
+        denominator: the function ``denom``; maps the list operations, a list of D and ε to a new
+            list.
 
     Example:
         >>> import torch

@@ -1,15 +1,15 @@
-"""Second-order step size adaptation: the skeleton that all methods share.
+"""Second-order step size adaptation: the algorithm that all methods share.
 
-At every step t = 0, 1, 2, …
+At step t = 0, 1, 2, …
 
     m ← β1 m + (1−β1) g                                  (no bias correction)
     if t mod k == 0:  c ← estimate(H, v);  D ← β2 D + (1−β2) s(c)
     u ← clip(m / denom(D), −ρ, ρ)                        (elementwise)
     θ ← (1 − ηλ) θ − η u
 
-The methods (:mod:`.methods`) differ in the step rule (:mod:`.rules`), in the probe v
-(:mod:`.probes`) and in the estimate; where the curvature comes from (:mod:`.sources`) is
-independent of all three.
+The methods (:mod:`.methods`) differ in the step rule (s and denom, :mod:`.rules`), the probe v
+(:mod:`.probes`) and the estimate. Each can be combined with any curvature source
+(:mod:`.sources`).
 """
 
 from __future__ import annotations
@@ -31,26 +31,28 @@ __all__ = ["SecondOrderOptimizer"]
 
 
 class SecondOrderOptimizer(CurvatureEstimation):
-    """The skeleton of the family; use Sophia, SADH, SSDH or SSVP.
+    """Base class of Sophia, SADH, SSDH and SSVP.
 
     ::
 
         optimizer.zero_grad()
         loss = loss_fn(model(x), y)
-        optimizer.backward(loss)      # not loss.backward(): builds the graph only when due
+        optimizer.backward(loss)      # not loss.backward(); estimates curvature when due
         optimizer.step()
 
-    ``backward`` may be called several times before a step to accumulate gradients: the
-    same probe is used each time, so that the curvature is that of the summed loss. If a
-    tensor's gradient is scaled between ``backward`` and ``step`` (``clip_grad_norm_``,
-    ``GradScaler``), its curvature is scaled by the same factor, the ratio of the norms. With
-    ``max_grad_norm`` the optimizer clips by itself, and a momentum probe then also sees the
-    clipped gradient. Every leaf that the loss depends on gets its gradient, also one of another
-    optimizer, and hooks are called as ``loss.backward()`` calls them.
+    To accumulate gradients, call ``backward`` several times before ``step``. All calls use the
+    same probe, so the curvature is that of the summed loss.
 
-    Under DistributedDataParallel the curvature is averaged over the ranks, as gradients are.
+    If a tensor's gradient is scaled between ``backward`` and ``step`` (``clip_grad_norm_``,
+    ``GradScaler``), its curvature is scaled by the same factor, the ratio of the norms. With
+    ``max_grad_norm`` the optimizer clips the gradient, and a momentum probe uses the clipped one.
+
+    Like ``loss.backward()``, ``backward`` computes the gradient of every leaf, also those of
+    other optimizers, and calls hooks.
+
+    DistributedDataParallel averages gradients over the ranks; the optimizer averages curvature.
     Without second derivatives (``torch.compile``, fused attention, FSDP), use
-    ``hvp="finite_difference"`` and hand ``step`` or ``backward`` a closure::
+    ``hvp="finite_difference"`` and pass a closure to ``step`` or ``backward``::
 
         def closure():
             optimizer.zero_grad()
@@ -61,45 +63,43 @@ class SecondOrderOptimizer(CurvatureEstimation):
         optimizer.step(closure)
 
     Args:
-        params: parameters, or groups of them.
+        params: parameters, or parameter groups.
         lr: η ≥ 0.
-        betas: (β1, β2) in [0, 1): smoothing of the gradient and of the curvature.
+        betas: (β1, β2) in [0, 1): smoothing factors of the gradient and of the curvature.
         rho: ρ ≥ 0, the clip radius of the update.
         eps: ε ≥ 0.
         weight_decay: λ ≥ 0, decoupled.
-        update_period: k ≥ 1: the curvature is refreshed at every k-th step.
+        update_period: k ≥ 1: refresh the curvature every k steps.
         probe: ``rademacher``, ``gaussian``, ``constant``, ``momentum_sign`` or
-            ``momentum_sign_cumulative``; None: the method's own.
-        seed: of the probes; for an ensemble one seed for each member.
-        foreach: multi-tensor kernels (default) or a plain loop.
-        curvature: the curvature source, a rung of the ladder in :mod:`.sources`.
-        diagonal_fn: for ``curvature="exact"``: returns the exact diagonal, one tensor for
-            each parameter with a gradient; without it one Hessian-vector product for each
-            parameter is made.
-        max_grad_norm: clip the gradient, and the curvature alike, to this global norm.
-        clip_curvature: whether the curvature is scaled as the gradient is, by whatever means.
-            False: it stays that of the loss, so that a clipped step is shorter by the factor
-            (:class:`~adaptive_opt.optim.SSDH` and the like, which divide one by the other).
-        members: size of the ensemble; lr, betas, rho, eps and weight_decay may then be
-            tensors of shape ``[members]``.
-        hvp: ``autograd``: the product of Hessian and probe by differentiating twice;
-            ``finite_difference``: (g(θ + εv) − g(θ)) / ε, from one more gradient of a closure
-            at the steps where curvature is due, with ε = 0.05 √u (1 + ‖θ‖) / ‖v‖ and u the machine
-            epsilon (:func:`.finite_differences.step_length`). Same batch, same dropout: the
-            random state is put back.
-        buffers: with ``hvp="finite_difference"``: ``model.buffers``, so that running statistics
-            of batch normalisation move once at the steps where curvature is due.
-        process_group: over which curvature is averaged; ``"auto"``: the default group of
-            ``torch.distributed`` where that is initialised; None: it is not averaged.
-        rank_probes: each rank draws a probe of its own, so that W ranks average W probes and
-            the variance of the estimate falls by W at no cost. False: all draw the same, and W
-            ranks step as one process on the joined batch does. Not with sharded parameters.
-        maximize: maximize the loss: gradient and curvature are those of its negative.
+            ``momentum_sign_cumulative``; None (default): that of the method.
+        seed: seed of the probes; for an ensemble one seed for each member.
+        foreach: use multi-tensor kernels; default: True.
+        curvature: curvature source, see :mod:`.sources`; default ``estimate``.
+        diagonal_fn: for ``curvature="exact"``: returns the exact diagonal, one tensor for each
+            parameter with a gradient; default: one Hessian-vector product for each element.
+        max_grad_norm: clip the gradient to this global norm; default: no clipping.
+        clip_curvature: scale the curvature as the gradient is scaled (default). If False, a
+            clipped gradient makes a shorter step, because it is divided by the curvature.
+        members: ensemble size; lr, betas, rho, eps and weight_decay may then be tensors
+            ``[members]``. None (default): a single model.
+        hvp: ``autograd`` (default) differentiates twice. ``finite_difference`` computes
+            (g(θ + εv) − g(θ)) / ε when curvature is due, with one more gradient of a closure
+            and ε = 0.05 √u (1 + ‖θ‖) / ‖v‖, u the machine epsilon
+            (:func:`.finite_differences.step_length`). The closure must evaluate the same batch;
+            its random state is restored, so dropout is the same.
+        buffers: with ``hvp="finite_difference"``: pass ``model.buffers``, so that the second
+            gradient does not update running statistics of batch normalisation again.
+        process_group: process group to average curvature over; ``"auto"`` (default): torch's
+            default group if initialised; None: do not average.
+        rank_probes: draw another probe on each rank; averaging over W ranks then divides the
+            variance of the estimate by W. If False (default), W ranks step like one process on
+            the joined batch. Not supported with sharded parameters.
+        maximize: maximize the loss instead of minimizing it.
         capturable, differentiable, fused: not supported, see :class:`.base.EnsembleOptimizer`.
 
     Raises:
-        ValueError: a hyperparameter out of range, an unknown probe or source.
-        RuntimeError: in ``step`` when curvature was due but ``backward`` was not used.
+        ValueError: a hyperparameter is out of range, an option is unknown, or two do not fit.
+        RuntimeError: in ``step``, if curvature is due but ``backward`` made no estimate.
     """
 
     rule: ClassVar[StepRule]
@@ -187,7 +187,7 @@ class SecondOrderOptimizer(CurvatureEstimation):
     def _prepare(self, group: dict[str, Any], params: Tensors, grads: Tensors) -> Tensors | None:
         if not is_due(group):
             return None
-        c = self._curvature(group["curvature"], params, grads)
+        c = self._curvature_from_source(group["curvature"], params, grads)
         self._last_estimate = estimate_statistics(c, self.members)
         return c
 
@@ -198,7 +198,7 @@ class SecondOrderOptimizer(CurvatureEstimation):
         m, curvature = self._states(params, "momentum", "curvature")
         ops.lerp_(m, grads, self._factor(1 - group["betas"][0], params))
         if prepared is not None:
-            # Where a product overflowed (half precision), D stays as it was.
+            # Keep D where a product overflows (half precision).
             smoothed = [
                 torch.where(s.isfinite(), s, d)
                 for s, d in zip(map(self.rule.smooth, prepared), curvature, strict=True)
@@ -228,7 +228,7 @@ class SecondOrderOptimizer(CurvatureEstimation):
 
     @torch.no_grad()
     def denominators(self) -> dict[Tensor, Tensor]:
-        """``denom(D)`` of each parameter, as at the last step."""
+        """``denom(D)`` of the last step for each parameter."""
         found: dict[Tensor, Tensor] = {}
         for group in self.param_groups:
             params = [p for p in group["params"] if "curvature" in self.state.get(p, {})]
@@ -241,11 +241,12 @@ class SecondOrderOptimizer(CurvatureEstimation):
 
     @torch.no_grad()
     def statistics(self) -> dict[str, Tensor]:
-        """Of the last step: clipped fraction, norms of denom(D), of D and of the estimate.
+        """Statistics of the last step; each is 0-dim, or ``[members]``.
 
-        ``clipped_fraction`` is the share of elements with ``|m / denom(D)| > ρ``;
-        ``estimate_norm`` and ``positive_estimate_share`` are of c at the last refresh (of
-        the last group, if there are several).
+        ``clipped_fraction`` is the share of elements with ``|m / denom(D)| > ρ``.
+        ``denominator_norm`` and ``curvature_norm`` are the norms of denom(D) and D.
+        ``estimate_norm`` and ``positive_estimate_share`` describe c of the last parameter group
+        at the last refresh. Empty before the first step.
         """
         rows = self.members or 1
         clipped, denominators, curvatures = [], [], []

@@ -1,7 +1,7 @@
 """Curvature sources: the rungs of the information ladder.
 
-The step rule of a second-order method stays the same while the curvature c that it is fed
-carries less and less. What a rung still knows, a gain over the rung below is made of.
+Each rung gives the same step rule a curvature c with less information than the rung above.
+A gain over the rung below is due to the information lost there.
 
 | source             | c                                        | keeps                         |
 |--------------------|------------------------------------------|-------------------------------|
@@ -10,17 +10,16 @@ carries less and less. What a rung still knows, a gain over the rung below is ma
 | `permuted`         | the estimate, permuted within a tensor   | magnitude, layer, spread      |
 | `per_tensor`       | its root mean square over each tensor    | magnitude, layer              |
 | `per_model`        | its root mean square over all parameters | magnitude                     |
-| `gauss_newton`     | N ĝ ⊙ ĝ, ĝ with labels from the model    | all, of the Gauss–Newton matrix |
+| `gauss_newton`     | N ĝ ⊙ ĝ, ĝ with sampled labels           | all, of the Gauss–Newton matrix |
 | `squared_gradient` | g ⊙ g                                    | first-order information       |
 | `constant`         | 1                                        | nothing                       |
 
-The permutation is drawn once for a run and then kept: the smoothed curvature D is then
-exactly the real one with its coordinates shuffled, its distribution and its course in time
-untouched. A permutation drawn anew at each refresh would be averaged away by the smoothing
-and be one number per tensor under another name.
+The permutation is drawn once for a run. The smoothed curvature D is then that of ``estimate``
+with its coordinates shuffled, with the same distribution at every step. If it were drawn again
+at each refresh, smoothing would average it to one number for each tensor.
 
 All functions take and return one tensor for each parameter. With ``members`` the leading
-dimension is the ensemble's, and nothing is ever mixed across it.
+dimension is that of the members, which never mix.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ __all__ = [
     "HESSIAN_SOURCES",
     "STATISTICS",
     "Permutation",
-    "degrade",
+    "apply_source",
     "estimate_statistics",
     "exact_diagonal",
 ]
@@ -45,22 +44,22 @@ HESSIAN_SOURCES = ("exact", "estimate", "permuted", "per_tensor", "per_model")
 CURVATURE_SOURCES = (*HESSIAN_SOURCES, "gauss_newton", "squared_gradient", "constant")
 
 STATISTICS = ("estimate_norm", "positive_estimate_share")
-"""What :func:`estimate_statistics` computes."""
+"""Names of the statistics that :func:`estimate_statistics` returns."""
 
 HVP = Callable[[Sequence[Tensor]], list[Tensor]]
 
 
 def exact_diagonal(hvp: HVP, params: Sequence[Tensor], members: int | None) -> list[Tensor]:
-    """The exact diagonal of the Hessian, by one Hessian-vector product for each parameter.
+    """Exact diagonal of the Hessian, from one Hessian-vector product for each element.
 
-    ``diag(H)_i = e_iᵀ H e_i``. In an ensemble the i-th unit vector is used for all members
-    at once, so the cost is that of one member's parameter count.
+    ``diag(H)_i = e_iᵀ H e_i``. All members use the i-th unit vector together, so an ensemble
+    takes as many products as one member.
 
     Args:
-        hvp: maps a list of vectors shaped like ``params`` to the products with H; called
-            once for each parameter, so it has to keep its graph.
+        hvp: maps vectors shaped like ``params`` to their products with H; called many times, so
+            it must keep its graph.
         params: tensors of shape ``[...]``, or ``[members, ...]``.
-        members: size of the ensemble, if there is one.
+        members: ensemble size; None: a single model.
 
     Example:
         >>> H = torch.tensor([[2.0, 1.0], [1.0, 3.0]])
@@ -80,10 +79,12 @@ def exact_diagonal(hvp: HVP, params: Sequence[Tensor], members: int | None) -> l
 
 
 class Permutation:
-    """A fixed random permutation of the entries of each tensor, for each member its own.
+    """Fixed random permutation of the entries of each tensor, another one for each member.
 
-    It is a function of the seeds alone and is drawn again rather than stored, so a
-    checkpoint carries nothing for it.
+    It is a function of the seeds, so checkpoints do not store it.
+
+    Args:
+        seeds: one seed for each member.
 
     Example:
         >>> shuffle = Permutation([0])
@@ -97,28 +98,28 @@ class Permutation:
         self._index: dict[int, Tensor] = {}
 
     def __call__(self, position: int, tensor: Tensor) -> Tensor:
-        """The tensor with its entries shuffled; ``position`` says which of the model's it is."""
+        """Permute the entries of a tensor; ``position`` is its index among the parameters."""
         flat = tensor.reshape(len(self._seeds), -1)
         if position not in self._index:
-            # Spread over the low 32 bits, which are all that a CPU generator looks at.
+            # Vary the low 32 bits, because a CPU generator ignores the others.
             seeds = [(s + 0x9E3779B9 * position) % 2**63 for s in self._seeds]
             streams = [torch.Generator().manual_seed(s) for s in seeds]
             rows = [torch.randperm(flat.shape[1], generator=g) for g in streams]
-            # step must not wait for the device.
+            # Non-blocking, because step must not wait for the device.
             self._index[position] = torch.stack(rows).to(flat.device, non_blocking=True)
         return flat.gather(1, self._index[position]).reshape(tensor.shape)
 
 
-def rms_filled(tensors: Sequence[Tensor], members: int | None, *, per: str) -> list[Tensor]:
-    """Every entry replaced by the root mean square over its tensor or over the model.
+def fill_with_rms(tensors: Sequence[Tensor], members: int | None, *, per: str) -> list[Tensor]:
+    """Replace every entry by the root mean square over its tensor or over the model.
 
     Args:
         tensors: curvature estimates.
-        members: size of the ensemble, if there is one; each member has its own mean.
+        members: ensemble size, each member with its own mean; None: a single model.
         per: ``"tensor"`` or ``"model"``.
 
     Example:
-        >>> rms_filled([torch.tensor([3.0, 4.0])], None, per="tensor")
+        >>> fill_with_rms([torch.tensor([3.0, 4.0])], None, per="tensor")
         [tensor([3.5355, 3.5355])]
     """
     rows = members or 1
@@ -134,7 +135,7 @@ def rms_filled(tensors: Sequence[Tensor], members: int | None, *, per: str) -> l
     ]
 
 
-def degrade(
+def apply_source(
     source: str,
     estimate: Sequence[Tensor],
     *,
@@ -142,50 +143,50 @@ def degrade(
     members: int | None,
     permutation: Permutation,
 ) -> list[Tensor]:
-    """What a rung of the ladder keeps of an estimate.
+    """Transform an estimate as a curvature source requires.
 
     Args:
-        source: one of :data:`HESSIAN_SOURCES`.
+        source: ``permuted``, ``per_tensor`` or ``per_model``; others leave the estimate as it is.
         estimate: one tensor for each parameter.
-        positions: of these parameters in the model.
-        members: size of the ensemble, if there is one.
-        permutation: for ``"permuted"``.
+        positions: indices of these parameters in the model.
+        members: ensemble size; None: a single model.
+        permutation: the permutation for ``permuted``.
     """
     if source == "permuted":
         return [permutation(i, c) for i, c in zip(positions, estimate, strict=True)]
     if source in ("per_tensor", "per_model"):
-        return rms_filled(estimate, members, per=source.removeprefix("per_"))
+        return fill_with_rms(estimate, members, per=source.removeprefix("per_"))
     return list(estimate)
 
 
 def estimate_statistics(estimate: Sequence[Tensor], members: int | None) -> dict[str, Tensor]:
-    """Norm of an estimate and its share of positive entries; 0-dim, or ``[members]``.
+    """Norm of an estimate, and share of its positive entries; each 0-dim, or ``[members]``.
 
     Example:
         >>> estimate_statistics([torch.tensor([3.0, -4.0])], None)["estimate_norm"]
         tensor(5.)
     """
-    # Tensor by tensor: one of all would be as large as the model. Without members as they are:
-    # a sharded tensor may have no flat view.
+    # Tensor by tensor, because a joined tensor would be as large as the model. Not flattened
+    # without members, because a sharded tensor may have no flat view.
     each = list(estimate) if members is None else [c.reshape(members, -1) for c in estimate]
     dim = None if members is None else 1
     norms = torch.stack([torch.linalg.vector_norm(c, dim=dim) for c in each])
     positive = torch.stack([(c > 0).sum(dim) for c in each]).sum(0)
     size = sum(c.numel() for c in each) // (members or 1)
     return {
-        "estimate_norm": whole(torch.linalg.vector_norm(norms, dim=0)),
-        "positive_estimate_share": whole(positive / size).to(norms.dtype),
+        "estimate_norm": full_tensor(torch.linalg.vector_norm(norms, dim=0)),
+        "positive_estimate_share": full_tensor(positive / size).to(norms.dtype),
     }
 
 
-def whole(tensor: Tensor) -> Tensor:
-    """The tensor itself, or the full one of one that is spread over ranks."""
+def full_tensor(tensor: Tensor) -> Tensor:
+    """Gather a sharded tensor (``DTensor``); return any other unchanged."""
     full: Tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
     return full
 
 
 def check_source(name: str, exact: Any) -> None:
-    """Refuse an unknown source, or a diagonal function that would never be called."""
+    """Raise ValueError for an unknown source, or a diagonal function that would be unused."""
     if name not in CURVATURE_SOURCES:
         raise ValueError(f"unknown curvature source {name!r}; choose from {CURVATURE_SOURCES}")
     if exact is not None and name != "exact":

@@ -1,8 +1,7 @@
-"""Saving and loading an optimizer, with torch's own functions and with ``torch.distributed``'s.
+"""Save and load optimizers with ``torch.save`` and with ``torch.distributed.checkpoint``.
 
-``torch.distributed.checkpoint.state_dict`` keeps the state of each parameter and the entries of
-the parameter groups, and drops everything else in a state dict. So all that the next step
-depends on is in one of these two.
+``torch.distributed.checkpoint.state_dict`` saves only the state of parameters and the entries of
+parameter groups. Therefore these hold everything that the next step depends on.
 """
 
 from __future__ import annotations
@@ -21,13 +20,13 @@ COUNTERS = ("gradient_count", "hvp_count", "curvature_cost")
 FORMER_NAMES = {name: name for name in (*COUNTERS, "last_estimate")} | {
     "probe_generator": "probe_state"
 }
-"""Entries that states of earlier versions have beside the groups, and their names in the groups."""
+"""Entries of the state dicts of earlier versions, mapped to their names in the groups."""
 
 Number = TypeVar("Number", int, float)
 
 
 class Counter(Generic[Number]):
-    """A count of the whole optimizer, kept in each parameter group as ``step`` is."""
+    """Attribute of an optimizer that is stored in every parameter group, as ``step`` is."""
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
@@ -50,11 +49,11 @@ class Counter(Generic[Number]):
 
 
 class SavedOptimizer(Optimizer):
-    """An optimizer whose progress is saved and loaded.
+    """Optimizer with a complete ``state_dict``.
 
-    A subclass names the state of a parameter in :meth:`_state_names`, and has two methods for
-    what belongs to the whole optimizer: :meth:`_extras` and :meth:`_load_extras`. The extras are
-    in the groups of a state dict only; between calls their entries in ``param_groups`` are None.
+    A subclass names the state of a parameter in :meth:`_state_names`. State of the whole
+    optimizer (*extras*) is returned by :meth:`_extras` and restored by :meth:`_load_extras`.
+    Only state dicts contain extras; their entries in ``param_groups`` are None.
     """
 
     extras: tuple[str, ...] = ()
@@ -64,18 +63,18 @@ class SavedOptimizer(Optimizer):
     curvature_cost = Counter[float]()
 
     def _state_names(self, group: dict[str, Any]) -> tuple[str, ...]:
-        """Names of the state tensors of each parameter of the group."""
+        """Names of the state tensors of a group's parameters."""
         raise NotImplementedError
 
     def _extras(self) -> dict[str, Any]:
-        """What a state dict holds for the whole optimizer: one entry for each of ``extras``."""
+        """State of the whole optimizer: a value for each name in ``extras``."""
         return {}
 
     def _load_extras(self, extras: dict[str, Any]) -> None:
-        """Inverse of :meth:`_extras`; an entry is None if the state dict lacks it."""
+        """Restore the result of :meth:`_extras`; values missing in the state dict are None."""
 
     def _states(self, params: Sequence[Tensor], *names: str) -> list[list[Tensor]]:
-        """State tensors by name, zeros where a parameter has none yet."""
+        """State tensors of ``params``, one list for each name; creates missing ones as zeros."""
         for p in params:
             state = self.state[p]
             for name in names:
@@ -84,13 +83,13 @@ class SavedOptimizer(Optimizer):
         return [[self.state[p][name] for p in params] for name in names]
 
     def _gradient_norm(self) -> Tensor | None:
-        """Norm of all gradients; None if there is none."""
+        """Norm of all gradients; None if there is no gradient."""
         raise NotImplementedError
 
-    def _initializes(self) -> bool:
-        """Whether this step is torch's way to create the state: learning rate and gradients 0.
+    def _is_initialization_step(self) -> bool:
+        """Whether torch calls ``step`` only to create the state: learning rates and gradients 0.
 
-        The gradients are read, which waits for the device, only if every learning rate is 0.
+        Reading the gradients synchronises; it is done only if every learning rate is 0.
         """
         rates = [group["lr"] for group in self.param_groups]
         if any(isinstance(lr, Tensor) and (lr.ndim or not lr.is_cpu) for lr in rates):
@@ -103,14 +102,14 @@ class SavedOptimizer(Optimizer):
         whole = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
         return bool((whole == 0).all())
 
-    def _initialize(self) -> None:
-        """Create the state of every parameter that has a gradient; no step is made."""
+    def _create_state(self) -> None:
+        """Create the state of every parameter that has a gradient, without a step."""
         for group in self.param_groups:
             params = [p for p in group["params"] if p.grad is not None]
             self._states(params, *self._state_names(group))
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything the next step depends on; loads with ``weights_only=True``."""
+        """Return everything that the next step depends on; loads with ``weights_only=True``."""
         for group in self.param_groups:
             group.update(self._extras())
         try:
@@ -123,9 +122,9 @@ class SavedOptimizer(Optimizer):
             group.update(dict.fromkeys(self.extras))
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Inverse of ``state_dict``; also reads the states of earlier versions."""
-        beside = {new: state_dict[old] for old, new in FORMER_NAMES.items() if old in state_dict}
-        groups = [{**_with_betas(group), **beside} for group in state_dict["param_groups"]]
+        """Restore a ``state_dict``, also one of an earlier version."""
+        former = {new: state_dict[old] for old, new in FORMER_NAMES.items() if old in state_dict}
+        groups = [{**_with_betas(group), **former} for group in state_dict["param_groups"]]
         super().load_state_dict({**state_dict, "param_groups": groups})
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -142,7 +141,7 @@ class SavedOptimizer(Optimizer):
 
 
 def _with_betas(group: dict[str, Any]) -> dict[str, Any]:
-    """A saved group whose β1 and β2 stood by themselves, as groups are now."""
+    """Convert a saved group of an earlier version, with ``beta1`` and ``beta2``, to ``betas``."""
     if "betas" in group or "beta1" not in group:
         return group
     rest = {name: value for name, value in group.items() if name not in ("beta1", "beta2")}
