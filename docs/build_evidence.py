@@ -31,13 +31,14 @@ from adaptive_opt.evidence.summary import (
 )
 from adaptive_opt.evidence.tables import ARM_LABELS, TASK_LABELS, markdown
 from adaptive_opt.study import tasks_of
-from adaptive_opt.switches import VARIANTS
+from adaptive_opt.switches import SWITCHES, VARIANTS
 
 sys.path.insert(0, str(Path(__file__).parent))
 from record import (
     DOCS,
     RESULTS,
     beside,
+    both,
     collect_verdict,
     copy,
     figure_path,
@@ -118,7 +119,6 @@ def verdict_page(scale: str | None = None) -> str:
         "loss_by_length": "Final training loss by training length, a panel for each task",
         "speedup_in_iterations": "Speed-up of every arm, in iterations",
         "speedup_in_seconds": "Speed-up of every arm, in seconds",
-        "ladder": "Each rung of the ladder against the next",
     }
     parts = [
         f"# {found.question}",
@@ -130,6 +130,8 @@ def verdict_page(scale: str | None = None) -> str:
         markdown(*matrix_rows(found)),
         *(picture(w, "verdict", name, found.scale) for name, w in words.items()),
         *(part for task in found.tasks for part in task_section(task)),
+        *ladder(found),
+        *prices(found),
         "## Threats to validity",
         "\n".join(f"- {threat}" for threat in threats(found)),
     ]
@@ -145,29 +147,69 @@ def reading_guide(found: Verdict) -> str:
   speed-up is beyond the trained lengths. ≥ and ≤: some runs are. *Runs at a bound* counts them.
 - *Spread* is the factor by which speeds differ between searches or seeds. *Values at a bound* lie at the edge of the search
   space. Columns of failed searches and stuck runs are left out if there are none.
-- A step costs *plain* + *refresh* / k milliseconds. *Price* is relative to the reference. *Wins from k* is the update period
-  from which the arm is faster in seconds.
 - *Rungs*: each is compared with the next lower one; a faster rung shows the effect of the part that the lower one loses.
 
 [How arms are compared](comparison.md) has the formulae, `docs/results/{found.scale}/verdict.json` all numbers."""
 
 
 def task_section(task: TaskVerdict) -> list[str]:
-    """Return the tables of one task: speed-ups, runs, ladder, prices."""
-    tables = [markdown(*arm_rows(task))]
+    """Return the tables of one task: speed-ups by both losses, and the runs."""
+    head, body = arm_rows(task)
+    speeds = markdown([short(words) for words in head], body)
     if "valid_loss" in task.levels:
         head, body = arm_rows(task, "valid_loss")
-        tables += ["By validation loss:", markdown(head[:-1], [row[:-1] for row in body])]
+        names = ["arm", *(f"validation: {short(words)}" for words in head[1:-1])]
+        speeds = beside(speeds, markdown(names, [row[:-1] for row in body]))
     runs = beside(markdown(*final_rows(task)), markdown(*search_rows(task)))
-    tables.append(informative(runs))
-    if ladder_rows(task)[1]:
-        tables += [*task.made_of.values(), markdown(*ladder_rows(task))]
-    prices = markdown(*price_rows(task))
-    if break_even_rows(task)[1]:
-        prices = beside(prices, markdown(*break_even_rows(task)))
     said = [f"- {line}" for line in failures(task)]
     reference = next(a.label for a in task.arms if a.arm == task.reference)
-    return [f"## {task.label}", f"Reference: {reference}.", *said, *tables, prices]
+    title = [f"## {task.label}", f"Speed-up against {reference}, and the final losses:"]
+    return [*title, *said, speeds, informative(runs)]
+
+
+def short(words: str) -> str:
+    """Shorten a column's name where the text above it names the quantity."""
+    return words.removeprefix("speed-up in ")
+
+
+def ladder(found: Verdict) -> list[str]:
+    """Return rungs × tasks: each rung against the next, and what follows from it."""
+    tables, said = [], []
+    for task in found.tasks:
+        rows = [
+            [f"{upper} against {lower}: {part}", f"{ratio} {verdict}"]
+            for upper, lower, part, ratio, verdict in ladder_rows(task)[1]
+        ]
+        if rows:
+            tables.append(markdown(["rung: part that is lost", task.label], rows))
+            said += [f"- {task.label}: {words}" for words in task.made_of.values()]
+    figure = picture("Each rung of the ladder against the next", "verdict", "ladder", found.scale)
+    return ["## The ladder", "\n".join(said), beside(*tables), figure] if tables else []
+
+
+def prices(found: Verdict) -> list[str]:
+    """Return arms × tasks: what a step costs, and from which period an arm wins on seconds."""
+    steps, wins = [], []
+    for task in found.tasks:
+        rows = [
+            [arm, f"{plain} + {refresh}/k: {ratio}" if refresh != "0" else f"{plain}: {ratio}"]
+            for arm, _, plain, refresh, ratio in price_rows(task)[1]
+        ]
+        steps.append(markdown(["arm", task.label], rows))
+        rows = [[arm, f"{period} ({ends})"] for arm, _, period, ends in break_even_rows(task)[1]]
+        wins.append(markdown(["arm", task.label], rows))
+    k = ", ".join(
+        str(n) for n in sorted({b.update_period for t in found.tasks for b in t.break_even})
+    )
+    return [
+        "## Seconds of a step",
+        f"Milliseconds of a step, as plain + refresh / k, and the price at k = {k} relative to the "
+        "reference:",
+        beside(*steps),
+        "Update period k from which an arm is faster than the reference in seconds, with its "
+        "interval:",
+        beside(*wins),
+    ]
 
 
 def base_page() -> str:
@@ -206,27 +248,28 @@ def ledger_page() -> str:
     costs = {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in files}
     text = ledger_report.report(*tables, costs, scale="base", searched=True)
     title, _, rest = text.partition("\n\n")
-    overview, mark, sections = rest.partition("\n\n## ")
+    overview, *sections = rest.split("\n\n## ")
+    effects = both(*(effect_table(rows) for _, rows in tables[0].groupby("task", sort=False)))
     figure = picture("Median iterations to the target, by switch", "ledger", "iterations")
-    effects = [
-        f"**{TASK_LABELS[task]}**\n\n{effect_table(tables[0][tables[0]['task'] == task])}"
-        for task in tables[0]["task"].unique()
-    ]
-    parts = [title, LEDGER_GUIDE, figure, overview, EFFECTS, *effects]
-    return "\n\n".join(parts) + without_effects(mark + sections)
+    medians = both(*markdown_tables(overview))
+    intro = fill(overview.partition("\n\n")[0])
+    head = ["switch", "as published", "here", "why it matters", "note"]
+    rows = [[s.label, s.published, s.corrected, s.why, s.note or "–"] for s in SWITCHES]
+    measured = [part for part in map(ledger_section, sections) if part]
+    parts = [title, LEDGER_GUIDE, figure, intro, medians, EFFECTS, effects]
+    parts += ["## The switches", markdown(head, rows).replace("---:", "---"), *measured]
+    return "\n\n".join(parts) + "\n"
 
 
 LEDGER_GUIDE = """You will see what each defect of the original study changes in its table.
 
     kedro run --pipelines=ledger
 
-**How to read this page.** First come the medians of every variant, then their ratios. The sections say what each switch is
-and show what else was measured. [Diagnostics](diagnostics.md#replication-ledger) has the method,
-`docs/results/base/ledger/` all numbers."""
+**How to read this page.** First come the medians of every variant, then their ratios. The sections show what else was measured. Where a cell has two values, the first is of condition 29, the second of condition 15,099.
+[Diagnostics](diagnostics.md#replication-ledger) has the method, `docs/results/base/ledger/` all numbers."""
 
-EFFECTS = """Median iterations relative to the row that the variant is compared with (the baseline; *clipped* for *clipped, curvature
-not*). In brackets: seeds that arrive sooner and later than there. *=*: the losses have the same bits. –: no ratio, as a
-median is infinite."""
+EFFECTS = """Median iterations relative to the row that the variant is compared with (the baseline; *clipped* for *clipped, curvature not*).
+In brackets: seeds that arrive sooner and later than there. *=*: the losses have the same bits. –: a median is infinite."""
 
 
 def effect_table(rows: pd.DataFrame) -> str:
@@ -247,30 +290,50 @@ def effect_table(rows: pd.DataFrame) -> str:
     return markdown(["", *(ARM_LABELS[a] for a in arms)], body)
 
 
-def without_effects(sections: str) -> str:
-    """Leave out the sentences on single arms, whose numbers the table of effects has."""
+def markdown_tables(text: str) -> list[str]:
+    """List the Markdown tables in a text."""
+    return [found.strip() for found in re.findall(r"(?:^\|.*\n?)+", text, re.M)]
+
+
+def ledger_section(text: str) -> str:
+    """Keep what was measured of a switch beside its effects on arms; join the tables of tasks."""
     arms = "|".join(map(re.escape, ARM_LABELS.values()))
     tasks = "|".join(map(re.escape, TASK_LABELS.values()))
-    text = re.sub(rf"^- (?:{tasks}): (?:{arms})[ ,].*\n", "", sections, flags=re.M)
-    text = re.sub(r"^\*[^*\n]+\*, compared with \*[^*\n]+\*:\n", "", text, flags=re.M)
-    return re.sub(r"\n{3,}", "\n\n", text).rstrip() + "\n"
+    said = re.findall(rf"^- (?!(?:{tasks}): (?:{arms})[ ,]).*", text, re.M)
+    tables = markdown_tables(text)
+    if len(tables) == 2:
+        tables = [both(*tables)]
+    introduction = [SETTLING] if tables and not said else []
+    parts = ["\n".join(said)] if said else introduction
+    return "\n\n".join([f"## {text.partition(chr(10))[0]}", *parts, *tables]) if parts else ""
+
+
+SETTLING = "Where the loss of the best run stops moving, in % of the run:"
 
 
 def fidelity_page() -> str:
     """Write what curvature estimates are worth, from the measures along the runs."""
     names = [task.name for task in tasks_of("rahimi_recht")]
     measures = [pd.read_parquet(BASE / "fidelity" / f"{name}.parquet") for name in names]
-    title, _, rest = fidelity.report(measures, "base", "ssdh").partition("\n\n")
+    title, *tasks = fidelity.report(measures, "base", "ssdh").strip().split("\n\n## ")
+    (intro, *stages), (_, *others) = ([*task.split("\n\n### ")] for task in tasks)
+    joined = []
+    for one, other in zip(stages, others, strict=True):
+        (table,), (second,) = markdown_tables(one), markdown_tables(other)
+        words = [part for part in one.split("\n\n") if part[0] != "|"]
+        joined += [f"## {words[0]}", *map(fill, words[1:]), both(table, second)]
     figure = picture("Error of every estimate along the run", "fidelity", "estimates")
-    guide = """You will see how near the optimizers' curvature estimates are to the exact diagonal.
+    setup = fill(intro.partition("\n\n")[2])
+    return "\n\n".join([title, FIDELITY_GUIDE, figure, setup, *joined]) + "\n"
+
+
+FIDELITY_GUIDE = """You will see how near the optimizers' curvature estimates are to the exact diagonal.
 
     kedro run --pipelines=fidelity
 
-**How to read this page.** Each task has three tables: one draw of an estimate, the smoothed estimate in the denominator, and
-the clipped update. *At the end* is the relative error at the last iteration. [Diagnostics](diagnostics.md#fidelity-of-the-estimates)
-defines the measures."""
-    return f"{title}\n\n{guide}\n\n{figure}\n\n{rest}"
-
+**How to read this page.** Three tables compare one draw of an estimate, the smoothed estimate in the denominator, and the clipped
+update. Where a cell has two values, the first is of condition 29, the second of condition 15,099. *At the end* is the relative
+error at the last iteration. [Diagnostics](diagnostics.md#fidelity-of-the-estimates) defines the measures."""
 
 PAGES = {"verdict": verdict_page, "ledger": ledger_page, "fidelity": fidelity_page}
 if headline() != "base":

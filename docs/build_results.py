@@ -19,12 +19,19 @@ from typing import Any
 import pandas as pd
 
 from adaptive_opt.evidence.networks import cost_markdown, outcome_markdown
-from adaptive_opt.evidence.tables import ARM_LABELS, TASK_LABELS, count, markdown, passage_markdown
-from adaptive_opt.evidence.tables import percent, records
+from adaptive_opt.evidence.tables import (
+    ARM_LABELS,
+    TASK_LABELS,
+    count,
+    markdown,
+    passage_markdown,
+    percent,
+    records,
+)
 from adaptive_opt.study import get_arm, get_task, tasks_of
 
 sys.path.insert(0, str(Path(__file__).parent))
-from record import beside, fill, informative
+from record import beside, both, fill, informative
 
 DOCS = Path(__file__).parent
 PROJECT = DOCS.parent
@@ -79,25 +86,28 @@ def network_report() -> str:
     parts = []
     for task in tasks_of("images", "text"):
         passage, outcomes, costs = (t[t["task"] == task.name] for t in found.values())
-        runs = informative(beside(outcome_markdown(outcomes), cost_markdown(costs)))
+        joined = beside(passage_markdown(passage), outcome_markdown(outcomes), cost_markdown(costs))
         target = passage["target"].iloc[0]
-        parts += [f"### {task.label}: target {target:g}", passage_markdown(passage), runs]
+        parts += [f"### {task.label}: target {target:g}", informative(joined)]
     return "\n\n".join(parts)
 
 
 def falls() -> str:
     """Return how far the training loss of every arm fell at the published sizes."""
-    lines = [
-        "| task | arm | iterations | training loss at the start | over the epoch | validation loss |",
-        "| --- | --- | ---: | ---: | ---: | ---: |",
-    ]
-    for row in network_tables("paper")["outcomes"].to_dict("records"):
-        lines.append(
-            f"| {get_task(row['task']).label} | {get_arm(row['arm']).label} "
-            f"| {row['iterations']:,} | {row['start']:.3f} | {row['train_loss']:.3f} "
-            f"| {row['valid_loss']:.3f} |"
-        )
-    return "\n".join(lines)
+    rows = network_tables("paper")["outcomes"]
+    head = ["arm", "iterations", "training loss at the start", "over the epoch", "validation loss"]
+    found = []
+    for task in tasks_of("images", "text"):
+        body = [
+            [
+                ARM_LABELS[r["arm"]],
+                f"{r['iterations']:,}",
+                *(f"{r[name]:.3f}" for name in ("start", "train_loss", "valid_loss")),
+            ]
+            for r in records(rows[rows["task"] == task.name])
+        ]
+        found.append(markdown(head, body))
+    return both(*found)
 
 
 def tables(scale: str) -> dict[str, pd.DataFrame]:
@@ -186,19 +196,19 @@ def _passage(found: dict[str, Any]) -> str:
 
 def tuned_table() -> str:
     """Return found and published configurations, side by side."""
-    head = ["task", "arm", "found", "published", "lr, β2, ρ found", "lr, β2, ρ published"]
-    lines = ["| " + " | ".join(head) + " |", "| --- | --- | ---: | ---: | ---: | ---: |"]
-    for task, arms in figures_of_tuning()["configurations"].items():
+    head = ["arm", "found", "published", "lr, β2, ρ found", "lr, β2, ρ published"]
+    found = []
+    for arms in figures_of_tuning()["configurations"].values():
+        body = []
         for arm, row in arms.items():
             values = [
                 ", ".join(f"{v:.4g}" for v in row[which]["configuration"].values())
                 for which in ("found", "published")
             ]
             cells = [_passage(row["found"]), _passage(row["published"]), *values]
-            lines.append(
-                f"| {get_task(task).label} | {get_arm(arm).label} | " + " | ".join(cells) + " |"
-            )
-    return "\n".join(lines)
+            body.append([ARM_LABELS[arm], *cells])
+        found.append(markdown(head, body))
+    return both(*found)
 
 
 def worse_than_published() -> list[str]:
@@ -353,7 +363,7 @@ to 1e-2.
 ## Tuned against published
 
 The search under the corrected protocol, against the published configurations: new functions, 24,000 iterations, the 16 seeds of
-the study, which no trial has seen. Median iteration over all seeds, and how many arrive:
+the study, which no trial has seen. Median iteration over all seeds, and how many arrive, at condition 29 / 15,099:
 
 {tuned_table()}
 
@@ -407,6 +417,8 @@ The first epoch of every arm at the sizes of `--env=paper`, on one core with one
 real data pass through and that every arm learns; a published run has 128 and 64 epochs. ResNet-18 trains on a copy of CIFAR-10
 compressed as JPEG at quality 75, the Transformer on Penn Treebank. First-order work is in bfloat16, curvature in float32, for
 ResNet-18 on a quarter of each batch.
+
+ResNet-18 / Transformer:
 
 {falls()}
 

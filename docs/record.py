@@ -49,10 +49,10 @@ def figure_path(scale: str, folder: str, name: str) -> Path:
 
 
 def beside(*tables: str) -> str:
-    """Join Markdown tables with the same first column; a row that a table lacks has dashes.
+    r"""Join Markdown tables with the same first column; a row that a table lacks has dashes.
 
     Example:
-        >>> print(beside("| a | b |\\n| --- | --- |\\n| x | 1 |", "| a | c |\\n| --- | --- |\\n| x | 2 |"))
+        >>> print(beside("| a | b |\n| --- | --- |\n| x | 1 |", "| a | c |\n| --- | --- |\n| x | 2 |"))
         | a | b | c |
         | --- | --- | --- |
         | x | 1 | 2 |
@@ -69,11 +69,28 @@ def beside(*tables: str) -> str:
     return "\n".join("| " + " | ".join([first, *cells]) + " |" for first, cells in joined.items())
 
 
-def informative(table: str) -> str:
-    """Drop the columns of a Markdown table that have zeros, ``0 of n`` or dashes alone.
+def both(one: str, other: str) -> str:
+    r"""Join Markdown tables with the same rows and columns; cells that differ have both values.
 
     Example:
-        >>> print(informative("| a | failed |\\n| --- | --- |\\n| x | 0 of 3 |\\n| y | – |"))
+        >>> print(both("| a | b |\n| --- | --- |\n| x | 1 |", "| a | b |\n| --- | --- |\n| x | 2 |"))
+        | a | b |
+        | --- | --- |
+        | x | 1 / 2 |
+    """
+    lines = []
+    for first, second in zip(one.splitlines(), other.splitlines(), strict=True):
+        pairs = zip(first[2:-2].split(" | "), second[2:-2].split(" | "), strict=True)
+        cells = [a if a == b else f"{a} / {b}" for a, b in pairs]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def informative(table: str) -> str:
+    r"""Drop the columns of a Markdown table that have zeros, ``0 of n`` or dashes alone.
+
+    Example:
+        >>> print(informative("| a | failed |\n| --- | --- |\n| x | 0 of 3 |\n| y | – |"))
         | a |
         | --- |
         | x |
@@ -88,8 +105,8 @@ def informative(table: str) -> str:
 
 
 def fill(text: str) -> str:
-    """Break a paragraph into lines of at most 120 characters."""
-    return textwrap.fill(" ".join(text.split()), 120, break_on_hyphens=False)
+    """Break a paragraph into lines of at most 130 characters."""
+    return textwrap.fill(" ".join(text.split()), 130, break_on_hyphens=False)
 
 
 def copy(source: Path, target: Path) -> None:
