@@ -288,7 +288,7 @@ You will see the Hessians of the networks along training, how stable each arm is
 
     kedro run --pipelines=curvature
 
-**How to read this page.** The networks are the small ones of `make run`, the first run of every published arm; differences
+**How to read this page.** The networks are the small ones of `make run`. Each published arm is represented by its first run, so differences
 between arms hold for these runs alone. Rahimi–Recht has its published size. *Stability* above 1 is beyond the edge of
 stability. [Diagnostics](diagnostics.md#curvature-of-networks) has the method. The tables have the last epoch;
 `docs/results/base/curvature/` has all epochs.

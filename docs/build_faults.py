@@ -107,7 +107,7 @@ An error looks like this:
 ## A node of a cluster
 
 The whole smoke study on a Ray cluster of three nodes of one core each (`ray.cluster_utils.Cluster`, on one machine with two
-cores), undisturbed and with one node killed after half of the runs, beside Kedro's SequentialRunner on one core:
+cores). In one run, a node is killed after half of the runs. The first row is Kedro's SequentialRunner on one core:
 
     python tests/faults/cluster.py --json docs/results/cluster.json
 
@@ -134,8 +134,8 @@ continues where it was interrupted. To repeat one fault by its number, as in `do
 The seed {found["seed"]} and the number determine the moment, the file and the bits. A moment in seconds depends on the speed of the
 machine. Versions: {versions}. Each fault took {sum(f.get("cpu_seconds", 0.0) for f in faults) / max(1, len(faults)):.1f} s of a CPU on average.
 
-**Not tried**: several faults at a time, other systems than Linux on the CPU, network disks that lose confirmed writes, memory errors
-during a computation, and damaged databases shared by many hosts. On a GPU a continued run need not end with the same bits.
+**Not tried**: several faults at a time, and other systems than Linux on the CPU. Nor were network disks that lose confirmed
+writes, memory errors during a computation, and damaged databases shared by many hosts. On a GPU a continued run need not end with the same bits.
 """
 
 

@@ -430,9 +430,8 @@ ResNet-18 / Transformer:
 
 ## What this does not show
 
-The second-order methods reach the rounding floor where Adam and SGDM do not. The root in the loss may cause this. The gradient
-of a root does not vanish at the minimum, so a method of fixed rate cannot settle; its curvature grows without bound, which stops
-the others. The fair comparison is the mean squared error with every arm tuned for it: the tasks `rr_cond29_mse` and
+The second-order methods reach the rounding floor where Adam and SGDM do not. The root in the loss may cause this. The gradient of a root does not vanish at the
+minimum, so a method of fixed rate cannot settle. Its curvature grows without bound, which stops the others. The fair comparison is the mean squared error with every arm tuned for it: the tasks `rr_cond29_mse` and
 `rr_cond15099_mse` of `kedro run --pipelines=ladder`, whose targets stay root mean squared errors.
 """
 

@@ -143,8 +143,8 @@ Transformer {streams} streams of 35 words of 10,000. [On a GPU](gpu.md) has GPUs
 
 {update_table()}
 
-*Goals*: at most 1.25 at k = 10, 1.12 with a quarter of the batch, less than every foreign optimizer with the same k; memory between
-refreshes at most 1.05; the update at most 1.2. {missed()}
+*Goals*: at most 1.25 at k = 10 and 1.12 with a quarter of the batch. Less than every foreign optimizer with the same k. Memory
+between refreshes at most 1.05, the update at most 1.2. {missed()}
 
 ## Where the speed comes from
 
