@@ -45,11 +45,13 @@ audit: .venv/.dev  ## known vulnerabilities of what is installed; asks pypi.org
 	$(BIN)/python -m pip freeze --exclude-editable > .venv/frozen.txt
 	$(BIN)/python -m pip_audit --strict --no-deps --disable-pip --requirement .venv/frozen.txt
 
-lint: .venv/.dev  ## style, types, layers
+lint: .venv/.dev  ## style, types, layers, spelling and phrases
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/codespell
+	$(BIN)/python tests/prose.py
 
 viz: .venv/.installed  ## the pipelines and their results, in a browser
 	$(BIN)/kedro viz run --host 127.0.0.1

@@ -78,8 +78,8 @@ def check(file: Path, name: str | None = None) -> Iterator[str]:
 def sentences(text: str) -> Iterator[tuple[int, str]]:
     """Yield the sentences of a page's paragraphs and lists, with the line each begins in.
 
-    A semicolon or a colon ends a sentence, too. Code blocks, tables, headings, pictures and formulae are left out; code, links and brackets
-    within a sentence count as one word.
+    A semicolon or a colon ends a sentence, too. Code blocks, tables, headings, pictures and
+    formulae are left out. Code counts as one word, brackets and addresses of links as none.
     """
     text = re.sub(r"^```.*?^```", blank, text, flags=re.M | re.S)
     text = re.sub(r"^(?: {4,}|\||#|!\[|<).*", blank, text, flags=re.M)
