@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -22,7 +23,7 @@ from adaptive_opt.evidence.tables import markdown
 from adaptive_opt.study import get_arm, get_task, tasks_of
 
 sys.path.insert(0, str(Path(__file__).parent))
-from record import fill
+from record import both, fill
 
 DOCS = Path(__file__).parent
 RECORDS = DOCS / "results" / "base" / "curvature"
@@ -35,7 +36,7 @@ FIGURES = ["sharpness", "stability", "density", "estimate", "surface", "line"]
 FIGURES += [f"{name}_spectra" for name in FUNCTIONS]
 ESTIMATES = [
     "Cosine with the diagonal (relative error) at the last epoch, corrected for the noise of the\n"
-    "reference: the mean over many Rademacher probes."
+    "reference: the mean over many Rademacher probes. ResNet-18 / Transformer:"
 ]
 
 
@@ -261,8 +262,10 @@ def page() -> str:
     spectra, estimates = read("spectra"), read("estimates")
     last = spectra[spectra["epoch"] == spectra.groupby("task")["epoch"].transform("max")]
     _, _, rest = report(last, estimates.head(0), "base").partition("\n\n")
-    legend, _, tables = rest.partition("\n\n## ")
-    tables = f"\n## {tables}".replace("\n## ", "\n### ").strip()
+    legend, _, sections = rest.partition("\n\n## ")
+    found = [
+        re.findall(r"(?:^\|.*\n?)+", part, re.M)[0].strip() for part in sections.split("\n## ")
+    ]
     sections = [
         ("Sharpness along training", "sharpness", [sharpness_words(spectra, t) for t in NETWORKS]),
         ("Stability along training", "stability", [stability_words(spectra, t) for t in NETWORKS]),
@@ -279,9 +282,7 @@ def page() -> str:
         f"{picture('Whole spectrum over training', f'{name}_spectra')}\n\n{function_words(name)}"
         for name in FUNCTIONS
     )
-    compared = "\n\n".join(
-        f"{get_task(t).label}:\n\n{estimate_table(estimates, t)}" for t in NETWORKS
-    )
+    compared = both(*(estimate_table(estimates, t) for t in NETWORKS))
     return f"""# Curvature, scale `base`
 
 You will see the Hessians of the networks along training, how stable each arm is, and how good its curvature estimates are.
@@ -305,9 +306,9 @@ stability. [Diagnostics](diagnostics.md#curvature-of-networks) has the method. T
 
 ## Tables
 
-{fill(legend)}
+{fill(legend)} ResNet-18 / Transformer:
 
-{tables}
+{both(*found)}
 """
 
 

@@ -164,6 +164,8 @@ def task_section(task: TaskVerdict) -> list[str]:
     said = [f"- {line}" for line in failures(task)]
     reference = next(a.label for a in task.arms if a.arm == task.reference)
     title = [f"## {task.label}", f"Speed-up against {reference}, and the final losses:"]
+    if "valid_loss" not in task.levels:  # few enough columns for one table
+        return [*title, *said, informative(beside(speeds, runs))]
     return [*title, *said, speeds, informative(runs)]
 
 
@@ -303,6 +305,12 @@ def ledger_section(text: str) -> str:
     tables = markdown_tables(text)
     if len(tables) == 2:
         tables = [both(*tables)]
+    elif tables:  # rows of all tasks in one
+        head, *rows = [re.sub(rf"^\| (?:{tasks}), ", "| ", line) for line in tables[0].splitlines()]
+        half = len(rows) // 2 + 1
+        tables = [
+            both(*("\n".join([head, rows[0], *part]) for part in (rows[1:half], rows[half:])))
+        ]
     introduction = [SETTLING] if tables and not said else []
     parts = ["\n".join(said)] if said else introduction
     return "\n\n".join([f"## {text.partition(chr(10))[0]}", *parts, *tables]) if parts else ""

@@ -75,7 +75,7 @@ def update_table() -> str:
     found = steps()
     names = list(next(iter(found.values()))["update"])
     rows = [[name, *(f"{found[t]['update'][name]['ratio']:.2f}" for t in found)] for name in names]
-    return markdown(["", *(get_task(t).label for t in found)], rows)
+    return markdown(["", *(f"update, {get_task(t).label}" for t in found)], rows)
 
 
 def missed() -> str:
@@ -128,7 +128,8 @@ You will see the seconds and the memory of a training step of every optimizer, r
 sizes. `docs/build_step_cost.py` writes this page from `benchmarks/results/`.
 
 **How to read this page.** *Seconds*: the median of the ratios within the rounds, and their range. *Memory*: peak resident memory
-of a fresh process, in addition to that before the model, between two refreshes and at one. A period is k steps, one of them
+of a fresh process, in addition to that before the model, between two refreshes and at one. *Update*: `step()` alone at an ordinary
+step, with gradients, relative to AdamW's multi-tensor one. A period is k steps, one of them
 refreshes the curvature. `-k1` refreshes at every step. `-quarter` takes the curvature of a quarter of the batch. `-due` builds a
 foreign optimizer's graph only when it is read, which is not its documented use. `plain` is SSDH, one tensor after the other, with
 the graph at every step.
@@ -137,11 +138,7 @@ the graph at every step.
 {machine["torch"]}, pytorch_optimizer {first["pytorch_optimizer"]}. ResNet-18 has {batch} images of 32 × 32 a batch, the
 Transformer {streams} streams of 35 words of 10,000. [On a GPU](gpu.md) has GPUs.
 
-{beside(step_table(), memory_table())}
-
-`step()` alone at an ordinary step, gradients computed before:
-
-{update_table()}
+{beside(step_table(), memory_table(), update_table())}
 
 *Goals*: at most 1.25 at k = 10 and 1.12 with a quarter of the batch. Less than every foreign optimizer with the same k. Memory
 between refreshes at most 1.05, the update at most 1.2. {missed()}

@@ -52,14 +52,14 @@ def beside(*tables: str) -> str:
     r"""Join Markdown tables with the same first column; a row that a table lacks has dashes.
 
     Example:
-        >>> print(beside("| a | b |\n| --- | --- |\n| x | 1 |", "| a | c |\n| --- | --- |\n| x | 2 |"))
-        | a | b | c |
+        >>> print(beside("|  | b |\n| --- | --- |\n| x | 1 |", "|  | c |\n| --- | --- |\n| x | 2 |"))
+        |  | b | c |
         | --- | --- | --- |
         | x | 1 | 2 |
     """
     joined: dict[str, list[str]] = {}
     for table in tables:
-        rows = [line.strip("| ").split(" | ") for line in table.splitlines()]
+        rows = [line[2:-2].split(" | ") for line in table.splitlines()]
         known = {row[0]: row[1:] for row in rows}
         width = max((len(cells) for cells in joined.values()), default=0)
         for first in known:
@@ -96,7 +96,7 @@ def informative(table: str) -> str:
         | x |
         | y |
     """
-    rows = [line.strip("| ").split(" | ") for line in table.splitlines()]
+    rows = [line[2:-2].split(" | ") for line in table.splitlines()]
     columns = list(zip(*rows, strict=True))
     kept = [
         c for c in columns if not all(re.fullmatch(r"0( of \d+)?( %)?|–", cell) for cell in c[2:])
@@ -105,8 +105,8 @@ def informative(table: str) -> str:
 
 
 def fill(text: str) -> str:
-    """Break a paragraph into lines of at most 130 characters."""
-    return textwrap.fill(" ".join(text.split()), 130, break_on_hyphens=False)
+    """Break a paragraph into lines of at most 136 characters."""
+    return textwrap.fill(" ".join(text.split()), 136, break_on_hyphens=False)
 
 
 def copy(source: Path, target: Path) -> None:
