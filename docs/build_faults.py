@@ -88,8 +88,8 @@ def page() -> str:
 You will learn what happens to a study if something dies or is damaged on the way, tried {len(faults)} times.
 
 Each fault strikes a small study at the scale `smoke` at a random moment: a Rahimi–Recht function and ResNet-18 with SGDM and SSDH
-searched, trained and judged. Then the study runs again. Its histories, weights, snapshots, searches and verdict are compared with
-those of an undisturbed run, bit for bit. Seconds, provenance and sentences that quote seconds are left out.
+searched, trained and judged. Then the study runs again. Its histories, weights, snapshots, searches and verdict are compared with those
+of an undisturbed run, bit for bit. Seconds, provenance and sentences that quote seconds are left out.
 
 {table(faults)}
 
@@ -106,8 +106,8 @@ An error looks like this:
 
 ## A node of a cluster
 
-The whole smoke study on a Ray cluster of three nodes of one core each (`ray.cluster_utils.Cluster`, on one machine with two
-cores). In one run, a node is killed after half of the runs. The first row is Kedro's SequentialRunner on one core:
+The whole smoke study on a Ray cluster of three nodes of one core each (`ray.cluster_utils.Cluster`, on one machine with two cores). In
+one run, a node is killed after half of the runs. The first row is Kedro's SequentialRunner on one core:
 
     python tests/faults/cluster.py --json docs/results/cluster.json
 
@@ -115,12 +115,12 @@ cores). In one run, a node is killed after half of the runs. The first row is Ke
 
 ## Why nothing is lost
 
-- Every file is written beside its destination and renamed over it; the next write deletes partial files of a killed process. A
-  run's summary is written last and marks the run as complete.
-- Files that later runs use have checksums: tensors, tables, records, every finished trial; checkpoints have those of their archive.
-  A damaged run or checkpoint is made again; an error names what cannot be.
-- A trial whose worker died is repeated with its number and configuration, so the search draws what it would have drawn. Workers on
-  the same host notice at once, those of other hosts after six heartbeats.
+- Every file is written beside its destination and renamed over it; the next write deletes partial files of a killed process. A run's
+  summary is written last and marks the run as complete.
+- Files that later runs use have checksums: tensors, tables, records, every finished trial; checkpoints have those of their archive. A
+  damaged run or checkpoint is made again; an error names what cannot be.
+- A trial whose worker died is repeated with its number and configuration, so the search draws what it would have drawn. Workers on the
+  same host notice at once, those of other hosts after six heartbeats.
 - Training never waits for [tracking](howto/tracking.md#if-the-server-is-down).
 
 ## Run it again
@@ -134,8 +134,8 @@ continues where it was interrupted. To repeat one fault by its number, as in `do
 The seed {found["seed"]} and the number determine the moment, the file and the bits. A moment in seconds depends on the speed of the
 machine. Versions: {versions}. Each fault took {sum(f.get("cpu_seconds", 0.0) for f in faults) / max(1, len(faults)):.1f} s of a CPU on average.
 
-**Not tried**: several faults at a time, and other systems than Linux on the CPU. Nor were network disks that lose confirmed
-writes, memory errors during a computation, and damaged databases shared by many hosts. On a GPU a continued run need not end with the same bits.
+**Not tried**: several faults at a time, and other systems than Linux on the CPU. Nor were network disks that lose confirmed writes,
+memory errors during a computation, and damaged databases shared by many hosts.
 """
 
 

@@ -313,26 +313,26 @@ def page() -> str:
     easy, hard = (t.name for t in tasks_of("rahimi_recht"))
     return f"""# Results: the tables as published
 
-You will see the published tables of the original study repeated, corrected, and for the default run.
-[The verdict](verdict.md) answers the question; these tables count first passages of a fixed target.
+You will see the published tables of the original study repeated, corrected, and for the default run. [The verdict](verdict.md) answers
+the question; these tables count first passages of a fixed target.
 
-**How to read this page.** *Iteration* is the first logged iteration at which the training loss is at or below the target: 1e-4
-at condition 29, 1e-2 at 15,099. *Median, seeds that pass* leaves out seeds that never arrive; *median, all seeds* counts them
-as infinitely late. *Stops moving* is the first iteration within a factor of 10 of the final level ([rules](method.md#tables-as-published)).
-Rahimi–Recht has 16 seeds an arm, 24,000 iterations and the root mean squared error. The results hold for these two small,
-noise-free functions and these hyperparameters. Machine: two cores of a Xeon at 2.2 GHz (the search: of an AMD EPYC), torch
-2.14.1, CPU. `docs/build_results.py` writes this page from `docs/results/`.
+**How to read this page.** *Iteration* is the first logged iteration at which the training loss is at or below the target: 1e-4 at
+condition 29, 1e-2 at 15,099. *Median, seeds that pass* leaves out seeds that never arrive; *median, all seeds* counts them as
+infinitely late. *Stops moving* is the first iteration within a factor of 10 of the final level
+([rules](method.md#tables-as-published)). Rahimi–Recht has 16 seeds an arm, 24,000 iterations and the root mean squared error. The
+results hold for these two small, noise-free functions and these hyperparameters. Machine: two cores of a Xeon at 2.2 GHz (the search:
+of an AMD EPYC), torch 2.14.1, CPU. `docs/build_results.py` writes this page from `docs/results/`.
 
 ## The published ordering, reproduced
 
-`kedro run --env=replication --tags=rahimi_recht` with [the two original functions](howto/compare_with_published.md), which are
-not shipped. Median iteration of the seeds that pass:
+`kedro run --env=replication --tags=rahimi_recht` with [the two original functions](howto/compare_with_published.md), which are not
+shipped. Median iteration of the seeds that pass:
 
 - condition 29: {order("replication", easy)}; Adam and SGDM never.
 - condition 15,099: {order("replication", hard)}; Adam and SGDM never.
 
-These are the published orders, SSDH < SADH < SSVP < Sophia and SSVP < SADH < SSDH. 16 seeds do not settle Sophia's place at
-condition 15,099.
+These are the published orders, SSDH < SADH < SSVP < Sophia and SSVP < SADH < SSDH. 16 seeds do not settle Sophia's place at condition
+15,099.
 
 ![Training loss of the best run, replication](figures/replication_loss.png)
 
@@ -359,8 +359,8 @@ to 1e-2.
 
 ## Tuned against published
 
-The search under the corrected protocol, against the published configurations: new functions, 24,000 iterations, the 16 seeds of
-the study, which no trial has seen. Median iteration over all seeds, and how many arrive, at condition 29 / 15,099:
+The search under the corrected protocol, against the published configurations: new functions, 24,000 iterations, the 16 seeds of the
+study, which no trial has seen. Median iteration over all seeds, and how many arrive, at condition 29 / 15,099:
 
 {tuned_table()}
 
@@ -410,10 +410,10 @@ deviation; test data were evaluated once, at the end. Seeds trained together sha
 
 ## Networks, published sizes, on CIFAR-10 and Penn Treebank
 
-The first epoch of every arm at the sizes of `--env=paper`, on one core with one seed and a cosine over that epoch. It shows that
-real data pass through and that every arm learns; a published run has 128 and 64 epochs. ResNet-18 trains on a copy of CIFAR-10
-compressed as JPEG at quality 75, the Transformer on Penn Treebank. First-order work is in bfloat16, curvature in float32, for
-ResNet-18 on a quarter of each batch.
+The first epoch of every arm at the sizes of `--env=paper`, on one core with one seed and a cosine over that epoch. It shows that real
+data pass through and that every arm learns; a published run has 128 and 64 epochs. ResNet-18 trains on a copy of CIFAR-10 compressed as
+JPEG at quality 75, the Transformer on Penn Treebank. First-order work is in bfloat16, curvature in float32, for ResNet-18 on a quarter
+of each batch.
 
 ResNet-18 / Transformer:
 
@@ -427,9 +427,10 @@ ResNet-18 / Transformer:
 
 ## What this does not show
 
-The second-order methods reach the rounding floor where Adam and SGDM do not. The root in the loss may cause this. The gradient of a root does not vanish at the
-minimum, so a method of fixed rate cannot settle. Its curvature grows without bound, which stops the others. The fair comparison is the mean squared error with every arm tuned for it: the tasks `rr_cond29_mse` and
-`rr_cond15099_mse` of `kedro run --pipelines=ladder`, whose targets stay root mean squared errors.
+The second-order methods reach the rounding floor where Adam and SGDM do not. The root in the loss may cause this. The gradient of a
+root does not vanish at the minimum, so a method of fixed rate cannot settle. Its curvature grows without bound, which stops the others.
+The fair comparison is the mean squared error with every arm tuned for it: the tasks `rr_cond29_mse` and `rr_cond15099_mse` of `kedro
+run --pipelines=ladder`, whose targets stay root mean squared errors.
 """
 
 

@@ -124,15 +124,14 @@ def page() -> str:
     batch = setup["resnet18"]["setup"]["batch"]
     return f"""# What a training step costs
 
-You will see the seconds and the memory of a training step of every optimizer, relative to AdamW, on networks of the published
-sizes. `docs/build_step_cost.py` writes this page from `benchmarks/results/`.
+You will see the seconds and the memory of a training step of every optimizer, relative to AdamW, on networks of the published sizes.
+`docs/build_step_cost.py` writes this page from `benchmarks/results/`.
 
-**How to read this page.** *Seconds*: the median of the ratios within the rounds, and their range. *Memory*: peak resident memory
-of a fresh process, in addition to that before the model, between two refreshes and at one. *Update*: `step()` alone at an ordinary
-step, with gradients, relative to AdamW's multi-tensor one. A period is k steps, one of them
-refreshes the curvature. `-k1` refreshes at every step. `-quarter` takes the curvature of a quarter of the batch. `-due` builds a
-foreign optimizer's graph only when it is read, which is not its documented use. `plain` is SSDH, one tensor after the other, with
-the graph at every step.
+**How to read this page.** *Seconds*: the median of the ratios within the rounds, and their range. *Memory*: peak resident memory of a
+fresh process, in addition to that before the model, between two refreshes and at one. *Update*: `step()` alone at an ordinary step,
+with gradients, relative to AdamW's multi-tensor one. A period is k steps, one of them refreshes the curvature. `-k1` refreshes at every
+step. `-quarter` takes the curvature of a quarter of the batch. `-due` builds a foreign optimizer's graph only when it is read, which is
+not its documented use. `plain` is SSDH, one tensor after the other, with the graph at every step.
 
 `benchmarks/step_overhead.py`, one process a task, all contenders in turns, {first["setup"]["rounds"]} rounds; {machine["cpu"]}, {threads} thread, torch
 {machine["torch"]}, pytorch_optimizer {first["pytorch_optimizer"]}. ResNet-18 has {batch} images of 32 × 32 a batch, the
@@ -158,9 +157,9 @@ between refreshes at most 1.05, the update at most 1.2. {missed()}
 
 ## Seeds together or apart
 
-`benchmarks/network_ensembles.py` trains four seeds of the small networks of `base` as one ensemble by `vmap` or one after the
-other. A ratio above 1 favours the ensemble, so `training.ensemble: auto` trains networks below a million parameters together. Larger
-networks and GPUs are not measured.
+`benchmarks/network_ensembles.py` trains four seeds of the small networks of `base` as one ensemble by `vmap` or one after the other. A
+ratio above 1 favours the ensemble, so `training.ensemble: auto` trains networks below a million parameters together. Larger networks
+and GPUs are not measured.
 
 {ensembles()}
 """
