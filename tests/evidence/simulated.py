@@ -3,7 +3,7 @@
 Loss at length h is c + A·(v h)^(−b), with v the speed of a run: the arm's, times the luck of its
 search, times that of its seed, part of which all arms share. Every measured loss has noise.
 
-``python -m tests.evidence.simulated 1000`` prints the tables of docs/method.md.
+``python -m tests.evidence.simulated 1000`` prints the tables of docs/comparison.md.
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ def power(truth: Truth, studies: int, speeds: Sequence[float]) -> dict[float, fl
 
 
 def main(studies: int) -> None:
-    """Print the tables of docs/method.md."""
+    """Print the tables of docs/comparison.md."""
     for seeds in (12, 6):
         truth = Truth(seeds=seeds)
         print(f"\n3 searches × {seeds // 3} seeds, {studies} studies:\n")
