@@ -144,7 +144,8 @@ def reading_guide(found: Verdict) -> str:
 
 - *Speed-up* 2× means: the reference, the better of SGDM and Adam, must train twice as long for the same loss.
 - Brackets hold the 95 % interval over {found.tasks[0].searches} searches and their seeds. `> 16×` and `< 1/16×` are bounds: the
-  speed-up is beyond the trained lengths. ≥ and ≤: some runs are. *Runs at a bound* counts them.
+  speed-up is beyond the trained lengths. ≥ and ≤: some runs are. Runs at a bound are *censored*;
+  a column counts them.
 - *Spread* is the factor by which speeds differ between searches or seeds. *Values at a bound* lie at the edge of the search
   space. Columns of failed searches and stuck runs are left out if there are none.
 - *Rungs*: each is compared with the next lower one; a faster rung shows the effect of the part that the lower one loses.
