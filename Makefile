@@ -45,7 +45,7 @@ audit: .venv/.dev  ## known vulnerabilities of what is installed; asks pypi.org
 	$(BIN)/python -m pip freeze --exclude-editable > .venv/frozen.txt
 	$(BIN)/python -m pip_audit --strict --no-deps --disable-pip --requirement .venv/frozen.txt
 
-lint: .venv/.dev  ## style, types, layers, spelling and phrases
+lint: .venv/.dev  ## style, types, layers
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy

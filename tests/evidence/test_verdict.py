@@ -51,7 +51,7 @@ def test_false_faster_and_false_slower_are_rare(outcomes: dict[str, Outcome]) ->
 def test_intervals_cover_the_true_speed(outcomes: dict[str, Outcome]) -> None:
     inside = [o for o in outcomes.values() if 1 / 16 < o.speed < 16]
     assert 0.93 <= np.mean([o.covered for o in inside]) <= 0.975
-    assert min(o.covered for o in inside) >= 0.88  # of 120 studies; docs/comparison.md has 1,000
+    assert min(o.covered for o in inside) >= 0.88  # of 120 studies; docs/method.md has 1,000
 
 
 def test_large_speed_ups_are_always_found(outcomes: dict[str, Outcome]) -> None:
