@@ -50,6 +50,8 @@ lint: .venv/.dev  ## style, types, layers
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/codespell
+	$(BIN)/python tests/prose.py
 
 viz: .venv/.installed  ## the pipelines and their results, in a browser
 	$(BIN)/kedro viz run --host 127.0.0.1

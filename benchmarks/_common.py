@@ -1,4 +1,4 @@
-"""What every benchmark shares: the machine's description and ``--json FILE``."""
+"""Shared parts of the benchmarks: the machine's description and ``--json FILE``."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ import torch
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Defaults, and the description as it is written."""
+    """Help with defaults, and with the description unchanged."""
 
 
 def parser(description: str | None, example: str = "") -> argparse.ArgumentParser:
-    """An argument parser with the options that every benchmark has.
+    """Make an argument parser with the options that every benchmark has.
 
     Args:
         description: what the benchmark does.
-        example: options of a call of it.
+        example: options of an example call.
     """
     call = f"Example: python benchmarks/{Path(sys.argv[0]).name} {example}".strip()
     made = argparse.ArgumentParser(description=description, epilog=call, formatter_class=_Help)
@@ -31,14 +31,14 @@ def parser(description: str | None, example: str = "") -> argparse.ArgumentParse
 
 
 def at_least_1(line: argparse.ArgumentParser, options: argparse.Namespace, *names: str) -> None:
-    """Refuse smaller numbers of these options."""
+    """Raise an error if one of these options is below 1."""
     for name in names:
         if getattr(options, name) < 1:
             line.error(f"--{name} must be at least 1")
 
 
 def machine() -> dict[str, Any]:
-    """Where the figures were taken."""
+    """Describe the machine and the versions."""
     cpu = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.is_file():
@@ -58,7 +58,7 @@ def machine() -> dict[str, Any]:
 
 
 def write(path: Path | None, figures: dict[str, Any], tell: bool = True) -> None:
-    """Write the figures with the machine they were taken on; never half a file."""
+    """Write the figures and the machine to a file, atomically."""
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_name(f"{path.name}.unfinished")

@@ -1,4 +1,4 @@
-"""Who takes part in ``step_overhead.py``: models, optimizers, how each makes a step."""
+"""Contenders of ``step_overhead.py``: models, optimizers, and how each makes a step."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ Build = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
 
 @dataclass(frozen=True)
 class Sizes:
-    """Of a batch, in images or streams of text; ``small``: of tiny models and inputs."""
+    """Batch sizes in images or streams of text; ``small``: tiny models and inputs."""
 
     batch: int
     streams: int
@@ -100,7 +100,7 @@ class Problem:
             torch.cuda.synchronize(self.device)
 
     def seconds(self, function: Callable[[], Any], times: int = 1) -> float:
-        """Wall time of one of so many calls."""
+        """Return the mean wall time of a call."""
         self.synchronise()
         start = time.perf_counter()
         for _ in range(times):
@@ -110,7 +110,7 @@ class Problem:
 
 
 class Plain(torch.optim.Optimizer):
-    """SSDH as one first writes it: tensor by tensor, with the graph at every step."""
+    """SSDH in its simplest form: tensor by tensor, with the graph at every step."""
 
     def __init__(self, params: Sequence[Tensor]) -> None:
         super().__init__(params, {**COMMON, "step": 0})
@@ -150,12 +150,12 @@ class Plain(torch.optim.Optimizer):
 
 
 def first_order(run: Run) -> None:
-    """An ordinary backward pass."""
+    """Run an ordinary backward pass."""
     run.loss().backward()
 
 
 def whole_batch(run: Run) -> None:
-    """This package's way."""
+    """Compute gradients as this package does."""
     optimizer = run.second_order
     with optimizer.forward_context():
         loss = run.loss()
@@ -163,7 +163,7 @@ def whole_batch(run: Run) -> None:
 
 
 def part_of_batch(run: Run) -> None:
-    """This package's way, with the curvature of the first part of the batch."""
+    """The same, with the curvature of the first part of the batch."""
     optimizer = run.second_order
     loss, part = run.loss(), None
     if optimizer.graph_due:
@@ -173,7 +173,7 @@ def part_of_batch(run: Run) -> None:
 
 
 def finite_difference(run: Run) -> None:
-    """This package's way without second derivatives."""
+    """The same, without second derivatives."""
     run.second_order.backward(run.loss)
 
 
@@ -187,19 +187,19 @@ def sampled_labels(run: Run) -> None:
 
 
 def graph_always(run: Run) -> None:
-    """The graph of the gradient at every step."""
+    """Build the graph of the gradient at every step."""
     # The fused attention kernels have no second derivative.
     with sdpa_kernel(SDPBackend.MATH):
         run.loss().backward(create_graph=True)
 
 
 def graph_when_due(run: Run) -> None:
-    """The graph of the gradient at the steps that need it."""
+    """Build the graph of the gradient at the steps that need it."""
     (graph_always if run.due else first_order)(run)
 
 
 def plain(run: Run) -> None:
-    """As :class:`Plain` does it."""
+    """Step as :class:`Plain` does."""
     with sdpa_kernel(SDPBackend.MATH):
         loss = run.loss()
     assert isinstance(run.optimizer, Plain)
@@ -208,7 +208,7 @@ def plain(run: Run) -> None:
 
 @dataclass(frozen=True)
 class Contender:
-    """An optimizer and the way it is used.
+    """An optimizer and how it is used.
 
     Attributes:
         name: in tables, figures and ``--contenders``.
@@ -228,7 +228,7 @@ class Contender:
 
     @property
     def quarter(self) -> bool:
-        """Whether its curvature is that of a part of the batch."""
+        """Whether it computes curvature on a part of the batch."""
         return self.gradients is part_of_batch
 
     @property
@@ -246,7 +246,7 @@ class Contender:
 
 
 def contenders(device: torch.device, mode: str = "eager") -> list[Contender]:
-    """All there are in a mode, the reference first."""
+    """List the contenders of a mode, the reference first."""
     cuda = device.type == "cuda"
     capturable = mode == "graphs"
     adamw = _builder(torch.optim.AdamW, foreach=not cuda, fused=cuda, capturable=capturable)
@@ -278,7 +278,7 @@ def contenders(device: torch.device, mode: str = "eager") -> list[Contender]:
 
 
 def multi_tensor_adamw(name: str) -> Contender:
-    """The reference of the update alone, on every device."""
+    """Return the reference of the update alone, for every device."""
     return Contender(name, _builder(torch.optim.AdamW, foreach=True))
 
 
@@ -287,7 +287,7 @@ def _builder(cls: Any, **kwargs: Any) -> Build:
 
 
 class Run:
-    """A contender with its copy of the model.
+    """A contender with its own copy of the model.
 
     Args:
         contender: how it steps.
@@ -330,21 +330,21 @@ class Run:
 
     @property
     def second_order(self) -> SecondOrderOptimizer:
-        """The optimizer, one of this package's."""
+        """Return the optimizer, which is one of this package."""
         assert isinstance(self.optimizer, SecondOrderOptimizer)
         return self.optimizer
 
     def loss(self, share: float = 1.0) -> Tensor:
-        """Of this copy of the model."""
+        """Parameters of this copy of the model."""
         return self.problem.loss(self.current_model, share)
 
     @property
     def current_model(self) -> nn.Module:
-        """The compiled one where it can be used."""
+        """Return the compiled model if it can be used."""
         return self.model if self._compiled is None or self.due else self._compiled
 
     def set_step(self, number: int) -> None:
-        """Make the coming step the one of this number, where it matters."""
+        """Set the step counter, for optimizers whose steps depend on it."""
         k = self.contender.period
         if k:
             self.due = number % k == 0
@@ -352,13 +352,13 @@ class Run:
                 group["step"] = number
 
     def step(self) -> None:
-        """One step of training."""
+        """Make one training step."""
         self.optimizer.zero_grad()
         self.contender.gradients(self)
         self.optimizer.step()
 
     def due_step(self) -> None:
-        """A step that refreshes the curvature."""
+        """Make a step that refreshes the curvature."""
         if not self.contender.period:  # it has none
             self.ordinary_step()
             return
@@ -366,7 +366,7 @@ class Run:
         self.step()
 
     def ordinary_step(self) -> None:
-        """Any other; also of those that have no other."""
+        """Make a step without a refresh."""
         if self._graph is not None:
             self._graph.replay()
             return
@@ -374,7 +374,7 @@ class Run:
         self.step()
 
     def turn(self, ordinary: int) -> tuple[float, float | None]:
-        """Seconds of a step with and of one without a refresh."""
+        """Measure the seconds of a step with and without a refresh."""
         k = self.contender.period
         first = self.problem.seconds(self.due_step, DUE_STEPS_AT_1 if k == 1 else 1)
         rest = None if k == 1 else self.problem.seconds(self.ordinary_step, ordinary)
@@ -384,10 +384,10 @@ class Run:
         return first, rest
 
     def state_bytes(self) -> int:
-        """Size of all tensors of the optimizer's state."""
+        """Return the size of all tensors of the optimizer's state."""
         states = [t for s in self.optimizer.state.values() for t in s.values()]
         return sum(t.numel() * t.element_size() for t in states if isinstance(t, Tensor))
 
     def parameter_bytes(self) -> int:
-        """Size of the parameters."""
+        """Return the size of the parameters."""
         return sum(p.numel() * p.element_size() for p in self.model.parameters())

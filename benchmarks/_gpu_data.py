@@ -1,7 +1,7 @@
-"""What networks learn in a session on a GPU, without a download.
+"""Data for a session on a GPU, without a download.
 
-The published data where they are at hand, else random data of the same sizes. A run on random data
-has the same cost; its losses say nothing about learning, and the record says so.
+The published data if they exist, else random data of the same sizes. A run on random data has the
+same cost, but its losses mean nothing; the record says so.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ TOKENS = {"train": 929_589, "valid": 73_760, "test": 82_430}
 
 
 def parameters(name: str, scale: str) -> dict[str, Any]:
-    """A section of the parameters: ``conf/base``, then ``conf/<scale>`` over it."""
+    """Read a section of the parameters of ``conf/base``, overridden by ``conf/<scale>``."""
     conf = PROJECT / "conf"
     text = (conf / f"base/parameters_{name}.yml").read_text(encoding="utf-8")
     section: dict[str, Any] = yaml.safe_load(text)[name]
@@ -47,7 +47,7 @@ def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def load(task: str, scale: str, work: Path) -> tuple[ImageData | TextData, str]:
-    """The data of a task, and a sentence on what they are.
+    """Load the data of a task, with a sentence that describes them.
 
     Args:
         task: ``resnet18`` or ``transformer``.
@@ -85,14 +85,14 @@ def _text(given: Mapping[str, Any], raw: Path) -> TextData:
 
 
 def _copies() -> Path:
-    """The folder of copies that the tests of real data read, too."""
+    """Return the folder of copies that the tests of real data also read."""
     beside = [PROJECT / "shared" / "data", PROJECT.parent / "shared" / "data"]
     found = next((p for p in beside if p.is_dir()), beside[0])
     return Path(os.environ.get("ADAPTIVE_OPT_DATA", found))
 
 
 def _unpacked_text(work: Path) -> Path:
-    """A folder of downloads with the Penn Treebank in it, if it is anywhere."""
+    """Find a folder of downloads with the Penn Treebank."""
     archive = _copies() / "ptb.tar.xz"
     if (RAW / "penn_treebank" / "ptb.train.txt").is_file() or not archive.is_file():
         return RAW
@@ -107,7 +107,7 @@ def _unpacked_text(work: Path) -> Path:
 
 
 def _unpacked_images(packed: Path, work: Path) -> Path:
-    """Arrays of a copy whose images are JPEG files without their common header."""
+    """Read the arrays of a copy whose images are JPEG files without their common header."""
     path = work / "cifar10.npz"
     if path.is_file():
         return path

@@ -1,4 +1,4 @@
-"""Records of sessions on a GPU: one JSON file for each session and step, written whole."""
+"""Records of GPU sessions: one JSON file for each session and step, written atomically."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Records:
     """The records in a folder.
 
     Args:
-        folder: where they are.
+        folder: with the records.
         session: name of the session that writes, its start in UTC.
     """
 
@@ -44,7 +44,7 @@ class Records:
             seconds: wall time.
             device: see :func:`device_of`.
             reason: one sentence, unless the step is done.
-            figures: what was found.
+            figures: the results.
         """
         if state not in STATES:
             raise ValueError(f"unknown state {state!r}; choose from {STATES}")
@@ -62,17 +62,17 @@ class Records:
         return path
 
     def all(self) -> Iterator[dict[str, Any]]:
-        """Every record of every session, oldest session first."""
+        """Read every record of every session, oldest session first."""
         for path in sorted(self.folder.glob("*.json")):
             yield json.loads(path.read_text(encoding="utf-8"))
 
     def finished(self) -> set[str]:
-        """Steps that are done."""
+        """List the finished steps."""
         return {r["step"] for r in self.all() if r["state"] == "done"}
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Never half a file, whenever the process is killed."""
+    """Write a JSON file atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     unfinished.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
@@ -80,7 +80,7 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def device_of() -> dict[str, Any]:
-    """The GPU, or the CPU where there is none; versions; ``code``: a hash of src and tests."""
+    """Describe the GPU or CPU and the versions; ``code`` is a hash of src and tests."""
     import torch
 
     cuda = torch.cuda.is_available()
@@ -99,7 +99,7 @@ def device_of() -> dict[str, Any]:
 
 
 def _code() -> str:
-    """Identifies the package and its tests as they are here."""
+    """Hash the package and its tests."""
     digest, project = hashlib.blake2b(digest_size=8), Path(__file__).parents[1]
     for folder in ("src", "tests"):
         for path in sorted((project / folder).rglob("*.py")):

@@ -1,4 +1,4 @@
-"""Part of ``gpu_session.py``: runs the tests marked ``gpu`` and notes each outcome at once."""
+"""Part of ``gpu_session.py``: runs the tests marked ``gpu`` and saves each outcome at once."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from _gpu_record import write_json
 
 
 class Outcomes:
-    """A plugin of pytest: the outcome of every test, on disk as soon as it is known."""
+    """Pytest plugin that saves the outcome of every test as soon as it is known."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -28,7 +28,7 @@ class Outcomes:
 
 
 def main() -> None:
-    """The command line; ``gpu_session.py`` writes it."""
+    """Command line, for ``gpu_session.py``."""
     line = argparse.ArgumentParser(description=__doc__)
     line.add_argument("--outcomes", required=True, type=Path)
     line.add_argument("--passed", type=json.loads, default=[], help="tests to leave out, as JSON")

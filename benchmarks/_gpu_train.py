@@ -1,7 +1,7 @@
 """Part of ``gpu_session.py``: trains arms of a network until time is up, a record for each run.
 
-A run that is cut off leaves its history so far as a ``partial`` record, and a checkpoint in the
-work folder. The next session goes on from the checkpoint if that folder is still there.
+An interrupted run leaves its history as a ``partial`` record, and a checkpoint in the work folder.
+The next session continues from the checkpoint if that folder still exists.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ TELL_EVERY = 5.0
 """Seconds between two partial records."""
 
 LOG_EVERY = 10
-"""Iterations between two rows of the history; every 50 rows the clock is looked at."""
+"""Iterations between two rows of the history; every 50 rows the deadline is checked."""
 
 COLUMNS = ["iteration", "train_loss", "valid_loss", "device_seconds"]
-"""Of the history, that a record keeps."""
+"""Columns of the history that a record keeps."""
 
 NAN = math.nan
 
@@ -45,14 +45,14 @@ POINTS = 200
 
 
 class OutOfTimeError(Exception):
-    """The session's time is over."""
+    """Raised at the end of the session's time."""
 
 
 class Curve:
-    """The history of a run while it grows, and its partial record.
+    """The growing history of a run, and its partial record.
 
     Args:
-        records: where that goes.
+        records: to write to.
         step: its name.
         common: what every record of the run has.
         deadline: by ``time.monotonic``.
@@ -66,7 +66,7 @@ class Curve:
         self.begun = self._told = time.monotonic()
 
     def observe(self, block: HistoryBlock) -> None:
-        """Take rows; raises :class:`OutOfTimeError` at the deadline, which ends the run."""
+        """Add rows to the history; raise :class:`OutOfTimeError` at the deadline."""
         for iteration, row in block.rows.items():
             known = self.rows.setdefault(iteration, {})
             known |= {name: float(values[0]) for name, values in row.items()}
@@ -78,7 +78,7 @@ class Curve:
             raise OutOfTimeError
 
     def write(self, state: str, reason: str = "", **figures: Any) -> None:
-        """The record of the run as it is now."""
+        """Return the current record of the run."""
         seconds = time.monotonic() - self.begun
         found = {**self.common["figures"], **figures, "curve": self.points()}
         self.records.write(
@@ -87,7 +87,7 @@ class Curve:
         )  # fmt: skip
 
     def points(self) -> list[dict[str, float]]:
-        """Some rows, each that has validation data, and the last."""
+        """Return some rows: those with validation data, and the last."""
         every = max(1, len(self.rows) // POINTS)
         last = max(self.rows, default=0)
         return [
@@ -98,7 +98,7 @@ class Curve:
 
 
 def train(options: argparse.Namespace) -> None:
-    """All runs that have no finished record yet, in turn: every arm with a seed, then the next."""
+    """Train all unfinished runs: every arm with one seed, then with the next."""
     deadline = time.monotonic() + options.seconds
     records, device = Records(options.records, options.session), device_of()
     finished, task = records.finished(), options.task
@@ -143,7 +143,7 @@ def train(options: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """The command line; ``gpu_session.py`` writes it."""
+    """Command line, for ``gpu_session.py``."""
     line = argparse.ArgumentParser(description=__doc__)
     for name in ("task", "scale", "session", "device"):
         line.add_argument(f"--{name}", required=True)

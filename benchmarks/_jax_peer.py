@@ -33,7 +33,7 @@ def loss(weights: list[Any], gram: Any, target: Any, size: Any) -> Any:
 
 
 def step(state: State, gram: Any, due: Any, target: Any, size: Any) -> tuple[State, Any]:
-    """One iteration of a member."""
+    """Make one iteration of a member."""
     of_batch = partial(loss, gram=gram, target=target, size=size)
     value, g = jax.value_and_grad(of_batch)(state["w"])
     m = [BETA1 * a + (1 - BETA1) * b for a, b in zip(state["m"], g, strict=True)]
@@ -59,7 +59,7 @@ def step(state: State, gram: Any, due: Any, target: Any, size: Any) -> tuple[Sta
 
 
 def make(inputs: Any, target: Any, epochs: int) -> Any:
-    """The program: states of all members to states and losses after so many epochs."""
+    """Map the states of all members to states and losses after the epochs."""
     samples = len(inputs)
     bounds = [(i, min(i + BATCH, samples)) for i in range(0, samples, BATCH)]
     width = len(bounds) * BATCH
@@ -86,7 +86,7 @@ def make(inputs: Any, target: Any, epochs: int) -> Any:
 
 
 def main() -> None:
-    """Time it."""
+    """Measure and print."""
     path, members, epochs, rounds = sys.argv[1], *map(int, sys.argv[2:5])
     given = np.load(path)
     inputs, target = (jnp.asarray(given[n], jnp.float32) for n in ("X", "A"))

@@ -1,9 +1,8 @@
 """Peak memory of the contenders of ``step_overhead.py``.
 
-The highest use since a reset. The peak that ``getrusage`` tells only ever grows; Linux also
-keeps one that writing 5 to ``/proc/self/clear_refs`` sets back to the present use. Elsewhere
-there is no figure. On a CPU each contender has a fresh process: this file, with the arguments
-of :func:`peaks` as JSON.
+The highest use since a reset. The peak of ``getrusage`` only grows. On Linux, writing 5 to
+``/proc/self/clear_refs`` resets another one; elsewhere there is no figure. On a CPU each contender
+has a fresh process: this file, with the arguments of :func:`peaks` as JSON.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ CLEAR, STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 
 
 def forget_peak(cuda: bool) -> None:
-    """Set the peak back to the present use."""
+    """Reset the peak to the present use."""
     gc.collect()
     if cuda:
         torch.cuda.reset_peak_memory_stats()
@@ -41,7 +40,7 @@ def forget_peak(cuda: bool) -> None:
 
 
 def memory(cuda: bool, peak: bool) -> int | None:
-    """Bytes in use: the peak, or at present."""
+    """Return the bytes in use: the peak, or the present use."""
     if cuda:
         return torch.cuda.max_memory_allocated() if peak else torch.cuda.memory_allocated()
     if not STATUS.is_file() or not os.access(CLEAR, os.W_OK):
@@ -51,7 +50,7 @@ def memory(cuda: bool, peak: bool) -> int | None:
 
 
 def peaks(contender: Contender, task: str, sizes: Sizes, device: torch.device) -> dict[str, Any]:
-    """Peak memory of a contender, alone, with and without a refresh."""
+    """Measure the peak memory of a contender, with and without a refresh."""
     cuda = device.type == "cuda"
     # Code and workspaces that the first steps load belong to the base: take a few tiny ones.
     first = Run(contender, Problem(task, Sizes(batch=4, streams=4, small=True), device))
@@ -81,7 +80,7 @@ def peaks(contender: Contender, task: str, sizes: Sizes, device: torch.device) -
 
 
 def peaks_in_child(contender: Contender, task: str, sizes: Sizes) -> dict[str, Any]:
-    """The same in a fresh process, which owes nothing to those before."""
+    """Measure the same in a fresh process."""
     # Freed memory goes back to the system at once, as if every tensor had pages of its own.
     environment = {
         **os.environ,
@@ -100,7 +99,7 @@ def peaks_in_child(contender: Contender, task: str, sizes: Sizes) -> dict[str, A
 def measure_memory(
     device: torch.device, chosen: list[Contender], task: str, sizes: Sizes
 ) -> dict[str, Any]:
-    """Peak memory of all contenders, relative to the reference's."""
+    """Measure the peak memory of all contenders, relative to the reference."""
     figures = {}
     for c in chosen:
         if device.type == "cuda":
@@ -116,7 +115,7 @@ def measure_memory(
 
 
 def main() -> None:
-    """In the child: measure and print."""
+    """Measure and print, in the child process."""
     name, task, sizes = json.loads(sys.argv[1])
     device = torch.device("cpu")
     contender = next(c for c in contenders(device) if c.name == name)

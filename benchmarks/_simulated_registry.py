@@ -1,8 +1,8 @@
-"""The pipelines of benchmarks/simulated_grid.py, in the place of the study's: nothing is trained.
+"""Pipelines of benchmarks/simulated_grid.py that train nothing.
 
-Each (task, arm) has two nodes, as in the study: a search that asks and tells a study of Optuna, and
-a training that writes the history, weights and summary of all seeds and is followed by MLflow. What
-they compute is drawn at random; everything around it is the study's own.
+Each (task, arm) has two nodes, as in the study. A search uses an Optuna study. A training writes
+the history, weights and summary of all seeds and is tracked by MLflow. Their results are random
+numbers; everything else is the study's code.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ TRIALS, ROWS, WEIGHTS = 4, 60, 1000
 
 
 def search(task: str, arm: str, storage: Any) -> tuple[Any, dict[str, Any]]:
-    """A study of its own in the database, a few trials long."""
+    """Run a search of a few trials."""
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -37,7 +37,7 @@ def search(task: str, arm: str, storage: Any) -> tuple[Any, dict[str, Any]]:
 def train(
     task: str, arm: str, seeds: int, folder: Any, best: dict[str, Any]
 ) -> tuple[Any, dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """What a training of some seeds leaves, with random losses."""
+    """Write the results of a training with random losses."""
     import numpy as np
     import pandas as pd
     import torch
@@ -73,7 +73,7 @@ def train(
 
 
 def register_pipelines() -> dict[str, Pipeline]:
-    """As many (task, arm) as the environment says."""
+    """Make as many (task, arm) as the environment variable says."""
     cells, seeds = (int(os.environ[f"SIMULATED_{n}"]) for n in ("CELLS", "SEEDS"))
     parts = [_one(f"sim{i // len(ARMS)}", ARMS[i % len(ARMS)], seeds) for i in range(cells)]
     return {"__default__": Pipeline(parts)}

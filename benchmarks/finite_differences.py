@@ -1,9 +1,9 @@
-"""How near products by finite differences are to those by second derivatives.
+"""Compare products by finite differences with those by second derivatives.
 
-The networks and data of ``conf/base``. SSDH trains one run with the published hyperparameters. At
-every tenth iteration the Hessian of the batch is multiplied with a Rademacher probe, by second
-derivatives and by (g(θ + εv) − g(θ)) / ε for several ε, among them that of the library. What is
-printed is the cosine of the two products, which is 1 where they agree in direction.
+The networks and data are those of ``conf/base``. SSDH trains one run with the published
+hyperparameters. At every tenth iteration, the Hessian of the batch is multiplied with a Rademacher
+probe: by second derivatives, and by (g(θ + εv) − g(θ)) / ε for several ε, one of them the
+library's. The cosine of the two products is printed; 1 means the same direction.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ COLOURS = ("#999999", "#e69f00", "#0072b2", "#009e73")
 
 
 def flat(tensors: list[Tensor]) -> Tensor:
-    """One vector, in double precision for sums over it."""
+    """Concatenate to one vector in double precision."""
     return torch.cat([t.detach().reshape(-1) for t in tensors]).double()
 
 
 def exact_product(
     problem: NetworkTask, params: list[Tensor], batch: Any, probe: list[Tensor]
 ) -> Tensor:
-    """Hv by second derivatives."""
+    """Compute Hv by second derivatives."""
     with twice_differentiable():
         loss = problem.curvature_loss(params, batch).sum()
         gradients = torch.autograd.grad(loss, params, create_graph=True)
@@ -50,7 +50,7 @@ def exact_product(
 def product(
     problem: NetworkTask, params: list[Tensor], batch: Any, probe: list[Tensor], fraction: float
 ) -> Tensor:
-    """Hv by a difference of gradients, as the optimizers make it."""
+    """Compute Hv by a difference of gradients, as the optimizers do."""
 
     def gradient() -> Tensor:
         for p in params:
@@ -72,7 +72,7 @@ def product(
 
 
 def cosines(task: str, every: int, iterations: int | None) -> list[dict[str, float]]:
-    """Along one run: an iteration and the cosine for each fraction."""
+    """Return iterations and the cosine for each fraction, along one run."""
     data = load(task)
     settings = task_parameters(task, {task: parameters("tasks")[task]})
     training = TrainingParameters(**{**parameters("training"), "device": "cpu"})
@@ -117,7 +117,7 @@ def cosines(task: str, every: int, iterations: int | None) -> list[dict[str, flo
 
 
 def summary(rows: list[dict[str, float]], fraction: float) -> dict[str, float]:
-    """Median, least, and how many are at least 0.999."""
+    """Return the median, the minimum and the share of at least 0.999."""
     values = [row[f"{fraction:g}"] for row in rows]
     return {
         "median": statistics.median(values),
@@ -127,7 +127,7 @@ def summary(rows: list[dict[str, float]], fraction: float) -> dict[str, float]:
 
 
 def draw(figures: dict[str, Any], path: Path) -> None:
-    """1 − cosine along the runs, a panel for each network."""
+    """Draw 1 − cosine along the runs, a panel for each network."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 3.4), layout="constrained")
@@ -152,7 +152,9 @@ def main() -> None:
     line = parser(__doc__, "--task resnet18 --every 20")
     line.add_argument("--task", nargs="+", choices=TASKS, default=list(TASKS), help="networks")
     line.add_argument("--every", type=int, default=10, help="iterations between two comparisons")
-    line.add_argument("--iterations", type=int, default=None, help="of the run; default: whole")
+    line.add_argument(
+        "--iterations", type=int, default=None, help="iterations of the run; default: all"
+    )
     line.add_argument("--figure", type=Path, metavar="FILE", help="draw the figure here")
     options = line.parse_args()
     at_least_1(line, options, "every")

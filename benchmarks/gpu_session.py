@@ -1,4 +1,4 @@
-"""A session on a GPU: what matters most first, as much as fits into the time.
+"""Run a session on a GPU: the most valuable steps first, within a time limit.
 
     python benchmarks/gpu_session.py --minutes 12      (or: make gpu MINUTES=12)
 
@@ -7,22 +7,20 @@ The steps, in this order:
 1. every test marked ``gpu``;
 2. the cost of a step of every optimizer at the published sizes: eager, as CUDA graphs, compiled;
 3. the Transformer at the published size: the published arms with one seed, then with more;
-4. ResNet-18 likewise, for 30 epochs, then for 128;
-5. the environment ``evening`` of the study, where ``conf/evening`` exists.
+4. the same for ResNet-18, for 30 epochs, then for 128;
+5. the environment ``evening`` of the study, if ``conf/evening`` exists.
 
 Each step runs in a process of its own with a limit on its time. Its record goes to
 ``docs/results/gpu/`` at once: one JSON file for each session and step, and for each training run.
-Sessions add up. A later session leaves out what is finished, and the tests that have passed with
-the same code. A training run that was cut off goes on from its checkpoint, if the folder
-``--work`` is still there.
+A later session skips finished steps, and tests that have passed with the same code. An interrupted
+training run continues from its checkpoint, if the folder ``--work`` still exists.
 ``python docs/build_gpu.py`` makes a page of all records.
 
-Nothing is downloaded. Where CIFAR-10 or the Penn Treebank are missing, random data of the same
-sizes take their place, and the record says so.
+Nothing is downloaded. If CIFAR-10 or the Penn Treebank is missing, random data of the same sizes
+replace it, and the record says so.
 
-Exit codes: 0: all steps that had time went well, or torch sees no GPU and there is nothing to do;
-1: a step failed. ``--rehearse`` runs all of it at tiny sizes on the CPU, with records in a
-temporary folder.
+Exit codes: 0: no step failed, or torch sees no GPU; 1: a step failed. ``--rehearse`` runs
+everything at tiny sizes on the CPU, with records in a temporary folder.
 """
 
 from __future__ import annotations
@@ -58,7 +56,7 @@ NO_GPU = (
 
 @dataclass(frozen=True)
 class Step:
-    """A part of a session.
+    """A step of a session.
 
     Attributes:
         name: of its record; of training runs the beginning of their records' names.
@@ -74,10 +72,10 @@ class Step:
 
 
 class Session:
-    """What all steps share.
+    """The parts that all steps share.
 
     Args:
-        records: where the records go.
+        records: to write to.
         work: folder for checkpoints and half-done figures.
         rehearse: tiny sizes, on the CPU.
     """
@@ -88,7 +86,7 @@ class Session:
         work.mkdir(parents=True, exist_ok=True)
 
     def steps(self) -> list[Step]:
-        """In order of their value."""
+        """List the steps in order of their value."""
         made = [Step("tests", self.tests, 20, 240)]
         for mode, limit in (("eager", 120), ("graphs", 60), ("compiled", 180)):
             made.append(Step(f"cost/{mode}", self._cost(mode), 15, limit))
@@ -100,12 +98,12 @@ class Session:
         return [*made, Step("evening", self.evening, 60)]
 
     def finished(self) -> set[str]:
-        """Steps that need no repetition; tests do when the code has changed."""
+        """List the steps to skip; tests of other code are repeated."""
         tested = any(r["state"] == "done" for r in self._records_of_tests())
         return self.records.finished() - ({"tests"} if not tested else set())
 
     def _records_of_tests(self) -> list[dict[str, Any]]:
-        """Those of the code as it is here."""
+        """List the records of the present code."""
         code = self.device["code"]
         found = [r for r in self.records.all() if r["step"] == "tests"]
         return [r for r in found if r["device"]["code"] == code]
@@ -113,7 +111,7 @@ class Session:
     # Each kind of step.
 
     def tests(self, seconds: float) -> bool:
-        """Those marked ``gpu`` that have not passed in an earlier session."""
+        """Run the tests marked ``gpu`` that have not passed in an earlier session."""
         passed = {
             test
             for record in self._records_of_tests()
@@ -187,7 +185,7 @@ class Session:
         return run
 
     def evening(self, seconds: float) -> bool:
-        """The study at the scale of an evening."""
+        """Run the study at the scale ``evening``."""
         if not (PROJECT / "conf" / "evening").is_dir():
             reason = "conf/evening does not exist"
             self.records.write("evening", "skipped", seconds=0, reason=reason, device=self.device)
@@ -200,7 +198,7 @@ class Session:
     # Processes.
 
     def _process(self, words: Sequence[str], seconds: float) -> Ended:
-        """A Python program that is stopped, with all its children, soon after its limit."""
+        """Run a Python program; stop it and its children soon after its limit."""
         program = list(words) if words[0] == "-m" else [str(HERE / words[0]), *words[1:]]
         search = [str(PROJECT / "src"), str(PROJECT), os.environ.get("PYTHONPATH", "")]
         env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in search if p)}
@@ -224,7 +222,7 @@ class Session:
         return Ended(code, said.strip(), time.monotonic() - begun)
 
     def _simple(self, name: str, ended: Ended, figures: dict[str, Any]) -> bool:
-        """The record of a step that is done, or not."""
+        """Write the record of a step."""
         if not ended.in_time:
             self._write(name, "partial", ended, "time ran out", figures)
             return True
@@ -242,7 +240,7 @@ class Session:
 
 @dataclass(frozen=True)
 class Ended:
-    """How a process ended.
+    """The end of a process.
 
     Attributes:
         code: None: it was killed at its limit.
@@ -256,19 +254,19 @@ class Ended:
 
     @property
     def in_time(self) -> bool:
-        """Whether it ended by itself."""
+        """Whether it ended before its limit."""
         return self.code is not None
 
 
 def _kill_group(child: subprocess.Popen[bytes]) -> None:
-    """Whatever is left of a process and its children."""
+    """Kill a process and its children."""
     with contextlib.suppress(ProcessLookupError, PermissionError):  # all are gone
         os.killpg(child.pid, signal.SIGKILL)
     child.wait()
 
 
 def run(session: Session, seconds: float) -> int:
-    """All steps that have time; the exit code."""
+    """Run all steps that have time; return the exit code."""
     deadline, well = time.monotonic() + seconds, True
     finished = session.finished()
     for step in session.steps():
@@ -286,13 +284,15 @@ def run(session: Session, seconds: float) -> int:
 
 
 def main() -> int:
-    """The command line."""
+    """Command line."""
     line = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    line.add_argument("--minutes", type=float, default=12, help="of the whole session; default 12")
+    line.add_argument(
+        "--minutes", type=float, default=12, help="minutes of the whole session; default 12"
+    )
     default = PROJECT / "docs" / "results" / "gpu"
-    line.add_argument("--records", type=Path, default=default, help="where records go")
+    line.add_argument("--records", type=Path, default=default, help="folder for records")
     line.add_argument(
         "--work", type=Path, default=PROJECT / "build" / "gpu", help="folder for checkpoints"
     )

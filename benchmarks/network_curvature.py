@@ -1,13 +1,12 @@
-"""What the curvature of a network costs: minutes, and memory beside a training step's.
+"""Measure the cost of a network's curvature: minutes and memory, relative to a training step.
 
-ResNet-18 as it is trained on CIFAR-10 (11.2 million parameters), after some epochs of SGD on the
-images, its running statistics those of the images: top two eigenpairs, trace, Frobenius norm and
-spectral density of the Hessian of the loss over them, all from the products of one block Lanczos
-iteration and some fresh vectors after it. Memory is the highest use above what is there before,
-the network itself included, and stands beside that of a step of SGD with momentum on a batch of
-256. It does not depend on the number of images; minutes grow in proportion to it.
+ResNet-18 as trained on CIFAR-10 (11.2 million parameters), after some epochs of SGD on the images.
+One block Lanczos iteration and some fresh vectors give the top two eigenpairs, trace, Frobenius
+norm and spectral density of the Hessian over them. Memory is the highest additional use, network
+included, beside that of a step of SGD with momentum on a batch of 256. It does not depend on the
+number of images; minutes are proportional to it.
 
-What is known so far is written after every step, so that a run that is cut off leaves a result.
+Results are written after every step, so that an interrupted run leaves them.
 
 Images: of an ``.npz`` with ``x`` ``[N, H, W, 3]`` and ``y`` ``[N]``, or noise of their shape.
 """
@@ -41,7 +40,7 @@ LARGE = ([64, 128, 256, 512], [2, 2, 2, 2])
 
 
 def load(path: Path | None, count: int) -> tuple[Tensor, Tensor]:
-    """Images ``[count, 3, H, W]``, normalised, and classes."""
+    """Load normalised images ``[count, 3, H, W]`` and classes."""
     if path is None:
         stream = torch.Generator().manual_seed(0)
         noise = torch.randn(count, 3, 32, 32, generator=stream)
@@ -53,7 +52,7 @@ def load(path: Path | None, count: int) -> tuple[Tensor, Tensor]:
 
 
 class Meter:
-    """Minutes of processors and of the clock, and bytes, since it was made.
+    """Measure processor minutes, wall minutes and bytes since it was made.
 
     Args:
         base: bytes in use before anything was there.
@@ -66,7 +65,7 @@ class Meter:
         self._start = time.process_time(), time.perf_counter()
 
     def read(self) -> dict[str, float | int | None]:
-        """What was used so far."""
+        """Read the use so far."""
         if self._cuda:
             torch.cuda.synchronize()
         peak = memory(self._cuda, peak=True)
@@ -78,7 +77,7 @@ class Meter:
 
 
 def step_on(network: nn.Module, batch: int, device: torch.device) -> Callable[[], None]:
-    """A step of SGD with momentum, its buffers there already."""
+    """Make a step of SGD with momentum, with existing buffers."""
     x, y = load(None, batch)
     x, y = x.to(device), y.to(device)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.0, momentum=0.9)
@@ -93,7 +92,7 @@ def step_on(network: nn.Module, batch: int, device: torch.device) -> Callable[[]
 
 
 def train(network: nn.Module, x: Tensor, y: Tensor, epochs: int, device: torch.device) -> None:
-    """So many epochs of SGD with momentum in batches of 50; then the running statistics."""
+    """Train with SGD with momentum in batches of 50, then set the running statistics."""
     optimizer = torch.optim.SGD(network.parameters(), lr=0.02, momentum=0.9)
     stream = torch.Generator().manual_seed(0)
     network.train()
@@ -110,7 +109,7 @@ def train(network: nn.Module, x: Tensor, y: Tensor, epochs: int, device: torch.d
 
 
 def told(lanczos: BlockLanczos, pairs: int) -> dict[str, Any]:
-    """What the iteration knows by now."""
+    """Return the present results of the iteration."""
     count = min(pairs, lanczos.size)
     values, residuals = lanczos.eigenvalues(count)
     found = lanczos.density(points=200)
@@ -123,19 +122,19 @@ def told(lanczos: BlockLanczos, pairs: int) -> dict[str, Any]:
 
 
 def options_of() -> argparse.Namespace:
-    """The command line."""
+    """Command line."""
     line = parser(__doc__)
-    line.add_argument("--images", type=int, default=1000, help="of the loss")
+    line.add_argument("--images", type=int, default=1000, help="images of the loss")
     line.add_argument("--data", type=Path, help="an .npz of images")
-    line.add_argument("--epochs", type=int, default=3, help="of training before")
+    line.add_argument("--epochs", type=int, default=3, help="epochs of training before")
     line.add_argument("--micro-batch", type=int, default=25, dest="micro_batch")
-    line.add_argument("--batch", type=int, default=256, help="of the training step")
+    line.add_argument("--batch", type=int, default=256, help="batch of the training step")
     line.add_argument("--pairs", type=int, default=2, help="eigenpairs")
     line.add_argument("--block", type=int, default=2, help="start vectors of Lanczos")
-    line.add_argument("--steps", type=int, default=16, help="of Lanczos, at most")
-    line.add_argument("--tolerance", type=float, default=1e-3, help="a residual at which it stops")
-    line.add_argument("--draws", type=int, default=6, help="of random vectors, for the trace")
-    line.add_argument("--minutes", type=float, default=float("inf"), help="stop steps after these")
+    line.add_argument("--steps", type=int, default=16, help="Lanczos steps, at most")
+    line.add_argument("--tolerance", type=float, default=1e-3, help="stop at this residual")
+    line.add_argument("--draws", type=int, default=6, help="random vectors for the trace")
+    line.add_argument("--minutes", type=float, default=float("inf"), help="stop after these")
     line.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     line.add_argument("--small", action="store_true", help="a tiny network")
     options = line.parse_args()
@@ -146,7 +145,7 @@ def options_of() -> argparse.Namespace:
 def prepared(
     options: argparse.Namespace, device: torch.device
 ) -> tuple[NetworkLoss, dict[str, Any], Meter]:
-    """The loss, the figures of a training step, and a meter."""
+    """Prepare the loss, the figures of a training step, and a meter."""
     torch.manual_seed(0)
     cuda = device.type == "cuda"
     forget_peak(cuda)

@@ -1,4 +1,4 @@
-"""Whether seeds of a small network train faster as one ensemble than one after the other.
+"""Compare seeds of a small network as one ensemble and one after the other.
 
 The networks, data and arms of ``conf/base``, each trained for a few epochs through the
 study's own loop, with ``training.ensemble`` set to ``together`` and to ``apart``. The two
@@ -33,14 +33,14 @@ WAYS = ("apart", "together")
 
 
 def parameters(name: str) -> dict[str, Any]:
-    """A section of the parameters at base scale."""
+    """Read a section of the parameters at base scale."""
     text = (CHECKOUT / f"conf/base/parameters_{name}.yml").read_text(encoding="utf-8")
     section: dict[str, Any] = yaml.safe_load(text)[name]
     return section
 
 
 def load(task: str) -> ImageData | TextData:
-    """What a network learns."""
+    """Load the data of a network."""
     given = parameters("data")[task]
     if task == "resnet18":
         return load_images(ImageDataParameters(**given), RAW)[0]
@@ -50,7 +50,7 @@ def load(task: str) -> ImageData | TextData:
 def milliseconds(
     data: ImageData | TextData, task: str, arm: str, way: str, device: str, **sizes: int
 ) -> float:
-    """Per run and iteration, of an arm's seeds trained in one of the two ways."""
+    """Measure seconds per run and iteration, for seeds trained in one of the two ways."""
     training = TrainingParameters(**{**parameters("training"), "ensemble": way, "device": device})
     _, _, summary = run_network(
         data,
@@ -66,7 +66,7 @@ def milliseconds(
 def measure(
     data: ImageData | TextData, task: str, arm: str, rounds: int, device: str, **sizes: int
 ) -> dict[str, Any]:
-    """Both ways in turns, after a short run of one seed each to warm up."""
+    """Measure both ways in turns, after a short run of each to warm up."""
     for way in WAYS:
         milliseconds(data, task, arm, way, device, epochs=1, seeds=1)
     times: dict[str, list[float]] = {way: [] for way in WAYS}
@@ -85,10 +85,10 @@ def main() -> None:
     line.add_argument(
         "--arms", nargs="+", choices=published_arms(), default=["adam", "ssdh"], help="optimizers"
     )
-    line.add_argument("--seeds", type=int, default=4, help="runs of each arm")
-    line.add_argument("--rounds", type=int, default=3, help="turns each way takes")
-    line.add_argument("--epochs", type=int, default=2, help="of each run")
-    line.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where")
+    line.add_argument("--seeds", type=int, default=4, help="seeds of each arm")
+    line.add_argument("--rounds", type=int, default=3, help="rounds")
+    line.add_argument("--epochs", type=int, default=2, help="epochs of each run")
+    line.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="device")
     options = line.parse_args()
     at_least_1(line, options, "seeds", "rounds", "epochs")
     try:

@@ -1,4 +1,4 @@
-"""How fast the Rahimi–Recht study is: ensembles against one run at a time.
+"""Measure the Rahimi–Recht study: ensembles against one run at a time.
 
 Both sides train the same arms on the same function with the same optimizers. The plain side
 is what a careful person writes first: a DataLoader, an ``nn.Module``, one run after the
@@ -56,14 +56,14 @@ ARMS: dict[str, dict[str, Any]] = {
 
 
 def seconds(function: Callable[[], Any]) -> float:
-    """Wall time of one call."""
+    """Measure the wall time of a call."""
     start = time.perf_counter()
     function()
     return time.perf_counter() - start
 
 
 class PlainRun:
-    """One run by itself: module, loader, optimizer."""
+    """One run with module, loader and optimizer."""
 
     def __init__(self, function: RRFunction, arm: str) -> None:
         self.x = function.inputs.float()
@@ -80,7 +80,7 @@ class PlainRun:
             kwargs["betas"] = (kwargs.pop("beta1"), kwargs.pop("beta2"))
         cls = load_optimizer_class(spec["optimizer"])
         if not issubclass(cls, SecondOrderOptimizer):
-            # First-order arms the way everybody has them.
+            # First-order arms with torch's own optimizers.
             cls = torch.optim.Adam if arm == "adam" else torch.optim.SGD
         self.optimizer = cls(self.model.parameters(), **kwargs)
 
@@ -89,7 +89,7 @@ class PlainRun:
         return torch.nn.functional.mse_loss(self.model(x), y).sqrt()
 
     def train(self, epochs: int) -> None:
-        """Some epochs, noting the loss of every iteration."""
+        """Train some epochs and record the loss of every iteration."""
         for _ in range(epochs):
             for x, y in self.loader:
                 self.optimizer.zero_grad()
@@ -118,7 +118,7 @@ class PlainRun:
 
 
 class EnsembleRun:
-    """All members of an arm at once."""
+    """All members of an arm as one ensemble."""
 
     def __init__(self, function: RRFunction, arm: str, members: int) -> None:
         self.problem = RahimiRecht(
@@ -139,7 +139,7 @@ class EnsembleRun:
         )
 
     def train(self, epochs: int) -> None:
-        """Some epochs through the study's own loop, logging as it does."""
+        """Train some epochs with the study's own loop and logging."""
         for group in self.optimizer.param_groups:
             group["lr"] = 0.01
         train_ensemble(self.problem, self.params, self.optimizer, Plan(epochs))
@@ -153,7 +153,7 @@ class EnsembleRun:
 
 
 def measure(function: RRFunction, members: int, rounds: int, epochs: int) -> dict[str, Any]:
-    """Microseconds a run-iteration of both sides, arm by arm, taking turns."""
+    """Measure microseconds a run-iteration of both sides, arm by arm, in turns."""
     figures = {}
     for arm in published_arms():
         plain, ensemble = PlainRun(function, arm), EnsembleRun(function, arm, members)
@@ -171,7 +171,7 @@ def measure(function: RRFunction, members: int, rounds: int, epochs: int) -> dic
 
 
 def measure_hessians(function: RRFunction, rounds: int) -> dict[str, float]:
-    """Milliseconds an exact Hessian with its statistics, both sides taking turns."""
+    """Measure milliseconds of an exact Hessian with its statistics, both sides in turns."""
     plain, ensemble = PlainRun(function, "sgdm"), EnsembleRun(function, "sgdm", 1)
     plain.hessian()
     ensemble.hessians(8)
@@ -183,7 +183,7 @@ def measure_hessians(function: RRFunction, rounds: int) -> dict[str, float]:
 
 
 def jax_seconds(function: RRFunction, members: int, epochs: int) -> dict[str, Any]:
-    """Of one round of the peer, which compiles before it, on one core."""
+    """Measure one round of JAX on one core, without compilation."""
     flags = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
     env = {**os.environ, "XLA_FLAGS": flags, "OMP_NUM_THREADS": "1", "JAX_PLATFORMS": "cpu"}
     program = str(Path(__file__).with_name("_jax_peer.py"))
@@ -201,7 +201,7 @@ def jax_seconds(function: RRFunction, members: int, epochs: int) -> dict[str, An
 
 
 def measure_peer(function: RRFunction, members: int, rounds: int, epochs: int) -> dict[str, float]:
-    """Microseconds a run-iteration of SSDH, the ensemble and JAX taking turns."""
+    """Measure microseconds a run-iteration of SSDH, the ensemble and JAX in turns."""
     ensemble = EnsembleRun(function, "ssdh", members)
     ensemble.train(1)
     iterations = epochs * ensemble.problem.batches_per_epoch
@@ -216,14 +216,14 @@ def measure_peer(function: RRFunction, members: int, rounds: int, epochs: int) -
 
 
 def matrix_product_peak() -> float:
-    """GFLOP/s of a large float32 matrix product on one core."""
+    """Measure GFLOP/s of a large float32 matrix product on one core."""
     a = torch.randn(1536, 1536)
     a @ a
     return 2 * 1536**3 / min(seconds(lambda: a @ a) for _ in range(5)) / 1e9
 
 
 def flops_per_iteration() -> int:
-    """Multiply-adds × 2 of one gradient of one member, in Gram form."""
+    """Count operations of one gradient of one member, in Gram form."""
     x, w, y = 12, 13, 14
     products = y * w * x + y * x * x + w * y * x + y * x * w
     batch_gram = x * x * BATCH
@@ -231,7 +231,7 @@ def flops_per_iteration() -> int:
 
 
 def run_study(functions: dict[str, RRFunction]) -> dict[str, Any]:
-    """The whole published study with the ensemble, timed."""
+    """Run and time the whole published study with the ensemble."""
     training = TrainingParameters(device="cpu", log_every=10, hessian_every=100)
     parts = {}
     start = time.perf_counter()
@@ -256,8 +256,10 @@ def run_study(functions: dict[str, RRFunction]) -> dict[str, Any]:
 def main() -> None:
     """Measure, print, and write."""
     options = parser(__doc__, "--members 16 96 --json rr.json")
-    options.add_argument("--rounds", type=int, default=5, help="turns each side takes")
-    options.add_argument("--epochs", type=int, default=25, help="epochs a turn, of 8 iterations")
+    options.add_argument("--rounds", type=int, default=5, help="rounds")
+    options.add_argument(
+        "--epochs", type=int, default=25, help="epochs of a turn, 8 iterations each"
+    )
     options.add_argument("--members", type=int, nargs="+", default=[16, 96, 256])
     options.add_argument("--study", action="store_true", help="also run the whole study")
     chosen = options.parse_args()

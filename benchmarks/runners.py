@@ -1,10 +1,9 @@
-"""How long training takes by one runner and the other: one after the other, side by side, by Ray.
+"""Compare the training time of runners: sequential, parallel, Ray.
 
-Searches are made once; then each runner trains anew all that `kedro run` does, in turn. Kedro's
-SequentialRunner is what the others are compared with, by the medians. Histories of the others,
-which have a thread for each node, must be the same, bit for bit; where they are not, that is said,
-and the exit status is 1. SequentialRunner has as many threads as there are cores, which round
-differently; tests/faults/cluster.py compares its results where there is one core.
+Searches run once. Then the runners train everything of `kedro run` in turns. The medians of the
+others are compared with Kedro's SequentialRunner. The others have a thread for each node, and their
+histories must have the same bits; otherwise the exit status is 1. SequentialRunner has as many
+threads as cores and rounds differently; tests/faults/cluster.py compares its results on one core.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ RUNNERS = {
 
 
 def run(folder: Path, options: list[str], params: list[str]) -> float:
-    """Seconds of one ``kedro run``."""
+    """Measure one ``kedro run``."""
     environment = {**os.environ, "PYTHONPATH": "", "MLFLOW_DISABLE_TELEMETRY": "true"}
     environment |= {"DO_NOT_TRACK": "1"}
     command = [str(Path(sys.executable).with_name("kedro")), "run", *options]
@@ -48,7 +47,7 @@ def run(folder: Path, options: list[str], params: list[str]) -> float:
 
 
 def histories(folder: Path) -> dict[str, pd.DataFrame]:
-    """Of every run, without what a clock said."""
+    """Hash the history of every run without its seconds."""
     found = {}
     for file in sorted((folder / "data/07_model_output").rglob("history.parquet")):
         table = pd.read_parquet(file)
@@ -59,7 +58,7 @@ def histories(folder: Path) -> dict[str, pd.DataFrame]:
 def compare(
     chosen: list[str], rounds: int, env: str, given: list[str], params: list[str]
 ) -> dict[str, Any]:
-    """Seconds of every round, the runner that begins changing from round to round."""
+    """Measure every round; the first runner changes from round to round."""
     times: dict[str, list[float]] = {name: [] for name in chosen}
     differ: list[str] = []
     with tempfile.TemporaryDirectory() as name:

@@ -1,4 +1,4 @@
-"""What the machinery costs around training: a grid of runs that train nothing.
+"""Measure the machinery around training with a grid that trains nothing.
 
 Whole `kedro run`s in a copy of the project whose pipelines are those of _simulated_registry.py:
 the real runner, catalog, Optuna storage and MLflow tracking, with random numbers for results. All
@@ -32,7 +32,7 @@ WAITS = 3600  # for MLflow to take everything, which is part of what is measured
 def simulate(
     folder: Path, cells: int, seeds: int, runner: str, params: list[str]
 ) -> dict[str, Any]:
-    """Time and memory of one grid."""
+    """Measure time and memory of one grid."""
     shutil.copy(Path(__file__).with_name("_simulated_registry.py"), folder / "registry.py")
     os.replace(folder / "registry.py", folder / "src/adaptive_opt/pipeline_registry.py")
     environment = {**os.environ, "PYTHONPATH": "", "MLFLOW_DISABLE_TELEMETRY": "true"}
@@ -62,7 +62,7 @@ def simulate(
 
 
 def _left(folder: Path) -> dict[str, Any]:
-    """What is on the disk, and in the two databases."""
+    """Count files and records on disk and in the two databases."""
     data = folder / "data"
     size = sum(f.stat().st_size for f in data.rglob("*") if f.is_file())
     mlflow, studies = folder / "mlflow.db", data / "06_models/smoke/studies.db"
@@ -84,8 +84,10 @@ def _count(database: Path, query: str) -> int:
 def main() -> None:
     """Measure, print, and write."""
     options = parser(__doc__, "--runs 1000 10000 --runner StudyRunner")
-    options.add_argument("--runs", type=int, nargs="+", default=[1000, 10000], help="of each grid")
-    options.add_argument("--seeds", type=int, default=10, help="runs of a node")
+    options.add_argument(
+        "--runs", type=int, nargs="+", default=[1000, 10000], help="runs of each grid"
+    )
+    options.add_argument("--seeds", type=int, default=10, help="seeds of a node")
     options.add_argument("--runner", choices=RUNNERS, default="StudyRunner")
     options.add_argument("--params", nargs="*", default=[], help="KEY=VALUE, as for kedro run")
     chosen = options.parse_args()

@@ -1,4 +1,4 @@
-"""What a training step costs: the second-order optimizers against AdamW and their rivals.
+"""Measure a training step of the second-order optimizers, AdamW and others.
 
 Three figures for ResNet-18 and for the Transformer, each relative to torch's AdamW
 (multi-tensor on a CPU, fused on CUDA):
@@ -76,19 +76,19 @@ MIB = 2**20
 
 
 def in_turn(runs: list[Run], number: int) -> list[Run]:
-    """The order of a round; each has another one first."""
+    """Return the order of a round; the first contender rotates."""
     first = number % len(runs)
     return runs[first:] + runs[:first]
 
 
 def compare(times: list[float], reference: list[float]) -> dict[str, float]:
-    """Ratios within the rounds, in short."""
+    """Summarise the ratios within the rounds."""
     ratios = [t / r for t, r in zip(times, reference, strict=True)]
     return {"ratio": statistics.median(ratios), "min": min(ratios), "max": max(ratios)}
 
 
 def per_step(due: float, ordinary: float | None, k: int) -> float:
-    """Seconds per step over a whole period; the reference, with k = 0, has the usual one."""
+    """Return seconds per step over a whole period."""
     k = k or PERIOD
     return due if ordinary is None else (due + (k - 1) * ordinary) / k
 
@@ -101,7 +101,7 @@ def measure_steps(
     mode: str = "eager",
     backend: str = "inductor",
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """Seconds per step of all contenders, in turns, and why one could not be compiled or captured.
+    """Measure seconds per step of all contenders in turns; report which could not be compiled.
 
     Raises:
         RuntimeError: the reference, or an eager contender, cannot step.
@@ -144,7 +144,7 @@ def measure_steps(
 def measure_updates(
     problem: Problem, chosen: list[Contender], repetitions: int
 ) -> dict[str, dict[str, float]]:
-    """Milliseconds of ``step()`` alone at ordinary steps, in turns."""
+    """Measure milliseconds of ``step()`` alone at ordinary steps, in turns."""
     taking_part = [multi_tensor_adamw(UPDATE_REFERENCE)]
     if problem.device.type == "cuda":
         taking_part.append(next(c for c in chosen if c.name == REFERENCE))
@@ -173,7 +173,7 @@ def measure_updates(
 
 
 def judge(chosen: list[Contender], figures: dict[str, Any]) -> list[dict[str, Any]]:
-    """The goals, whether they are met, and by what."""
+    """List the goals, and whether they are met."""
     goals: list[dict[str, Any]] = []
 
     def goal(part: str, c: Contender, text: str, value: float | None, met: bool | None) -> None:
@@ -203,7 +203,7 @@ def judge(chosen: list[Contender], figures: dict[str, Any]) -> list[dict[str, An
 
 def table(title: str, columns: Sequence[str], rows: Mapping[str, Sequence[Any]],
           goals: Sequence[dict[str, Any]]) -> None:  # fmt: skip
-    """A table in aligned text with what became of the goals in its last column."""
+    """Print an aligned table with the goals in its last column."""
     print(f"\n{title}")
     print(f"  {'':20s}" + "".join(f"{c:>12s}" for c in columns) + "  goal")
     for name, row in rows.items():
@@ -218,7 +218,7 @@ def _show(value: float | None, digits: int = 3) -> str | None:
 
 
 def report(task: str, chosen: list[Contender], figures: dict[str, Any]) -> None:
-    """Three tables."""
+    """Print the three tables."""
     of = {p: [g for g in figures["goals"] if g["part"] == p] for p in PARTS}
     if "steps" in figures:
         found = figures["steps"]
@@ -255,7 +255,7 @@ def report(task: str, chosen: list[Contender], figures: dict[str, Any]) -> None:
 
 
 def choose(every: list[Contender], patterns: Sequence[str] | None) -> list[Contender]:
-    """Those whose name fits a pattern, and the reference."""
+    """List the contenders whose name fits a pattern, and the reference."""
     if patterns is None:
         return every
     for pattern in patterns:
@@ -268,25 +268,32 @@ def choose(every: list[Contender], patterns: Sequence[str] | None) -> list[Conte
 
 
 def arguments() -> argparse.ArgumentParser:
-    """The command line."""
+    """Command line."""
     made = parser(__doc__, "--task transformer --contenders 'SSDH*' --parts steps")
     made.add_argument("--task", nargs="+", choices=TASKS, default=list(TASKS), help="networks")
-    made.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="figures")
+    made.add_argument(
+        "--parts", nargs="+", choices=PARTS, default=list(PARTS), help="figures to measure"
+    )
     made.add_argument(
         "--contenders", nargs="+", metavar="NAME",
-        help="only those with these names, * and ? allowed; the reference takes part always",
+        help="contenders with these names (* and ? allowed); the reference always takes part",
     )  # fmt: skip
     made.add_argument("--batch", type=int, default=256, help="images in a batch of ResNet-18")
-    made.add_argument("--streams", type=int, default=128, help="of 35 tokens, the Transformer's")
-    made.add_argument("--rounds", type=int, default=5, help="turns each contender takes")
+    made.add_argument(
+        "--streams",
+        type=int,
+        default=128,
+        help="streams of 35 tokens in a batch of the Transformer",
+    )
+    made.add_argument("--rounds", type=int, default=5, help="rounds")
     made.add_argument("--ordinary", type=int, default=2, help="ordinary steps in a turn")
-    made.add_argument("--repetitions", type=int, default=30, help="of each update alone")
-    made.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where")
+    made.add_argument("--repetitions", type=int, default=30, help="repetitions of the update alone")
+    made.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="device")
     made.add_argument(
         "--mode", choices=MODES, default="eager",
-        help="of ordinary steps: compiled by torch.compile, or captured as CUDA graphs",
+        help="how ordinary steps run: eager, by torch.compile, or as CUDA graphs",
     )  # fmt: skip
-    made.add_argument("--backend", default="inductor", help="of torch.compile")
+    made.add_argument("--backend", default="inductor", help="backend of torch.compile")
     made.add_argument("--small", action="store_true", help="tiny models, to try the benchmark")
     return made
 

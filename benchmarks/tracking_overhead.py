@@ -1,7 +1,7 @@
-"""What tracking costs: whole ``kedro run``s with and without MLflow, taking turns.
+"""Measure the cost of tracking: ``kedro run`` with and without MLflow, in turns.
 
-Every run is made in a copy of the project that has nothing finished in it, on a database of its
-own that was made before: a project makes one once. The figure is the ratio of the medians.
+Every run uses a copy of the project without results and a database made before. The figure is the
+ratio of the medians.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SIDES = {"with": "true", "without": "false"}
 
 
 def copy_project(folder: Path) -> None:
-    """What a run needs, and no results."""
+    """Copy the files that a run needs, without results."""
     left_out = shutil.ignore_patterns("__pycache__")
     for name in ("conf", "src", "benchmarks/results"):
         shutil.copytree(PROJECT / name, folder / name, ignore=left_out)
@@ -37,7 +37,7 @@ def copy_project(folder: Path) -> None:
 
 
 def run(folder: Path, side: str, options: list[str], params: list[str]) -> float:
-    """Seconds of one ``kedro run`` from nothing."""
+    """Measure one ``kedro run`` without earlier results."""
     for name in ("03_primary", "05_model_input", "06_models", "07_model_output", "08_reporting"):
         shutil.rmtree(folder / "data" / name, ignore_errors=True)
     environment = {**os.environ, "PYTHONPATH": "", "MLFLOW_DISABLE_TELEMETRY": "true"}
@@ -56,14 +56,14 @@ def run(folder: Path, side: str, options: list[str], params: list[str]) -> float
 
 
 def children(folder: Path) -> int:
-    """Runs in the database that are part of another."""
+    """Count the child runs in the database."""
     with closing(sqlite3.connect(folder / "mlflow.db")) as base:
         query = "SELECT count(*) FROM tags WHERE key = 'mlflow.parentRunId'"
         return int(base.execute(query).fetchone()[0])
 
 
 def compare(rounds: int, env: str, options: list[str], params: list[str]) -> dict[str, Any]:
-    """Seconds of every run of both sides, the one that begins changing from round to round."""
+    """Measure every run of both sides; the first side changes from round to round."""
     times: dict[str, list[float]] = {side: [] for side in SIDES}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -87,7 +87,7 @@ def main() -> None:
     options.add_argument("--rounds", type=int, default=3, help="runs of each side")
     options.add_argument("--env", default="base", help="Kedro environment")
     options.add_argument("--tags", help="part of the grid: tasks, arms, kinds, halves")
-    options.add_argument("--pipelines", help="of them, instead of all of the study")
+    options.add_argument("--pipelines", help="arms to train, instead of all")
     options.add_argument("--params", nargs="*", default=[], help="KEY=VALUE, as for kedro run")
     chosen = options.parse_args()
     at_least_1(options, chosen, "rounds")

@@ -1,4 +1,4 @@
-"""Trials of a search as one ensemble or one by one; configurations found and published.
+"""Compare trials as one ensemble and one by one, and found and published configurations.
 
 The first part searches one arm on a Rahimi–Recht function twice in each round, with the same
 sampler, seed and budget: with all trials trained as one program, and one at a time, as the
@@ -40,7 +40,7 @@ SECOND_ORDER = ("sophia", "sadh", "ssdh", "ssvp")
 
 
 def parameters() -> dict[str, Any]:
-    """At base scale."""
+    """Read a section of the parameters at base scale."""
     found: dict[str, Any] = {}
     for name in ("tasks", "arms", "training", "tuning", "rr_synthesis"):
         text = (CHECKOUT / f"conf/base/parameters_{name}.yml").read_text(encoding="utf-8")
@@ -49,13 +49,13 @@ def parameters() -> dict[str, Any]:
 
 
 def function(task: str, given: dict[str, Any]) -> RRFunction:
-    """What is learnt at base scale."""
+    """Load the function of base scale."""
     own = {k: v for k, v in given["rr_synthesis"][task].items() if k not in ("source", "path")}
     return synthesise(given["rr_synthesis"][task]["source"], **own)
 
 
 def seconds(task: str, arm: str, trials: int, epochs: int, batch: int, device: str) -> float:
-    """Of a search with so many trials, one seed each, drawn at random."""
+    """Return the settings of a search with random trials of one seed each."""
     given = parameters()
     plan = {"sampler": "random", "objective": "time_to_target", "horizon": "run", "seeds": 1}
     # The budget is in first-order trials; a tenth of a trial beyond what so many cost.
@@ -79,7 +79,7 @@ def seconds(task: str, arm: str, trials: int, epochs: int, batch: int, device: s
 def compare_ways(
     task: str, arm: str, trials: int, epochs: int, rounds: int, device: str
 ) -> dict[str, Any]:
-    """Seconds of both ways, in turns."""
+    """Measure both ways in turns."""
     seconds(task, arm, 2, 1, 2, device)  # to warm up
     ways = {"together": trials, "one by one": 1}
     taken: dict[str, list[float]] = {way: [] for way in ways}
@@ -95,7 +95,7 @@ def compare_ways(
 def passages(
     fn: RRFunction, task: str, arm: str, arms: dict[str, Any], given: dict[str, Any], device: str
 ) -> dict[str, Any]:
-    """Iterations to target of the study's seeds, with one configuration."""
+    """Return iterations to target of the study's seeds, with one configuration."""
     training = TrainingParameters(**{**given["training"], "hessian_every": 0, "device": device})
     settings = task_parameters(task, given["tasks"])
     resolved = resolve_arm(arm, arms[task], training)
@@ -116,7 +116,7 @@ def passages(
 
 
 def compare_configurations(scale: str, device: str, epochs: int | None) -> dict[str, Any]:
-    """Found and published, for every second-order arm on both functions."""
+    """Compare found and published for every second-order arm on both functions."""
     given = parameters()
     if epochs is not None:
         for task in tasks_of("rahimi_recht"):
@@ -152,15 +152,17 @@ def main() -> None:
     """Command line."""
     line = parser(__doc__, "--parts ways --task rr_cond29 --arm ssdh")
     parts = ("ways", "configurations")
-    line.add_argument("--parts", nargs="+", choices=parts, default=list(parts), help="what to do")
+    line.add_argument("--parts", nargs="+", choices=parts, default=list(parts), help="parts to run")
     line.add_argument("--task", choices=("rr_cond29", "rr_cond15099"), default="rr_cond15099")
-    line.add_argument("--arm", choices=("sgdm", "adam", *SECOND_ORDER), default="ssdh", help="one")
-    line.add_argument("--trials", type=int, default=64, help="of each search")
-    line.add_argument("--epochs", type=int, default=150, help="of each trial")
-    line.add_argument("--rounds", type=int, default=3, help="in each of which both take a turn")
-    line.add_argument("--scale", default="base", help="whose search is compared")
-    line.add_argument("--run-epochs", type=int, default=None, help="of the runs compared")
-    line.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where")
+    line.add_argument(
+        "--arm", choices=("sgdm", "adam", *SECOND_ORDER), default="ssdh", help="arm to search"
+    )
+    line.add_argument("--trials", type=int, default=64, help="trials of each search")
+    line.add_argument("--epochs", type=int, default=150, help="epochs of each trial")
+    line.add_argument("--rounds", type=int, default=3, help="rounds")
+    line.add_argument("--scale", default="base", help="scale of the search to compare")
+    line.add_argument("--run-epochs", type=int, default=None, help="epochs of the compared runs")
+    line.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="device")
     options = line.parse_args()
     at_least_1(line, options, "trials", "epochs", "rounds")
     try:

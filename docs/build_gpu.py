@@ -1,8 +1,8 @@
-"""Write docs/gpu.md from the records of sessions on a GPU under docs/results/gpu/.
+"""Write docs/gpu.md from the records of GPU sessions under docs/results/gpu/.
 
     python docs/build_gpu.py
 
-``make gpu`` writes the records. A test compares the page with what this program writes.
+``make gpu`` writes the records. A test compares the committed page with the output of this script.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ Record = dict[str, Any]
 
 
 def load(folder: Path) -> list[Record]:
-    """All records, oldest session first."""
+    """Read all records, oldest session first."""
     return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
 
 
 def newest(records: list[Record]) -> dict[str, Record]:
-    """Of each step the newest record that is done, else the newest."""
+    """Return for each step the newest finished record, else the newest."""
     found: dict[str, Record] = {}
     for record in records:
         known = found.get(record["step"])
@@ -40,13 +40,13 @@ def newest(records: list[Record]) -> dict[str, Record]:
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
-    """A table, whose first columns are text."""
+    """Return a Markdown table whose first columns are text."""
     rule = ["---"] * left + ["---:"] * (len(head) - left)
     return "\n".join("| " + " | ".join(row) + " |" for row in [head, rule, *rows])
 
 
 def sessions(records: list[Record]) -> str:
-    """Each session: where it ran, how long, how its steps ended."""
+    """Return sessions: device, duration, and how the steps ended."""
     rows = []
     for name in dict.fromkeys(r["session"] for r in records):
         mine = [r for r in records if r["session"] == name]
@@ -60,17 +60,17 @@ def sessions(records: list[Record]) -> str:
 
 
 def incomplete(steps: dict[str, Record]) -> str:
-    """Steps that a later session has to take up, and why."""
+    """List the unfinished steps, with the reason."""
     lines = [
         f"- {name}: {record['state']}, {record['reason']}"
         for name, record in steps.items()
         if record["state"] != "done"
     ]
-    return "\n".join(lines) or "None: every step that was begun is done."
+    return "\n".join(lines) or "None: every started step is done."
 
 
 def tests(records: list[Record]) -> str:
-    """The newest outcome of each test."""
+    """Summarise the newest outcome of each test."""
     outcomes: dict[str, Record] = {}
     for record in records:
         if record["step"] == "tests":
@@ -86,7 +86,7 @@ def tests(records: list[Record]) -> str:
 
 
 def costs(steps: dict[str, Record]) -> str:
-    """Seconds a step relative to AdamW, by mode and task."""
+    """Return seconds of a step relative to AdamW, by mode and task."""
     columns = {
         (mode, task): figures["steps"]
         for mode in MODES
@@ -109,7 +109,7 @@ def costs(steps: dict[str, Record]) -> str:
 
 
 def training(steps: dict[str, Record]) -> str:
-    """The runs: how far, and the last losses."""
+    """Return the runs: their length and last losses."""
     rows = []
     for record in (r for name, r in steps.items() if name.startswith("train/")):
         figures = record["figures"]
@@ -131,11 +131,11 @@ def training(steps: dict[str, Record]) -> str:
 
 
 def page(folder: Path = RECORDS) -> str:
-    """The whole page."""
+    """Write the whole page."""
     records = load(folder)
     head = """# On a GPU
 
-This page tells you what was measured on a GPU, and which parts no session has reached yet. `docs/build_gpu.py`
+You will see what was measured on a GPU, and which parts are missing. `docs/build_gpu.py`
 writes it from the records under `docs/results/gpu/`. [Use a GPU](howto/gpu.md) explains how to add a session.
 """
     if not records:

@@ -1,8 +1,8 @@
-"""Write docs/licences.md: the licence of every package that an installation brings with it.
+"""Write docs/licences.md: the licence of every package that an installation brings.
 
     python docs/build_licences.py
 
-The names are those that the packages give themselves, as installed here.
+Licences are named as the installed packages name them.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from packaging.requirements import Requirement
 
 DOCS = Path(__file__).parent
 EXTRAS = ("", "frameworks", "postgresql", "ray", "s3", "zoo")
-"""What runs: development tools and notebooks are not part of it."""
+"""Extras to list; those of development and notebooks are left out."""
 
 
 def installed(name: str) -> Distribution | None:
-    """What is known of a package; None: it is not here."""
+    """Return the metadata of an installed package, else None."""
     try:
         return distribution(name)
     except PackageNotFoundError:
@@ -28,7 +28,7 @@ def installed(name: str) -> Distribution | None:
 
 
 def needed(package: str, extras: frozenset[str]) -> Iterator[tuple[str, frozenset[str]]]:
-    """Packages that another asks for on this machine, with the extras that it asks for."""
+    """Yield the packages and extras that a package requires on this machine."""
     found = installed(package)
     for line in (found.requires or []) if found else []:
         requirement = Requirement(line)
@@ -38,12 +38,12 @@ def needed(package: str, extras: frozenset[str]) -> Iterator[tuple[str, frozense
 
 
 def canonical(name: str) -> str:
-    """A package's name as indexes have it."""
+    """Normalise a package's name as indexes do."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def closure() -> list[str]:
-    """Every package that comes with this one, by name."""
+    """List the names of all packages that this project requires, directly or not."""
     todo, seen = [("adaptive-opt", frozenset(EXTRAS))], set[tuple[str, frozenset[str]]]()
     while todo:
         place = todo.pop()
@@ -55,7 +55,7 @@ def closure() -> list[str]:
 
 
 def licence(name: str) -> str:
-    """What a package says of itself: its expression, else its classifiers, else its text."""
+    """Return a package's licence: its expression, else its classifiers, else its text."""
     found = installed(name)
     if found is None:
         return "not installed"
@@ -72,21 +72,27 @@ def licence(name: str) -> str:
 
 
 def rows() -> dict[str, str]:
-    """Licences by package."""
+    """Return licences by package."""
     return {name: licence(name) for name in closure()}
 
 
 def page() -> str:
-    """The page."""
+    """Write the page."""
     found = rows()
-    table = "\n".join(f"| {name} | {said} |" for name, said in found.items())
+    packages: dict[str, list[str]] = {}
+    for name, said in found.items():
+        packages.setdefault(said, []).append(name)
+    table = "\n".join(
+        f"| {said} | {', '.join(names)} |"
+        for said, names in sorted(packages.items(), key=lambda item: (-len(item[1]), item[0]))
+    )
     return f"""# Licences
 
-This project is under the MIT licence, see `LICENSE`. It contains no code of others; installing it brings these
-{len(found)} packages with it, on Linux with Python 3.11 and the extras `frameworks`, `postgresql`, `ray`, `s3` and `zoo`, each under the licence that it names
-itself. `python docs/build_licences.py` lists them anew.
+You will see the licence of every package that an installation brings. This project is under the MIT licence, see `LICENSE`, and
+contains no code of others. These are the {len(found)} packages on Linux with Python 3.11 and the extras `frameworks`, `postgresql`,
+`ray`, `s3` and `zoo`, with the licences that they name themselves. `python docs/build_licences.py` lists them again.
 
-| package | licence |
+| licence | packages |
 | --- | --- |
 {table}
 """

@@ -1,4 +1,4 @@
-"""Records of studies under docs/results/<scale>/: what their pages need, and nothing else.
+"""Save the record of a study under docs/results/<scale>/, for the pages of the documentation.
 
     python docs/record.py evening      # from data/ of this machine
 
@@ -13,7 +13,9 @@ import argparse
 import json
 import os
 import platform
+import re
 import shutil
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -24,30 +26,91 @@ DATA = DOCS.parent / "data"
 RESULTS = DOCS / "results"
 
 SCALES = ("paper", "evening", "base")
-"""The largest first. The first with a record gives the README's answer."""
+"""Scales with records, largest first. The first one with a record gives the README's answer."""
 
 VERDICT_FIGURES = ("loss_by_length", "speedup_in_iterations", "speedup_in_seconds", "ladder")
 
 COLUMNS = ("train_loss", "valid_loss", "valid_accuracy", "test_loss", "test_accuracy")
-"""Of a history that are kept, with task, arm, seed and iteration."""
+"""Columns of a history to keep, beside task, arm, seed and iteration."""
 
 ROWS = 60
-"""Of each run's history, at most."""
+"""Maximum number of rows to keep of each run's history."""
 
 
 def headline() -> str:
-    """The largest scale that has a record."""
+    """Return the largest scale that has a record."""
     return next(s for s in SCALES if (RESULTS / s / "verdict.json").is_file())
 
 
 def figure_path(scale: str, folder: str, name: str) -> Path:
-    """Where a figure of a study stands under docs/."""
+    """Path of a study's figure under docs/."""
     prefix = "" if scale == "base" else f"{scale}_"
     return DOCS / "figures" / f"{prefix}{folder}_{name}.png"
 
 
+def beside(*tables: str) -> str:
+    r"""Join Markdown tables with the same first column; a row that a table lacks has dashes.
+
+    Example:
+        >>> print(beside("|  | b |\n| --- | --- |\n| x | 1 |", "|  | c |\n| --- | --- |\n| x | 2 |"))
+        |  | b | c |
+        | --- | --- | --- |
+        | x | 1 | 2 |
+    """
+    joined: dict[str, list[str]] = {}
+    for table in tables:
+        rows = [line[2:-2].split(" | ") for line in table.splitlines()]
+        known = {row[0]: row[1:] for row in rows}
+        width = max((len(cells) for cells in joined.values()), default=0)
+        for first in known:
+            joined.setdefault(first, ["–"] * width)
+        for first, cells in joined.items():
+            cells += known.get(first, ["–"] * (len(rows[0]) - 1))
+    return "\n".join("| " + " | ".join([first, *cells]) + " |" for first, cells in joined.items())
+
+
+def both(one: str, other: str) -> str:
+    r"""Join Markdown tables with the same rows and columns; cells that differ have both values.
+
+    Example:
+        >>> print(both("| a | b |\n| --- | --- |\n| x | 1 |", "| a | b |\n| --- | --- |\n| x | 2 |"))
+        | a | b |
+        | --- | --- |
+        | x | 1 / 2 |
+    """
+    lines = []
+    for first, second in zip(one.splitlines(), other.splitlines(), strict=True):
+        pairs = zip(first[2:-2].split(" | "), second[2:-2].split(" | "), strict=True)
+        cells = [a if a == b else f"{a} / {b}" for a, b in pairs]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def informative(table: str) -> str:
+    r"""Drop the columns of a Markdown table that have zeros, ``0 of n`` or dashes alone.
+
+    Example:
+        >>> print(informative("| a | failed |\n| --- | --- |\n| x | 0 of 3 |\n| y | – |"))
+        | a |
+        | --- |
+        | x |
+        | y |
+    """
+    rows = [line[2:-2].split(" | ") for line in table.splitlines()]
+    columns = list(zip(*rows, strict=True))
+    kept = [
+        c for c in columns if not all(re.fullmatch(r"0( of \d+)?( %)?|–", cell) for cell in c[2:])
+    ]
+    return "\n".join("| " + " | ".join(row) + " |" for row in zip(*kept, strict=True))
+
+
+def fill(text: str) -> str:
+    """Break a paragraph into lines of at most 136 characters."""
+    return textwrap.fill(" ".join(text.split()), 136, break_on_hyphens=False)
+
+
 def copy(source: Path, target: Path) -> None:
-    """Copy a file that exists; say so otherwise."""
+    """Copy a file, or print that it does not exist."""
     if source.is_file():
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(source, target)
@@ -56,7 +119,7 @@ def copy(source: Path, target: Path) -> None:
 
 
 def collect_verdict(scale: str) -> None:
-    """The verdict of a study and its figures."""
+    """Copy the verdict of a study and its figures."""
     made = DATA / "08_reporting" / scale
     if (made / "verdict.json").is_file():
         write_json(RESULTS / scale / "verdict.json", read_json(made / "verdict.json"))
@@ -65,7 +128,7 @@ def collect_verdict(scale: str) -> None:
 
 
 def collect_runs(scale: str) -> None:
-    """Configurations, thinned histories, final losses and the machine of a study."""
+    """Save configurations, thinned histories, final losses and the machine of a study."""
     folder = RESULTS / scale
     cells = sorted((DATA / "07_model_output" / scale).glob("*/*/history.parquet"))
     found: dict[str, Any] = {}
@@ -86,7 +149,7 @@ def collect_runs(scale: str) -> None:
 
 
 def thinned(history: pd.DataFrame) -> pd.DataFrame:
-    """At most :data:`ROWS` rows of each run, spread evenly, and those with held-out losses."""
+    """Keep at most :data:`ROWS` evenly spread rows of each run, and all with held-out losses."""
     columns = [c for c in COLUMNS if c in history]
     rows = history.sort_values(["seed", "iteration"])
     place = rows.groupby("seed").cumcount()
@@ -99,7 +162,7 @@ def thinned(history: pd.DataFrame) -> pd.DataFrame:
 
 
 def machine() -> dict[str, Any]:
-    """Of this computer, by its own words."""
+    """Describe this computer: processor, cores, GPU, versions."""
     import torch
 
     cpu = Path("/proc/cpuinfo")
@@ -117,18 +180,18 @@ def machine() -> dict[str, Any]:
 
 
 def read_json(path: Path) -> Any:
-    """The content of a JSON file."""
+    """Read a JSON file."""
     return json.loads(path.read_text(encoding="utf-8"))
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON without spaces."""
+    """Write a compact JSON file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, separators=(",", ":")) + "\n", encoding="utf-8")
 
 
 def main() -> None:
-    """Collect the record of one scale."""
+    """Save the record of one scale."""
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("scale", choices=SCALES)
     scale = options.parse_args().scale

@@ -4,7 +4,7 @@ The loss at length h is c + A·(v h)^(−b). The speed v of a run is the speed o
 factors of its search and of its seed; part of the seed's factor is shared by all arms. Every
 measured loss has noise.
 
-``python -m tests.evidence.simulated 1000`` prints the tables of docs/method.md.
+``python -m tests.evidence.simulated 1000`` prints the tables of docs/comparison.md.
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ def power(truth: Truth, studies: int, speeds: Sequence[float]) -> dict[float, fl
 
 
 def main(studies: int) -> None:
-    """Print the tables of docs/method.md."""
+    """Print the tables of docs/comparison.md."""
     for seeds in (12, 6):
         truth = Truth(seeds=seeds)
         print(f"\n3 searches × {seeds // 3} seeds, {studies} studies:\n")

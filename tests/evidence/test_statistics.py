@@ -46,7 +46,7 @@ def test_three_searches_alone_give_wide_intervals_and_the_bootstrap_too_narrow_o
         means = x[drawn[0]].mean(axis=1) - y[drawn[1]].mean(axis=1)
         low, high = np.quantile(means, [0.025, 0.975])
         resampled += low <= 0 <= high
-    assert resampled / 600 < 0.87  # docs/method.md
+    assert resampled / 600 < 0.87  # docs/comparison.md
     alone = statistics.moderate({"a": [0.0, 1.0, 2.0], "b": [0.0, 1.0, 2.0]})
     together = statistics.moderate({n: [0.0, 1.0, 2.0] for n in "abcdefgh"})
     halves = [np.ptp(statistics.compare(g["a"], g["b"]).interval()) for g in (alone, together)]

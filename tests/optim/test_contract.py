@@ -23,6 +23,7 @@ from .problems import (
     parameters,
     run,
 )
+from .test_rules import DENOMINATOR
 
 each = pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
 each_second = pytest.mark.parametrize("case", SECOND_ORDER, ids=lambda c: c.name)
@@ -272,11 +273,7 @@ def test_statistics(case):
     state = [optimizer.state[p] for p in params]
     m = np.concatenate([s["momentum"].numpy().reshape(-1) for s in state])
     d = np.concatenate([s["curvature"].numpy().reshape(-1) for s in state])
-    denominator = {
-        "signed": np.maximum(d, 1e-12),
-        "absolute": d + 1e-12,
-        "squared": np.sqrt(d) + 1e-12,
-    }[case.cls.rule.name]
+    denominator = DENOMINATOR[case.cls.rule.name](d, 1e-12)
     assert float(found["clipped_fraction"]) == pytest.approx(np.mean(np.abs(m / denominator) > rho))
     assert float(found["denominator_norm"]) == pytest.approx(np.linalg.norm(denominator))
     assert float(found["curvature_norm"]) == pytest.approx(np.linalg.norm(d))

@@ -1,4 +1,4 @@
-"""What the pages say is what was measured."""
+"""The pages state what was measured."""
 
 import json
 import re
@@ -59,7 +59,7 @@ def test_the_readme_has_the_answer_of_the_record():
 
 
 def test_the_committed_verdict_has_a_number_or_a_bound_for_every_arm():
-    """Distinct numbers for distinct arms, and none is undecided for want of a target."""
+    """Arms have distinct numbers, and none is undecided because a target is missing."""
     for task in builder("build_evidence").verdict().tasks:
         assert task.reference in ("sgdm", "adam")
         assert task.missing == []
@@ -156,7 +156,7 @@ def test_every_arm_learns_on_every_network(scale, arms):
     assert (table["train_loss"] < 0.8 * table["start"]).all()
 
 
-@pytest.mark.parametrize("page", [*DOCS.glob("*.md"), *PROJECT.glob("*.md")], ids=lambda p: p.name)
+@pytest.mark.parametrize("page", [*DOCS.rglob("*.md"), *PROJECT.glob("*.md")], ids=lambda p: p.name)
 def test_links_and_pictures_exist(page):
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
         if not target.startswith("http"):

@@ -19,6 +19,12 @@ def audit(tmp_path, *requirements):
     return done.returncode, done.stdout + done.stderr
 
 
+def listed_on(page):
+    """Licences by package."""
+    rows = re.findall(r"^\| (.*) \| (.*) \|$", page, re.M)
+    return {name: licence for licence, names in rows for name in names.split(", ")}
+
+
 def test_no_known_vulnerability(tmp_path):
     """Where the database can be asked: it must know those of a package that is known for them."""
     pytest.importorskip("pip_audit", reason="not installed: pip install '.[dev]'")
@@ -37,7 +43,7 @@ def test_no_known_vulnerability(tmp_path):
 def test_the_licences_of_all_dependencies_are_listed():
     """Those that the project names itself, and what they say now; of the rest versions differ."""
     page = (PROJECT / "docs" / "licences.md").read_text(encoding="utf-8")
-    listed = dict(re.findall(r"^\| ([\w-]+) \| (.*) \|$", page, re.M))
+    listed = listed_on(page)
     made = script("docs", "build_licences")
     try:
         version("adaptive_opt")
@@ -56,7 +62,7 @@ def test_the_licences_of_all_dependencies_are_listed():
 
 def test_no_dependency_forbids_what_its_licence_here_allows():
     page = (PROJECT / "docs" / "licences.md").read_text(encoding="utf-8")
-    listed = dict(re.findall(r"^\| ([\w-]+) \| (.*) \|$", page, re.M))
+    listed = listed_on(page)
     assert len(listed) > 100
     viral = {n for n, said in listed.items() if re.search(r"(?<!L)GPL|AGPL|GNU General", said)}
     assert {n for n in viral if "Artistic" not in listed[n]} == set()  # one has a choice there

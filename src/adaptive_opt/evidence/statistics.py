@@ -18,7 +18,7 @@ t with Welch–Satterthwaite degrees of freedom.
 
 Arms share seeds, so their speeds are correlated. This makes intervals slightly too wide, never too
 narrow. Bootstrapping three searches makes them too narrow: there are only ten different resamples
-(simulations of both: docs/method.md).
+(simulations of both: docs/comparison.md).
 """
 
 from __future__ import annotations
