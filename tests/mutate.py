@@ -80,7 +80,7 @@ MUTATIONS = [
     ("skipped step kept", "optim/base.py", "super().zero_grad(set_to_none)\n        self._forget()", "super().zero_grad(set_to_none)", "optim"),
     ("other leaves forgotten", ESTIMATE, "[*own, *other_leaves(total, own)]", "own", "optim"),
     ("stale runs accepted", "pipelines/analysis/nodes.py", "if changed:", "if False:", "project/test_study.py"),
-    ("data of a run ignored", "pipelines/analysis/nodes.py", "task, arm, digests[task], parameters,", 'task, arm, then["data"], parameters,', "project/test_study.py"),
+    ("data of a run ignored", "pipelines/analysis/nodes.py", "task, arm, digests[task], parameters,", 'task, arm, trained["data"], parameters,', "project/test_study.py"),
     ("frozen where it diverged", "engine/train.py", "p[member] = kept[member]", "_ = kept", "engine/test_run.py"),
     ("history of the dead kept", "engine/train.py", "self.recorder.blank(", "(lambda *_: None)(", "engine/test_run.py"),
     ("arms not paired", "engine/rahimi_recht.py", 'derive_seed(task, s, "order")', 'derive_seed(task, arm, s, "order")', "engine/test_run.py"),

@@ -165,7 +165,7 @@ def _search_once(wanted: Search, storage: Storage) -> tuple[pd.DataFrame, dict[s
         logger.warning("%s, %s: the search failed: %s", wanted.task, wanted.arm, best["failed"])
         return trials, best
     logger.info(
-        "%s, %s: best %s %.4g of %d trials (%d new): %s",
+        "%s, %s: best %s %.4g of %d trials (%d now): %s",
         wanted.task, wanted.arm, wanted.depends_on.get("objective", "value"), best["value"],
         len(trials), trained, ", ".join(f"{n} {v:.4g}" for n, v in best["values"].items()),
     )  # fmt: skip
