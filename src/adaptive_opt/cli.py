@@ -37,8 +37,8 @@ RUN_HELP = """Run the study or a part of it: data, searches, training, tables, f
 Run the same command again to continue. Finished runs are kept until their parameters, data or code
 change; interrupted runs resume. kedro adaptive status shows what is left to do.
 
-On a CPU, one node runs on each core; --runner-params=workers=1 runs one node at a time. On a GPU,
-one node runs at a time.
+On a CPU, as many nodes run in parallel as there are cores; --runner-params=workers=1 runs one at a
+time. On a GPU, one node runs at a time.
 
 \b
 Examples:

@@ -30,8 +30,8 @@ Run = tuple[str, str]
 KINDS = ("first-order", "second-order", "ladder", "zoo")
 """Kinds of arms.
 
-``ladder``: placebos, which use an altered curvature. ``zoo``: optimizers of the package
-pytorch_optimizer, which the extra ``zoo`` installs.
+``ladder``: placebos, which replace the curvature estimate by another source. ``zoo``: optimizers
+of the package pytorch_optimizer, which the extra ``zoo`` installs.
 """
 
 FAMILIES = ("rahimi_recht", "images", "text")
@@ -59,7 +59,7 @@ class Task:
 
     @property
     def half(self) -> str:
-        """The one of :data:`HALVES` that the task belongs to."""
+        """Half of the study that the task belongs to, one of :data:`HALVES`."""
         return self.family if self.family in HALVES else "networks"
 
     @property

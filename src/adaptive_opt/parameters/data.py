@@ -20,7 +20,7 @@ RAW = PROJECT / "data" / "01_raw"
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=1, strict=True)]
-Seed = Annotated[int, Field(ge=0, lt=2**32, strict=True)]  # what scikit-learn takes
+Seed = Annotated[int, Field(ge=0, lt=2**32, strict=True)]  # range of scikit-learn
 
 
 class _DataParameters(BaseModel):
