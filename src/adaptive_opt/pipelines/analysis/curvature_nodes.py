@@ -56,15 +56,9 @@ def look_around(
     training: dict[str, Any],
     analysis: dict[str, Any],
 ) -> tuple[Any, Any]:
-    """Compute the loss on a plane around an arm's solution and on a line between two solutions.
+    """Compute the loss on a plane around an arm's solution, and on a line between two solutions.
 
-    Args:
-        task, arm: names; ``arm`` is at the centre of the plane.
-        pair: the two arms at the ends of the line.
-        tensors: the task's data.
-        snapshots: weight snapshots of ``arm``.
-        first, second: weight snapshots of the arms in ``pair``.
-        tasks, training, analysis: sections of the parameters.
+    ``snapshots`` belong to ``arm``, ``first`` and ``second`` to the arms in ``pair``.
 
     Raises:
         StudyError: an arm has no snapshot of its first seed.

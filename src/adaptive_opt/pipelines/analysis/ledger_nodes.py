@@ -29,19 +29,10 @@ def train(
     training: dict[str, Any],
     *bests: dict[str, Any],
 ) -> tuple[Any, dict[str, Any], dict[str, Any]]:
-    """Train the published arms with a variant's switches.
+    """Train the published arms with a variant's switches; return histories, weights, summary.
 
     A finished run with the same parameters, data and code is loaded from ``folder`` instead.
-
-    Args:
-        variant, task: names.
-        tensors: the task's function.
-        folder: folder of the run's results.
-        tasks, arms, training: sections of the parameters.
-        bests: records of the searches, for the variant with searched configurations.
-
-    Returns:
-        Histories, final weights, summary.
+    ``bests`` are the search records for the variant with searched configurations.
     """
     import pandas as pd
 
@@ -103,10 +94,7 @@ def tabulate(
 ) -> tuple[Any, Any]:
     """Return the ledger, and a table of each arm's own target next to the common one.
 
-    Args:
-        names: the tasks.
-        tasks, analysis: sections of the parameters.
-        histories: for every variant, the history of each task.
+    ``histories`` has, for every variant, the history of each of the tasks ``names``.
     """
     from adaptive_opt.evidence.ledger import ledger_table, target_table
 
@@ -118,12 +106,9 @@ def tabulate(
 
 
 def compare_precisions(names: Sequence[str], *functions_and_weights: dict[str, Any]) -> Any:
-    """Compare Hessians in float32 and float64, at final weights and at a global minimum.
+    """Compare Hessians in float32 and float64, at the baseline's final weights and at a minimum.
 
-    Args:
-        names: the tasks.
-        functions_and_weights: the function of each task, then the baseline's final weights on
-            each task.
+    The last arguments are the function of each of the tasks ``names``, then the final weights.
     """
     from adaptive_opt.engine.rahimi_recht import hessian_precision
     from adaptive_opt.evidence.ledger import precision_table

@@ -20,15 +20,8 @@ def check_runs(
 ) -> dict[str, Any]:
     """Check that every run was trained with the current parameters.
 
-    Args:
-        names: the tasks.
-        tasks, arms, training: sections of the parameters.
-        scale: name of the scale.
-        data_bests_summaries: the data of each task, then the search records of all runs, then
-            their summaries.
-
-    Returns:
-        The configuration of every run that did not fail, by ``task.arm``.
+    The last arguments are the data of each of the tasks ``names``, then the search records of all
+    runs, then their summaries. Returns the configurations of runs that did not fail.
 
     Raises:
         StudyError: a run was trained with other parameters.

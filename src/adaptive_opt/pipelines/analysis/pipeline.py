@@ -72,13 +72,8 @@ def _analysis_pipeline(
 ) -> Pipeline:
     """Create the nodes that check the runs and make tables, report and figures.
 
-    Args:
-        study: the outputs are in the namespace ``analysis.<study>``.
-        runs: the (task, arm) pairs.
-        tables: names of the tables.
-        tabulate, report: node functions, each with its inputs besides histories or tables.
-        draw: node function of all figures.
-        figures: first argument of ``draw``, by name of the output.
+    ``tabulate`` and ``report`` are node functions with their further inputs. ``figures`` maps the
+    name of an output to the first argument of ``draw``.
     """
     if not runs:
         return Pipeline([])

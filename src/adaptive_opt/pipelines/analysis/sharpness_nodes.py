@@ -27,12 +27,7 @@ def measure(
 ) -> Any:
     """Measure top eigenvalues and stability at the snapshots of all arms.
 
-    Args:
-        task: name of the task.
-        names: the arms.
-        tensors: the task's data.
-        tasks, arms, training, analysis: sections of the parameters.
-        snapshots_best: the snapshots of each arm, then the search record of each arm.
+    The last arguments are the snapshots of each of the arms ``names``, then their search records.
     """
     from adaptive_opt.engine.sharpness import measure_sharpness
     from adaptive_opt.tasks.load import task_data

@@ -57,13 +57,8 @@ def judge(
 ) -> tuple[dict[str, Any], Any]:
     """Compute the verdict; return its record and the table of comparisons.
 
-    Args:
-        command: the command that runs the study.
-        runs: the (task, arm) pairs.
-        tasks, analysis: sections of the parameters.
-        scale: name of the scale.
-        found: for all runs the final losses by length, then the search records, then the
-            summaries; finally the step costs of each task.
+    ``found`` has the final losses by length of all runs, then their search records, then their
+    summaries, and last the step costs of each task.
     """
     from importlib.metadata import version
 
@@ -125,11 +120,7 @@ def report(
 ) -> tuple[str, str]:
     """Write the report as HTML and as Markdown.
 
-    Args:
-        names: names of the figures.
-        tables: number of tables of final losses in ``found``.
-        document: record of the verdict.
-        found: tables of final losses by length, then the figures.
+    ``found`` has ``tables`` tables of final losses by length, then the figures ``names``.
     """
     from adaptive_opt.evidence.schema import read_verdict
     from adaptive_opt.evidence.summary import summary
