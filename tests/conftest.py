@@ -1,4 +1,4 @@
-"""Shared fixtures. Data that cannot be shipped is looked for, and its tests are skipped."""
+"""Shared fixtures. Tests whose data cannot be shipped are skipped if the data are missing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PROJECT = Path(__file__).parents[1]
 
 
 def script(folder, name):
-    """A program of the project that is in no package, as a module."""
+    """Import a script of the project as a module."""
     spec = importlib.util.spec_from_file_location(name, PROJECT / folder / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -25,14 +25,14 @@ def script(folder, name):
 
 @pytest.hookimpl(tryfirst=True)  # before xdist looks for groups
 def pytest_collection_modifyitems(items):
-    """Tests that share what is dear to make go to one process, and it has them first.
+    """Group tests for pytest-xdist, run tests of commands first, skip ``gpu`` tests without a GPU.
 
-    So do those of Ray, one after the other: they count, and kill, its processes by their names.
-    Tests marked ``gpu`` are skipped without one.
+    Tests that share the slow fixture ``project`` run in one process. So do Ray's tests, because
+    they count and kill Ray's processes by name. All others have one group a file.
     """
     for item in items:
         if item.get_closest_marker("gpu") and not torch.cuda.is_available():
-            item.add_marker(pytest.mark.skip(reason="torch sees no GPU here"))
+            item.add_marker(pytest.mark.skip(reason="torch sees no GPU"))
         shared = {"project", "ray"} & {*getattr(item, "fixturenames", ())}
         group = "project" if shared else item.nodeid.split("::")[0]
         item.add_marker(pytest.mark.xdist_group(group))
@@ -41,7 +41,7 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(autouse=True)
 def _one_thread():
-    """The tensors are tiny; threads only get in each other's way."""
+    """Use one thread, because more threads slow down operations on tiny tensors."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -50,44 +50,44 @@ def _one_thread():
 
 @pytest.fixture(scope="session")
 def reference() -> Path:
-    """Folder with the published Rahimi–Recht functions."""
+    """Folder of the published Rahimi–Recht functions."""
     default = PROJECT.parent / "shared" / "reference"
     folder = Path(os.environ.get("ADAPTIVE_OPT_REFERENCE", default))
     if not (folder / "rahimi_recht_cond29.npz").is_file():
-        pytest.skip("the published functions are not here; set ADAPTIVE_OPT_REFERENCE to them")
+        pytest.skip("no published functions; set ADAPTIVE_OPT_REFERENCE to their folder")
     return folder
 
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
-    """Folder with copies of CIFAR-10 and the Penn Treebank."""
+    """Folder of copies of CIFAR-10 and Penn Treebank."""
     default = PROJECT.parent / "shared" / "data"
     folder = Path(os.environ.get("ADAPTIVE_OPT_DATA", default))
     if not (folder / "ptb.tar.xz").is_file():
-        pytest.skip("the real data are not here; set ADAPTIVE_OPT_DATA to their folder")
+        pytest.skip("no real data; set ADAPTIVE_OPT_DATA to their folder")
     return folder
 
 
 def install_from_debian(package):
-    """Where apt-get may."""
+    """Install a Debian package if apt-get exists and this process runs as root."""
     apt = shutil.which("apt-get")
     if apt and os.geteuid() == 0:
         with contextlib.suppress(subprocess.SubprocessError, OSError):
             subprocess.run(
                 [apt, "install", "-y", "-qq", "--no-install-recommends", package,
-                 "-o", "DPkg::Lock::Timeout=300"],  # another process of these tests may be at it
+                 "-o", "DPkg::Lock::Timeout=300"],  # another test process may be installing
                 capture_output=True, check=False, timeout=600,
                 env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
             )  # fmt: skip
 
 
 def find_chromium():
-    """Its program; where there is none and Debian's can be installed, that one; else a skip."""
+    """Return the path of Chromium, installed first if possible; else skip the test."""
     names = ("chromium", "chromium-browser", "google-chrome")
-    found = next((p for p in map(shutil.which, names) if p), None)
-    if found is None:
+    path = next((p for p in map(shutil.which, names) if p), None)
+    if path is None:
         install_from_debian("chromium")
-        found = shutil.which("chromium")
-    if found is None:
-        pytest.skip("Chromium is not installed, and apt-get cannot install it here")
-    return found
+        path = shutil.which("chromium")
+    if path is None:
+        pytest.skip("Chromium is not installed, and apt-get cannot install it")
+    return path

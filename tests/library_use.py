@@ -1,6 +1,6 @@
-"""Somebody else's code, checked by ``mypy`` as strictly as the package: its types are complete.
+"""Example of a user's code, which ``mypy --strict`` checks against the package's types.
 
-An ``ignore`` that hides nothing is an error, so what is wrong here has to be noticed.
+An unused ``type: ignore`` is an error, so mypy must find every mistake in ``mistakes``.
 """
 
 import torch

@@ -1,21 +1,20 @@
-"""A second device for machines without a GPU: tensors that claim to be there, with CPU data.
+"""A simulated GPU: tensors with CPU data that report a second device.
 
-Inside :class:`PretendDevice` every tensor made on :data:`DEVICE` is a :class:`DeviceTensor`. Three
-rules of CUDA hold for it: an operation that mixes it with a CPU tensor fails, random numbers need a
-generator of its device, and every wait of the host for the device is recorded. The values are real,
-so whole training runs go through it.
+Inside :class:`PretendDevice`, every tensor created on :data:`DEVICE` is a :class:`DeviceTensor`.
+Three rules of CUDA apply to it: an operation with a CPU tensor fails, random numbers need a
+generator of its device, and every wait of the host for the device is recorded. Its values are
+real, so complete training runs work.
 
-It cannot see:
+It cannot test:
 
-- CUDA kernels: none runs, so their results, their errors and waits inside them stay unknown;
-- branches for ``device.type == "cuda"``: the device is called ``meta``;
+- CUDA kernels: their results, errors and internal waits;
+- branches for ``device.type == "cuda"``, because the device is called ``meta``;
 - forward-mode derivatives (``torch.func.jvp``), which crash on such tensors; the Gauss–Newton
   products of the analysis need them;
 - ``torch.compile``, autocast, CUDA graphs, streams, memory, and a second GPU.
 
-Tests marked ``gpu`` run these on a GPU. PyTorch's own ``FakeTensorMode`` does not serve here:
-without a driver it can neither differentiate on ``cuda`` nor make a generator there, and its
-tensors have no values.
+Tests marked ``gpu`` test these on a GPU. PyTorch's ``FakeTensorMode`` is no alternative: without
+a driver, it cannot differentiate or create generators on ``cuda``, and its tensors have no values.
 """
 
 from __future__ import annotations
@@ -52,13 +51,13 @@ _make_generator, _tensor, _as_tensor = torch.Generator, torch.tensor, torch.as_t
 
 
 class DeviceTensor(torch.Tensor):
-    """A tensor that says it is on :data:`DEVICE`; ``held`` has its values."""
+    """A tensor that reports :data:`DEVICE` as its device; ``held`` has its values."""
 
     held: torch.Tensor
 
     @staticmethod
     def __new__(cls, inner: torch.Tensor) -> DeviceTensor:
-        made: DeviceTensor = torch.Tensor._make_wrapper_subclass(
+        tensor: DeviceTensor = torch.Tensor._make_wrapper_subclass(
             cls,
             inner.shape,
             strides=inner.stride(),
@@ -67,27 +66,27 @@ class DeviceTensor(torch.Tensor):
             layout=inner.layout,
             device=DEVICE,
         )
-        made.held = inner
-        return made
+        tensor.held = inner
+        return tensor
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        raise AssertionError(f"{func} on the pretended device outside of PretendDevice")
+        raise AssertionError(f"{func} on the simulated device outside of PretendDevice")
 
     def tolist(self) -> Any:
         return self.cpu().tolist()
 
 
-_on_device: dict[int, torch.Generator] = {}
-"""Generators of the pretended device, each one of the CPU, by address."""
+_device_generators: dict[int, torch.Generator] = {}
+"""CPU generators that stand for generators of the simulated device, by address."""
 
 
 class Wait(NamedTuple):
-    """The host waits for the device.
+    """A wait of the host for the device.
 
     Attributes:
         what: the reason.
-        where: functions of ``src`` that are under way, ``module.function``, innermost first.
+        where: call stack inside ``src`` as ``module.function``, innermost first.
     """
 
     what: str
@@ -98,33 +97,33 @@ class _Generators(type):
     def __call__(cls, device: Any = "cpu") -> torch.Generator:
         if torch.device(device) != DEVICE:
             return _make_generator(device)
-        made = _make_generator()
-        _on_device[made._cdata] = made  # kept, so that no other one gets its address
-        return made
+        generator = _make_generator()
+        _device_generators[generator._cdata] = generator  # a reference, so that its address stays
+        return generator
 
     def __instancecheck__(cls, instance: Any) -> bool:
         return isinstance(instance, _make_generator)
 
 
 class AnyGenerator(metaclass=_Generators):
-    """Stands for ``torch.Generator``."""
+    """Replacement of ``torch.Generator``."""
 
 
-def upload(make: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
-    """Stands for ``torch.tensor``, which calls no operation that the mode would see."""
+def with_upload(create: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """Replace ``torch.tensor``, whose copy to a device no dispatch mode sees, by two steps."""
 
-    def made(*args: Any, device: Any = None, **kwargs: Any) -> torch.Tensor:
-        tensor = make(*args, **kwargs)
+    def create_and_move(*args: Any, device: Any = None, **kwargs: Any) -> torch.Tensor:
+        tensor = create(*args, **kwargs)
         return tensor if device is None else tensor.to(device)
 
-    return made
+    return create_and_move
 
 
 class PretendDevice(TorchDispatchMode):
-    """Runs operations on :data:`DEVICE`, refuses what CUDA refuses, and notes every wait.
+    """Simulate operations on :data:`DEVICE`: raise the errors of CUDA, and record every wait.
 
     Attributes:
-        waits: when the host waited.
+        waits: the waits of the host, in order.
     """
 
     def __init__(self) -> None:
@@ -133,7 +132,7 @@ class PretendDevice(TorchDispatchMode):
 
     def __enter__(self) -> PretendDevice:
         torch.Generator = AnyGenerator  # type: ignore[assignment, misc]
-        torch.tensor, torch.as_tensor = upload(_tensor), upload(_as_tensor)
+        torch.tensor, torch.as_tensor = with_upload(_tensor), with_upload(_as_tensor)
         super().__enter__()
         return self
 
@@ -144,7 +143,7 @@ class PretendDevice(TorchDispatchMode):
 
     @contextmanager
     def no_waits(self) -> Iterator[None]:
-        """Raises AssertionError if anything inside waits for the device."""
+        """Context manager that raises AssertionError if anything inside waits for the device."""
         before = len(self.waits)
         yield
         assert self.waits[before:] == []
@@ -156,7 +155,7 @@ class PretendDevice(TorchDispatchMode):
         tensors = [t for t in leaves if isinstance(t, torch.Tensor)]
         ours = [t for t in tensors if isinstance(t, DeviceTensor)]
         others = [t for t in tensors if not isinstance(t, DeviceTensor)]
-        assert all(t.device == HOST for t in others), f"{func}: a tensor was made past the mode"
+        assert all(t.device == HOST for t in others), f"{func}: a tensor bypassed the mode"
         target = kwargs.get("device")
         if name == "copy_":
             on_device = isinstance(args[0], DeviceTensor)
@@ -165,41 +164,41 @@ class PretendDevice(TorchDispatchMode):
             on_device = bool(ours) if target is None else torch.device(target) == DEVICE
             asynchronous = kwargs.get("non_blocking", False)
         if name in ("copy_", "_to_copy"):
-            # What need not be on the device when the call returns is not waited for.
+            # An asynchronous copy to the device does not wait.
             if (bool(others) if on_device else bool(ours)) and not (on_device and asynchronous):
-                self._note("tensors are copied between host and device")
+                self._record("tensors are copied between host and device")
         elif ours:
             self._check(func, name, ours, others)
         for generator in (g for g in leaves if isinstance(g, _make_generator)):
-            if on_device != (generator._cdata in _on_device):
+            if on_device != (generator._cdata in _device_generators):
                 raise RuntimeError(f"{func}: the generator is not of the tensor's device")
         if target is not None and on_device:
             kwargs["device"] = HOST
         inner_args, inner_kwargs = tree_map_only(DeviceTensor, lambda t: t.held, (args, kwargs))
-        found = func(*inner_args, **inner_kwargs)
+        result = func(*inner_args, **inner_kwargs)
         if not on_device and ours:
-            return found
+            return result
         if on_device:
-            found = tree_map_only(torch.Tensor, DeviceTensor, found)
-        return return_and_correct_aliasing(func, args, kwargs, found)
+            result = tree_map_only(torch.Tensor, DeviceTensor, result)
+        return return_and_correct_aliasing(func, args, kwargs, result)
 
     def _check(self, func: Any, name: str, ours: Any, others: Any) -> None:
-        """Note a wait, refuse a mixture of devices."""
+        """Record a wait, or raise an error if devices are mixed."""
         if name in WAITS:
-            self._note(WAITS[name])
+            self._record(WAITS[name])
         elif name.startswith("index") and len(ours) + len(others) > 1:
             if any(t.dtype == torch.bool for t in ours[1:]):
-                self._note("the size of an index by a mask depends on values")
+                self._record("the size of an index by a mask depends on values")
             if any(t.ndim for t in others):
-                self._note("an index on the host is copied to the device")
-        # As CUDA does, take numbers in tensors of the CPU: they are read without a wait.
-        elif many := [list(t.shape) for t in others if t.ndim]:
+                self._record("an index on the host is copied to the device")
+        # Like CUDA, accept scalar CPU tensors, which need no wait.
+        elif shapes := [list(t.shape) for t in others if t.ndim]:
             raise RuntimeError(
                 f"{func}: expected all tensors to be on the same device, but one has shape "
-                f"{many[0]} and is on the CPU"
+                f"{shapes[0]} and is on the CPU"
             )
 
-    def _note(self, what: str) -> None:
+    def _record(self, what: str) -> None:
         where, frame = [], sys._getframe()
         while frame is not None:
             if frame.f_code.co_filename.startswith(SOURCE):

@@ -1,7 +1,7 @@
-"""What only a GPU can show: CUDA computes what the CPU does, does not wait, and is captured.
+"""Tests that need a GPU: results equal the CPU's, no host waits, CUDA graphs, checkpoints.
 
-Skipped without a GPU; ``make gpu`` runs these tests first. tests/test_second_device.py checks
-what can be checked without one.
+They are skipped without a GPU; ``make gpu`` runs them first. tests/test_second_device.py has the
+device tests that need no GPU.
 """
 
 import copy
@@ -32,14 +32,14 @@ each_model = pytest.mark.parametrize("kind", MODELS)
 
 @pytest.fixture(autouse=True)
 def _full_precision():
-    """No TF32, so that values can be compared."""
+    """Switch TF32 off, so that results are comparable with the CPU's."""
     with matrix_units("ieee"):
         yield
 
 
 @pytest.fixture
 def same_probes(monkeypatch):
-    """Probes by the CPU's generator, whose stream CUDA's does not repeat."""
+    """Draw probes with the CPU's generator on both devices; CUDA's gives other numbers."""
     draw = curvature_estimate.draw
 
     def on_cpu(name, generator, params):
@@ -51,7 +51,7 @@ def same_probes(monkeypatch):
 
 @contextmanager
 def no_waits():
-    """An error where the host waits for the device."""
+    """Context manager that raises an error if the host waits for the device."""
     torch.cuda.set_sync_debug_mode("error")
     try:
         yield
@@ -60,7 +60,7 @@ def no_waits():
 
 
 def model_and_batch(kind, device=GPU):
-    """A network without randomness, inputs and targets."""
+    """Return a deterministic network, inputs and targets."""
     torch.manual_seed(0)
     if kind == "attention":
         model = TransformerLanguageModel(
@@ -71,7 +71,7 @@ def model_and_batch(kind, device=GPU):
     else:
         layers = [
             layer
-            for channels in (3, 8)  # the second one's input is of half precision under autocast
+            for channels in (3, 8)  # under autocast, the second layer's input has half precision
             for layer in (nn.Conv2d(channels, 8, 3, padding=1), nn.BatchNorm2d(8), nn.GELU())
         ]
         model = nn.Sequential(*layers, nn.Flatten(), nn.Linear(8 * 64, 5))
@@ -85,7 +85,7 @@ def loss_of(model, x, y):
 
 
 def train(model, optimizer, x, y, steps=8, autocast=None, scaler=None):
-    """Losses of some steps."""
+    """Train some steps; return their losses."""
     losses = []
     for _ in range(steps):
         optimizer.zero_grad()
@@ -101,11 +101,11 @@ def train(model, optimizer, x, y, steps=8, autocast=None, scaler=None):
     return torch.stack(losses).float().cpu()
 
 
-# The same values as on the CPU.
+# Same results as on the CPU.
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
-def test_every_arm_steps_as_on_the_cpu(case, same_probes):
+def test_optimizer_steps_equal_the_cpu(case, same_probes):
     ends = []
     for device in (CPU, GPU):
         params = [p.detach().to(device).requires_grad_() for p in parameters()]
@@ -118,7 +118,7 @@ def test_every_arm_steps_as_on_the_cpu(case, same_probes):
 @each_method
 @each_model
 @pytest.mark.parametrize("foreach", [True, False])
-def test_networks_train_as_on_the_cpu(cls, kind, foreach, same_probes):
+def test_network_training_equals_the_cpu(cls, kind, foreach, same_probes):
     curves = []
     for device in (CPU, GPU):
         model, x, y = model_and_batch(kind, device)
@@ -130,8 +130,8 @@ def test_networks_train_as_on_the_cpu(cls, kind, foreach, same_probes):
 
 @pytest.mark.parametrize("task", ["resnet18", "transformer"])
 @pytest.mark.parametrize("arm", ["adam", "ssvp"])
-def test_the_engine_trains_as_on_the_cpu(task, arm):
-    """Both arms draw no probes."""
+def test_engine_equals_the_cpu(task, arm):
+    """These arms draw no random probes."""
     sizes = {"epochs": 1} | ({"dropout": 0.0} if task == "transformer" else {})
     losses = []
     for device in ("cpu", "cuda"):
@@ -142,8 +142,8 @@ def test_the_engine_trains_as_on_the_cpu(task, arm):
 
 
 @pytest.mark.parametrize("arm", ["sgdm", "adam", "ssvp", "ssdh_exact"])
-def test_rahimi_recht_ensembles_train_as_on_the_cpu(arm):
-    """None of these arms draws probes."""
+def test_rahimi_recht_ensembles_equal_the_cpu(arm):
+    """These arms draw no random probes."""
     ends = []
     for device in ("cpu", "cuda"):
         history, weights, _ = rahimi_recht.train(arm, seeds=range(8), device=device, epochs=5)
@@ -243,7 +243,7 @@ def test_curvature_without_second_derivatives(cls, options):
 
 @each_model
 @pytest.mark.parametrize("cls", [SSDH, SSVP], ids=lambda c: c.__name__)
-def test_a_compiled_model_trains_as_an_eager_one(cls, kind, same_probes):
+def test_compiled_model_equals_the_eager_one(cls, kind, same_probes):
     curves = []
     for compiled in (False, True):
         model, x, y = model_and_batch(kind)
@@ -262,7 +262,7 @@ def test_a_compiled_model_trains_as_an_eager_one(cls, kind, same_probes):
 
 
 @pytest.mark.parametrize("arm", ["adam", "ssdh"])
-def test_the_engine_trains_compiled(arm):
+def test_engine_trains_compiled(arm):
     history, _, _ = network_runs.train("resnet18", arm, device="cuda", compile=True)
     losses = history.groupby("seed")["train_loss"]
     assert (losses.last() < losses.first()).all()
@@ -280,7 +280,7 @@ def test_half_precision_with_a_gradient_scaler(cls, kind):
     assert losses[-1] < losses[0]
 
 
-def test_a_gradient_scaler_leaves_out_a_step_that_overflows():
+def test_gradient_scaler_skips_overflowing_steps():
     model, x, y = model_and_batch("convolution")
     optimizer = SSDH(model.parameters(), lr=0.05, update_period=2)
     scaler = torch.amp.GradScaler("cuda", init_scale=2.0**10)
@@ -313,11 +313,11 @@ def test_bfloat16_autocast(cls, kind):
 @each_method
 @each_model
 @pytest.mark.parametrize("curvature", ["estimate", "permuted", "per_tensor", "gauss_newton"])
-def test_neither_backward_nor_step_waits(cls, kind, curvature):
-    """From the first step on; curvature is due at every second one."""
+def test_backward_and_step_do_not_wait(cls, kind, curvature):
+    """The first step does not wait either; every second step updates the curvature."""
     model, x, y = model_and_batch(kind)
     optimizer = cls(model.parameters(), lr=0.05, update_period=2, curvature=curvature)
-    loss_of(model, x, y).backward()  # cuDNN and cuBLAS make their handles
+    loss_of(model, x, y).backward()  # cuDNN and cuBLAS create their handles
     torch.cuda.synchronize()
     for _ in range(4):
         optimizer.zero_grad()
@@ -331,14 +331,14 @@ def test_neither_backward_nor_step_waits(cls, kind, curvature):
             optimizer.statistics()
 
 
-def test_the_check_for_waits_finds_one():
+def test_no_waits_detects_a_wait():
     with pytest.raises(RuntimeError, match="synchroniz"), no_waits():
         torch.ones(3, device=GPU).sum().item()
 
 
 @pytest.mark.parametrize("cls", [*SECOND, SGDM], ids=lambda c: c.__name__)
-def test_an_ordinary_step_is_captured_in_a_cuda_graph(cls):
-    """Between two refreshes a step depends on no counter, so that its graph can be replayed."""
+def test_ordinary_step_can_be_captured_in_a_cuda_graph(cls):
+    """A step between two curvature updates depends on no counter, so its graph can be replayed."""
     model, x, y = model_and_batch("convolution")
     twin = copy.deepcopy(model)
     period = {} if cls is SGDM else {"update_period": 100}
@@ -363,8 +363,8 @@ def test_an_ordinary_step_is_captured_in_a_cuda_graph(cls):
 # Checkpoints.
 
 
-def saved(optimizer):
-    """Its state, written on the GPU and read on the CPU."""
+def state_on_cpu(optimizer):
+    """Save an optimizer's state on the GPU and load it on the CPU."""
     file = io.BytesIO()
     torch.save(optimizer.state_dict(), file)
     file.seek(0)
@@ -372,18 +372,18 @@ def saved(optimizer):
 
 
 @pytest.mark.parametrize("probe", ["momentum_sign", "rademacher"])
-def test_a_state_made_on_the_gpu_is_read_on_the_cpu(probe):
+def test_gpu_state_can_be_loaded_on_the_cpu(probe):
     model, x, y = model_and_batch("convolution")
     optimizer = SSDH(model.parameters(), lr=0.05, update_period=3, probe=probe)
     train(model, optimizer, x, y, 3)
     other, x_cpu, y_cpu = model_and_batch("convolution", CPU)
     other.load_state_dict({k: v.cpu() for k, v in model.state_dict().items()})
     on_cpu = SSDH(other.parameters(), lr=0.05, update_period=3, probe=probe)
-    on_cpu.load_state_dict(saved(optimizer))
+    on_cpu.load_state_dict(state_on_cpu(optimizer))
     for p, q in zip(model.parameters(), other.parameters(), strict=True):
         for name, value in optimizer.state[p].items():
             assert torch.equal(on_cpu.state[q][name], value.cpu())
-    if probe == "rademacher":  # the streams of the two devices differ
+    if probe == "rademacher":  # random streams differ between devices
         with pytest.raises(ValueError, match="another kind of device"):
             train(other, on_cpu, x_cpu, y_cpu, 1)
         return

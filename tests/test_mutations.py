@@ -1,4 +1,4 @@
-"""The mutations of ``mutate.py`` name text that is there, so that none is left out unseen."""
+"""Every mutation of ``mutate.py`` replaces text that exists exactly once."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests.mutate import MUTATIONS
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda m: m[0])
-def test_what_is_changed_stands_there_once(mutation):
+def test_mutated_text_occurs_once(mutation):
     _, file, old, new, tests = mutation
     text = (PROJECT / "src" / "adaptive_opt" / file).read_text(encoding="utf-8")
     assert text.count(old) == 1

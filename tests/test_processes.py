@@ -1,4 +1,4 @@
-"""How processes keep memory."""
+"""Memory that a process keeps after freeing it."""
 
 import platform
 import subprocess
@@ -26,7 +26,7 @@ print(mebibytes() - before)
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
 @pytest.mark.parametrize("how", ["returned", "kept"])
-def test_freed_memory_stays_with_the_process(how):
+def test_process_keeps_freed_memory(how):
     program = [sys.executable, "-c", RESIDENT, how]
     done = subprocess.run(program, capture_output=True, text=True, check=True)
     resident = float(done.stdout)

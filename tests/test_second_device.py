@@ -1,4 +1,4 @@
-"""Mistakes that would fail or wait on a GPU; tests/pretend_device.py says what it cannot see."""
+"""Mixed devices and host waits, found without a GPU; see pretend_device.py for its limits."""
 
 import sys
 
@@ -32,13 +32,13 @@ def device():
 
 @pytest.fixture
 def engine_on_device(monkeypatch):
-    """Whatever the parameters say, the engine trains there."""
+    """Make the engine train on the simulated device, with any parameters."""
     for name, module in list(sys.modules.items()):
         if name.startswith("adaptive_opt.engine.") and hasattr(module, "resolve_device"):
             monkeypatch.setattr(module, "resolve_device", lambda _: DEVICE)
 
 
-# The pretended device itself.
+# The simulated device itself.
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def engine_on_device(monkeypatch):
         (lambda t: t[torch.tensor([0, 1])], "an index on the host"),
     ],
 )
-def test_a_wait_is_noticed(device, wait, reason):
+def test_waits_are_recorded(device, wait, reason):
     tensor = torch.ones(3, device=DEVICE)
     assert device.waits == []
     wait(tensor)
@@ -73,12 +73,12 @@ def test_a_wait_is_noticed(device, wait, reason):
         lambda t: torch.nn.functional.linear(t, torch.zeros(2, 3)),
     ],
 )
-def test_tensors_of_two_devices_are_refused(device, work):
+def test_mixed_devices_are_rejected(device, work):
     with pytest.raises(RuntimeError, match="same device"):
         work(torch.ones(3, device=DEVICE))
 
 
-def test_a_generator_of_the_cpu_is_refused(device):
+def test_cpu_generator_is_rejected(device):
     tensor = torch.ones(3, device=DEVICE)
     with pytest.raises(RuntimeError, match="generator"):
         tensor.normal_(generator=torch.Generator())
@@ -87,7 +87,7 @@ def test_a_generator_of_the_cpu_is_refused(device):
     tensor.normal_(generator=torch.Generator(DEVICE).manual_seed(0))
 
 
-def test_what_does_not_wait_is_let_through(device):
+def test_asynchronous_operations_are_not_recorded(device):
     tensor = torch.ones(3, device=DEVICE)
     tensor.mul_(torch.tensor(2.0))[0] = 5
     torch.zeros(3).to(DEVICE, non_blocking=True)
@@ -106,7 +106,10 @@ def step(optimizer, params):
 
 
 def steps(case, device):
-    """Parameters after four steps, of which two refresh the curvature."""
+    """Yield optimizer and parameters before each of four steps and at the end.
+
+    Two of the steps update the curvature.
+    """
     params = [p.detach().to(device).requires_grad_() for p in ensemble_parameters(MEMBERS)]
     seed = {"seed": list(range(MEMBERS))} if case.second_order else {}
     options = {**case.hyperparameters, "lr": torch.full((MEMBERS,), 0.01), "max_grad_norm": 1.0}
@@ -118,7 +121,7 @@ def steps(case, device):
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
-def test_no_optimizer_waits_and_all_step_as_on_the_cpu(device, case):
+def test_optimizers_do_not_wait_and_equal_the_cpu(device, case):
     *_, (_, expected) = steps(case, torch.device("cpu"))
     made = steps(case, DEVICE)
     optimizer, params = next(made)
@@ -158,7 +161,7 @@ def model_and_batch():
     ],
     ids=lambda o: "-".join(map(str, o.values())),
 )
-def test_a_model_is_trained_without_waits(device, cls, options):
+def test_training_a_model_does_not_wait(device, cls, options):
     model, x, y = model_and_batch()
     optimizer = cls(model.parameters(), update_period=2, **options)
 
@@ -185,12 +188,12 @@ def test_a_model_is_trained_without_waits(device, cls, options):
         optimizer.backward(value, (lambda z=logits: sampled_cross_entropy(z)) if sampled else None)
         optimizer.step()
     assert device.waits[first:] == []
-    # Only the first difference of gradients waits, to see that the batch stayed the same.
+    # Only the first finite difference waits, to check that the batch has not changed.
     found = {w.where[0] if "hvp" not in options else w.where[1] for w in device.waits if w.where}
     assert found == ({"finite_differences.check_same_batch"} if "hvp" in options else set())
 
 
-def test_state_from_the_device_goes_on_on_the_cpu(device):
+def test_state_of_the_device_continues_on_the_cpu(device):
     model, x, y = model_and_batch()
     optimizer = SSDH(model.parameters(), update_period=2, probe="constant")
 
@@ -219,7 +222,7 @@ def test_state_from_the_device_goes_on_on_the_cpu(device):
 
 @pytest.mark.parametrize("seeds", [(0,), (0, 1)], ids=["one", "two"])
 @pytest.mark.parametrize("task", ["resnet18", "transformer"])
-def test_losses_of_networks_do_not_wait(device, engine_on_device, task, seeds):
+def test_network_losses_do_not_wait(device, engine_on_device, task, seeds):
     data = images() if task == "resnet18" else text()
     settings = training_parameters(curvature_share=0.5)
     problem = build_network_task(data, task, seeds, task_parameters(task), settings)
@@ -241,14 +244,14 @@ def test_losses_of_networks_do_not_wait(device, engine_on_device, task, seeds):
 # The engine and trials of the search.
 
 READS = {"train._flush", "train._measure_end", "train.state_dict", "train.load_state_dict"}
-"""Where training looks at values: the history every 50 rows, the end, checkpoints."""
+"""Functions that may read values: history every 50 rows, final measurements, checkpoints."""
 
 
 def check_iterations(device):
-    """No iteration waits but to move the history to the host."""
+    """Check that iterations wait only in :data:`READS`."""
     inside = [w for w in device.waits if "train.iterate" in w.where and not READS & {*w.where}]
     assert inside == []
-    assert any(READS & {*w.where} for w in device.waits)  # so the names are right
+    assert any(READS & {*w.where} for w in device.waits)  # the names in READS are still valid
 
 
 @pytest.mark.parametrize("arm", ["adam", "ssdh", "ssvp", "ssdh_permuted", "ssdh_exact", "custom"])
@@ -281,7 +284,7 @@ def test_network_iterations_do_not_wait(device, engine_on_device, task, arm, see
     check_iterations(device)
 
 
-def test_trials_of_a_search_do_not_wait(device, engine_on_device):
+def test_rahimi_recht_trials_do_not_wait(device, engine_on_device):
     settings = training_parameters()
     found = [resolve_arm("ssdh", CONFIGURATIONS, settings)["hyperparameters"] for _ in range(2)]
     found[1] = {**found[1], "lr": 0.05, "rho": 0.2}
@@ -294,7 +297,7 @@ def test_trials_of_a_search_do_not_wait(device, engine_on_device):
     check_iterations(device)
 
 
-def test_trials_of_networks_do_not_wait(device, engine_on_device):
+def test_network_trials_do_not_wait(device, engine_on_device):
     settings = training_parameters()
     arm = resolve_arm("ssdh", ARMS, settings)
     trials = train_network_trials(
@@ -307,7 +310,7 @@ def test_trials_of_networks_do_not_wait(device, engine_on_device):
     check_iterations(device)
 
 
-def test_prices_of_steps_are_taken_there(device, engine_on_device):
+def test_step_costs_are_measured_on_the_device(device, engine_on_device):
     settings = training_parameters()
     table = calibrate(
         images(), task="resnet18", arms={"ssdh": resolve_arm("ssdh", ARMS, settings)},
@@ -318,7 +321,7 @@ def test_prices_of_steps_are_taken_there(device, engine_on_device):
 
 
 @pytest.mark.parametrize("task", ["resnet18", "transformer"])
-def test_loss_surfaces_of_networks_are_measured_there(device, engine_on_device, task):
+def test_loss_surfaces_are_computed_on_the_device(device, engine_on_device, task):
     _, tensors = curvature.kept(task, "ssdh", epochs=(3,))
     (snapshot,) = read_snapshots(tensors)
     here = curvature.place(task)
@@ -326,7 +329,7 @@ def test_loss_surfaces_of_networks_are_measured_there(device, engine_on_device, 
     assert len(network_surface(here, snapshot, curvature.FEW, "")) == 9
 
 
-def test_fidelity_is_measured_along_a_run_there(device, engine_on_device):
+def test_fidelity_is_measured_on_the_device(device, engine_on_device):
     given = trace.arguments("ssdh")
     trajectory = trace.trace_rahimi_recht(trace.FUNCTION, **given)
     assert {t.device.type for t in trajectory.values()} == {"cpu"}
@@ -338,8 +341,8 @@ def test_fidelity_is_measured_along_a_run_there(device, engine_on_device):
     assert len(frame) > 0
 
 
-def test_exact_curvature_of_another_device_is_refused(device):
-    """The mode sees a mistake in what the engine hands over, too."""
+def test_exact_curvature_on_the_cpu_is_rejected(device):
+    """The simulated device also checks tensors that the engine passes to an optimizer."""
     p = torch.ones(2, 3, device=DEVICE, requires_grad=True)
     optimizer = build_optimizer(
         "adaptive_opt.optim.SSDH", {"curvature": "exact", "lr": 0.1}, [p], probe_seeds=[0, 1],

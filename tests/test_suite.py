@@ -1,12 +1,12 @@
-"""How the tests themselves are run."""
+"""Grouping of the tests for pytest-xdist."""
 
 import os
 
 import pytest
 
 
-def test_tests_that_share_a_study_run_in_one_process(request):
-    """pytest-xdist notes the group in the name; without it each process would make the study."""
+def test_tests_have_a_group(request):
+    """Without groups, each process would run the study. pytest-xdist adds the group to the id."""
     if "PYTEST_XDIST_WORKER" not in os.environ:
-        pytest.skip("there is one process")
+        pytest.skip("the tests run in one process")
     assert request.node.nodeid.endswith("@tests/test_suite.py")

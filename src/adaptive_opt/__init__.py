@@ -1,7 +1,7 @@
-"""adaptive_opt: does second-order step size adaptation make training converge faster?
+"""Second-order optimizers for PyTorch, and the study that compares them.
 
-The optimizers live in :mod:`adaptive_opt.optim` and need torch alone; the study that
-compares them is a Kedro project around the same package.
+The optimizers are in :mod:`adaptive_opt.optim` and need only torch. The study is a Kedro project:
+does second-order information for step size adaptation make neural networks converge faster?
 """
 
 __version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""``python -m adaptive_opt``: the same as ``kedro run`` in the project's folder."""
+"""``python -m adaptive_opt``: the same as ``kedro run``."""
 
 from __future__ import annotations
 

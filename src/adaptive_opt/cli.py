@@ -1,4 +1,4 @@
-"""The project's commands: ``kedro run`` with sentences instead of tracebacks, and the grid."""
+"""The project's commands: ``kedro run`` with one-sentence errors, and ``kedro adaptive``."""
 
 from __future__ import annotations
 
@@ -23,58 +23,58 @@ from adaptive_opt.io.configuration import nearest
 from adaptive_opt.io.hooks import check_way, known_tags
 from adaptive_opt.io.outcome import EXIT_FAILED_ARMS, FAILED_ARMS, how_to_go_on
 
-FAULTS = (StudyError, DatasetError, MissingConfigException)
-"""What the user can help: said as one sentence."""
+USER_ERRORS = (StudyError, DatasetError, MissingConfigException)
+"""Errors that the user can correct; shown without a traceback."""
 
 RUNNERS = ("SequentialRunner", "ParallelRunner", "ThreadRunner")
 
 DEFAULT_RUNNER = "adaptive_opt.io.runner.StudyRunner"
 
-LISTED = "kedro registry describe lists them"
+LIST_HINT = "kedro registry describe lists the valid names"
 
-RUN_HELP = """Make the study, or a part of it: data, searches, training, tables, figures, verdict.
+RUN_HELP = """Run the study or a part of it: data, searches, training, tables, figures, verdict.
 
-What is finished is left alone until something that it depends on changes, and what was broken
-off goes on: the same command again is always right. kedro adaptive status says what is left.
+Run the same command again to continue. Finished runs are kept until their parameters, data or code
+change; interrupted runs resume. kedro adaptive status shows what is left to do.
 
-As many nodes are in work at a time as there are cores; --runner-params=workers=1 makes it one,
-as it is on a GPU.
+On a CPU, as many nodes run in parallel as there are cores; --runner-params=workers=1 runs one at a
+time. On a GPU, one node runs at a time.
 
 \b
 Examples:
-  kedro run                                   the default study, minutes
-  kedro run --env=smoke                       the same in less than a minute, to try things
-  kedro run --env=evening                     real data and longer runs; hours
-  kedro run --tags=transformer                one task, with a report of its own
-  kedro run --tags=resnet18.adam,resnet18.ssdh   two arms of a task, likewise
+  kedro run                                   the default study; takes minutes
+  kedro run --env=smoke                       a tiny version of it, to try things
+  kedro run --env=evening                     real data and longer runs; takes hours
+  kedro run --tags=transformer                one task, with its own report
+  kedro run --tags=resnet18.adam,resnet18.ssdh   two arms on a task, with their own report
   kedro run --pipelines=tuning,training --tags=ssdh
   kedro run --params=tasks.rr_cond29.seeds=32,training.device=cpu
 
 \b
 Pipelines: data, rr_synthesis, tuning, training, analysis, and whole studies: __default__,
-evening, ladder, zoo, all, fidelity, ledger. An environment with the name of a pipeline runs that.
+evening, ladder, zoo, custom, all, fidelity, curvature, ledger. An environment with the name of a
+pipeline runs that pipeline.
 Tags: tasks (rr_cond29, rr_cond15099, resnet18, transformer), arms (sgdm, adam, sophia, sophia_g,
-sadh, ssdh, ssvp, …), one arm of a task (resnet18.adam), kinds (first-order, second-order, ladder,
-zoo), halves (rahimi_recht, networks). Tags of a whole study choose a smaller one, which ends with
-a report of its own.
+sadh, ssdh, ssvp, …), one arm on a task (resnet18.adam), kinds (first-order, second-order, ladder,
+zoo), halves (rahimi_recht, networks). Tags of a whole study select a smaller study with its own
+report.
 
 \b
-Exit code: 0; 1: an error; 3: complete, but for arms that failed (they are named last).
+Exit codes: 0: success; 1: error; 3: complete, but some arms failed (listed at the end).
 """
 
-ADAPTIVE_HELP = """Commands that look at the study and change nothing.
+ADAPTIVE_HELP = """Read-only commands that inspect the study.
 
 \b
 Example:
   kedro adaptive status --env=smoke
 """
 
-STATUS_HELP = """What of the grid is done, goes on, is broken off, stale or missing.
+STATUS_HELP = """Show which runs are done, running, interrupted, stale or missing.
 
-Reads only, and starts nothing. A run is stale that was made with other parameters, data or code
-than there are now; what has changed is named. How long the rest takes is estimated from what was
-finished on the same tasks; – where nothing was. A run shows as running once it has written its
-first checkpoint (training.checkpoint_seconds).
+A run is stale if its parameters, data or code have changed since; the changes are shown. The
+remaining time is estimated from finished runs on the same task (–: there are none). A run counts
+as running from its first checkpoint on (training.checkpoint_seconds).
 
 \b
 Examples:
@@ -85,7 +85,7 @@ Examples:
 
 
 class _Command(click.Command):
-    """One that says a malformed option in a sentence too."""
+    """A command that reports malformed options in one sentence."""
 
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
         try:
@@ -93,16 +93,16 @@ class _Command(click.Command):
         except KedroCliError as error:
             raise click.UsageError(error.message) from error
         except KeyError as error:
-            raise click.UsageError(f"--config: the file needs a section {error}") from error
+            raise click.UsageError(f"--config: the file has no section {error}; add it") from error
         except (yaml.YAMLError, OmegaConfBaseException) as error:
-            said = getattr(error, "problem", None) or str(error).split("\n")[0]
+            reason = getattr(error, "problem", None) or str(error).split("\n")[0]
             raise click.UsageError(
-                f"--params cannot be read ({said}); write key.inner=value,other=value"
+                f"--params cannot be read ({reason}); write key.inner=value,other=value"
             ) from error
 
 
 def _options(*names: str) -> list[click.Parameter]:
-    """Options of ``kedro run`` by name, all without one."""
+    """Return the named options of ``kedro run``, or all of them."""
     return [p for p in kedro_run.params if not names or p.name in names]
 
 
@@ -111,36 +111,38 @@ def _run(**options: Any) -> Any:
         raise RuntimeError("kedro's run command has no callback")
     try:
         if (runner := options["runner"]) and "." not in runner:
-            _check("runner", [runner], RUNNERS)
+            _check_names("runner", [runner], RUNNERS)
         options = with_own_pipeline(options, pipelines)
         check_way(options)  # before ParallelRunner starts a process
-        chosen(**options)
-        done = kedro_run.callback(**{**options, "runner": runner or DEFAULT_RUNNER})
-    except FAULTS as error:
+        select_pipeline(**options)  # raises an error if a name is unknown
+        result = kedro_run.callback(**{**options, "runner": runner or DEFAULT_RUNNER})
+    except USER_ERRORS as error:
         raise click.ClickException(str(error)) from error
     except ValidationError as error:
         if error.title != "KedroMlflowConfig":
             raise
-        said = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
-        raise click.ClickException("\n  ".join(["mlflow.yml is at fault:", *said])) from error
+        faults = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+        raise click.ClickException("\n  ".join(["mlflow.yml has faults:", *faults])) from error
     except KeyboardInterrupt:
-        click.echo(f"\nBroken off. {how_to_go_on()}", err=True)
+        click.echo(f"\nInterrupted. {how_to_go_on()}", err=True)
         raise
     if click.get_current_context().meta.get(FAILED_ARMS):
         sys.exit(EXIT_FAILED_ARMS)
-    return done
+    return result
 
 
 def with_own_pipeline(options: Mapping[str, Any], known: Container[str]) -> dict[str, Any]:
-    """Options of ``kedro run`` with the pipeline that has the environment's name.
+    """Add the pipeline with the environment's name to options that select no pipeline.
 
-    That is run where such a pipeline exists and no other is asked for.
+    Args:
+        options: options of ``kedro run``.
+        known: names of the registered pipelines.
     """
-    env, asked = options.get("env"), options.get("pipeline") or options.get("pipelines")
-    return {**options, "pipelines": (env,)} if env in known and not asked else dict(options)
+    env, selected = options.get("env"), options.get("pipeline") or options.get("pipelines")
+    return {**options, "pipelines": (env,)} if env in known and not selected else dict(options)
 
 
-def chosen(
+def select_pipeline(
     *,
     tags: Sequence[str],
     pipeline: str | None = None,
@@ -152,22 +154,22 @@ def chosen(
     namespaces: Sequence[str] = (),
     **others: Any,
 ) -> Pipeline:
-    """The part of the pipelines that some options of ``kedro run`` choose.
+    """Return the part of the registered pipelines that options of ``kedro run`` select.
 
     Raises:
-        StudyError: a name is unknown, or nothing is left.
+        StudyError: a name is unknown, or no node is selected.
     """
-    _check("task, arm, kind or half", tags, known_tags())
-    asked = [p for p in (pipeline, *others.get("pipelines", ())) if p]
-    _check("pipeline", asked, sorted(pipelines))
-    whole = sum((pipelines[name] for name in asked or ["__default__"]), Pipeline([]))
+    _check_names("task, arm, kind or half", tags, known_tags())
+    selected = [p for p in (pipeline, *others.get("pipelines", ())) if p]
+    _check_names("pipeline", selected, sorted(pipelines))
+    whole = sum((pipelines[name] for name in selected or ["__default__"]), Pipeline([]))
     nodes = sorted(node.name for node in whole.nodes)
-    _check("node of these pipelines", [*node_names, *from_nodes, *to_nodes], nodes, LISTED)
+    _check_names("node of these pipelines", [*node_names, *from_nodes, *to_nodes], nodes, LIST_HINT)
     datasets = sorted(whole.datasets())
-    _check("dataset of these pipelines", [*from_inputs, *to_outputs], datasets, LISTED)
-    words = [(node.namespace or "").split(".") for node in whole.nodes]
-    within = {".".join(w[:depth]) for w in words for depth in range(1, len(w) + 1)}
-    _check("namespace of these pipelines", namespaces, sorted(within), LISTED)
+    _check_names("dataset of these pipelines", [*from_inputs, *to_outputs], datasets, LIST_HINT)
+    parts = [(node.namespace or "").split(".") for node in whole.nodes]
+    known = {".".join(p[:depth]) for p in parts for depth in range(1, len(p) + 1)}
+    _check_names("namespace of these pipelines", namespaces, sorted(known), LIST_HINT)
     try:
         return whole.filter(
             tags=tags,
@@ -179,13 +181,15 @@ def chosen(
             node_namespaces=namespaces,
         )
     except ValueError as error:
-        raise StudyError("nothing was run: no node is all that was asked for at once") from error
+        raise StudyError(
+            "nothing was run: no node matches all of these options; remove one of them"
+        ) from error
 
 
-def _check(what: str, names: Sequence[str], known: Sequence[str], many: str = "") -> None:
+def _check_names(kind: str, names: Sequence[str], known: Sequence[str], hint: str = "") -> None:
     for name in names:
         if name not in known:
-            raise StudyError(f"no {what} is called {name!r}; {nearest(name, known, many)}")
+            raise StudyError(f"no {kind} is called {name!r}; {nearest(name, known, hint)}")
 
 
 def _status(*, as_json: bool, env: str | None, params: dict[str, Any], **options: Any) -> None:
@@ -195,8 +199,8 @@ def _status(*, as_json: bool, env: str | None, params: dict[str, Any], **options
 
     try:
         options = with_own_pipeline({"env": env, **options}, pipelines)
-        record, command = look(chosen(**options), env, params, options)
-    except FAULTS as error:
+        record, command = look(select_pipeline(**options), env, params, options)
+    except USER_ERRORS as error:
         raise click.ClickException(str(error)) from error
     click.echo(json.dumps(record, indent=1) if as_json else as_text(record, command))
 
@@ -209,8 +213,8 @@ def cli() -> None:
 run = _Command("run", params=_options(), callback=_run, help=RUN_HELP)
 cli.add_command(run)
 
-# kedro-viz's commands are global, which a project cannot define anew. Its `deploy` would publish
-# the paths of this machine.
+# A project cannot redefine Kedro-Viz's commands, which are global, so replace their targets. Omit
+# `deploy`, which would publish the paths of this machine.
 viz.lazy_subcommands = {"run": "adaptive_opt.io.viz.run", "build": "adaptive_opt.io.viz.build"}
 
 adaptive = click.Group("adaptive", help=ADAPTIVE_HELP)
@@ -220,10 +224,10 @@ adaptive.add_command(
         "status",
         params=[
             *_options("env", "pipelines", "tags", "params"),
-            click.Option(["--json", "as_json"], is_flag=True, help="For machines."),
+            click.Option(["--json", "as_json"], is_flag=True, help="Print the status as JSON."),
         ],
         callback=_status,
-        short_help="What is done, under way, stale or missing, and how long the rest takes.",
+        short_help="Show which runs are done, running, stale or missing, and the remaining time.",
         help=STATUS_HELP,
     )
 )

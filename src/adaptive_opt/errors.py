@@ -1,9 +1,9 @@
-"""The one error that is meant for the user rather than for the developer."""
+"""The error that users see."""
 
 
 class StudyError(ValueError):
-    """Something the user can mend: a parameter, a file, a device.
+    """An error that the user can correct, in a parameter, a file or a device.
 
-    The message is a sentence that names the culprit and the remedy; the command line
-    prints it without a traceback.
+    The message is one sentence with the cause and the remedy. The command line prints it without
+    a traceback.
     """

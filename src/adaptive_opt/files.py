@@ -1,4 +1,4 @@
-"""Files on a disk, or wherever fsspec reaches: found by name, and written whole or not at all."""
+"""Local and remote (fsspec) files, written atomically."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 CHECKOUT = Path(__file__).parents[2]
-"""Folder of a checkout; of an installed wheel some folder of Python's."""
+"""Root folder of the source checkout. For an installed wheel, it is a folder of Python."""
 
 
 def _project() -> Path:
@@ -38,22 +38,22 @@ def _project() -> Path:
 
 
 PROJECT = _project()
-"""Folder of all data and records, where relative paths start.
+"""Folder of all data and records. Relative paths start here.
 
-It is ``ADAPTIVE_OPT_FOLDER`` if that is set, else the checkout, and for a wheel the working
-directory.
+It is the environment variable ``ADAPTIVE_OPT_FOLDER`` if set, else the checkout, or for an
+installed wheel the working directory.
 """
 
 LOCAL = ("file", "local")
-"""Protocols of URLs that are files of this machine."""
+"""URL protocols of local files."""
 
 
 class UnreachableError(OSError):
-    """Another file system did not answer, or refused: what is there is not known."""
+    """A remote file system did not answer or refused access: its files may or may not exist."""
 
 
 def at(name: str | Path) -> Path:
-    """The path of a name, or of a URL such as ``s3://bucket/folder``; it need not exist.
+    """Return the path of a file name or URL such as ``s3://bucket/folder``; it may be missing.
 
     Example:
         >>> at("file:///data/base").as_posix(), is_remote(at("memory://data"))
@@ -66,18 +66,18 @@ def at(name: str | Path) -> Path:
         return Path(rest)
     from upath import UPath
 
-    # Other processes and hosts write there too: what was listed before says nothing.
-    made: Any = UPath(str(name), use_listings_cache=False)
-    return made  # type: ignore[no-any-return]  # all that is asked of it here it can do
+    # No cache of listings, because other processes and hosts also write there.
+    path: Any = UPath(str(name), use_listings_cache=False)
+    return path  # type: ignore[no-any-return]  # has all methods of Path that are used here
 
 
 def is_remote(path: Path) -> bool:
-    """Whether a path of :func:`at` is on another file system than this machine's."""
+    """Return whether a path from :func:`at` is on a remote file system."""
     return not isinstance(path, Path)
 
 
 def changed_at(path: Path) -> float:
-    """When a file was written, in seconds; 0 if there is none."""
+    """Return a file's modification time in seconds since the epoch; 0 if there is no file."""
     try:
         return path.stat().st_mtime if path.is_file() else 0.0
     except OSError:
@@ -85,16 +85,16 @@ def changed_at(path: Path) -> float:
 
 
 def exists(path: Path) -> bool:
-    """Whether there is a file; one that cannot be asked for is not taken for absent.
+    """Return whether a file exists.
 
     Raises:
-        UnreachableError: nobody knows.
+        UnreachableError: the remote file system does not answer, so it is not known.
     """
     if not is_remote(path):
         return path.is_file()
     remote: Any = path
     try:
-        with _reaching():
+        with _client_errors():
             remote.fs.info(remote.path)
     except FileNotFoundError:
         return False
@@ -102,7 +102,7 @@ def exists(path: Path) -> bool:
 
 
 def remove(path: Path) -> None:
-    """Delete a file, if there is one.
+    """Delete a file if it exists.
 
     Raises:
         OSError: it cannot be deleted.
@@ -111,17 +111,17 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
         return
     remote: Any = path
-    with contextlib.suppress(FileNotFoundError), _reaching():
+    with contextlib.suppress(FileNotFoundError), _client_errors():
         remote.fs.rm_file(remote.path)
 
 
 @contextmanager
 def on_disk(path: Path) -> Iterator[Path]:
-    """A file for programs that read from a disk alone: itself, or a copy that is gone afterwards.
+    """Context manager: a local copy of a remote file, deleted at exit; a local file itself.
 
     Raises:
-        FileNotFoundError: it does not exist.
-        UnreachableError: it cannot be fetched.
+        FileNotFoundError: the remote file does not exist.
+        UnreachableError: the remote file cannot be downloaded.
     """
     if not is_remote(path):
         yield path
@@ -129,33 +129,37 @@ def on_disk(path: Path) -> Iterator[Path]:
     remote: Any = path
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder, path.name)
-        with _reaching():
+        with _client_errors():
             remote.fs.get_file(remote.path, str(copy))
         yield copy
 
 
 def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
-    """Let ``write`` fill a file beside ``path``, then put it in its place.
+    """Write a file atomically: write a temporary file, then move it to ``path``.
 
-    What processes of this host that were killed left half-written of the same file is deleted. On
-    another file system the place beside it is a temporary folder here; an object store shows a
-    file when all of it has arrived, other servers may show a part of one that was broken off.
+    Partial files that killed processes of this host left are deleted. For a remote path, the
+    temporary file is local and then uploaded. An object store shows only complete uploads; other
+    servers can show a partial file after an interrupted one.
+
+    Args:
+        path: the file to write; missing folders are created.
+        write: writes the content to the path that it receives.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
     if is_remote(path):
         remote: Any = path
         with tempfile.TemporaryDirectory() as folder:
             partial = Path(folder, path.name)
             write(partial)
-            with _reaching():
+            with _client_errors():
                 remote.parent.mkdir(parents=True, exist_ok=True)
                 remote.fs.put_file(str(partial), remote.path)
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     clear_half_written(path)
-    partial = path.with_name(f"{_mark(path)}{os.getpid()}{path.suffix}")
+    partial = path.with_name(f"{_partial_prefix(path)}{os.getpid()}{path.suffix}")
     try:
         write(partial)
         os.replace(partial, path)
@@ -164,23 +168,23 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
 
 
 def clear_half_written(path: Path) -> None:
-    """Delete what processes of this host that are dead were writing of a file."""
+    """Delete the partial files that dead processes of this host left while writing a file."""
     if is_remote(path):
         return
-    mark = _mark(path)
-    for left in path.parent.glob(f"{mark}*{path.suffix}"):
-        pid = left.name.removeprefix(mark).removesuffix(path.suffix)
+    prefix = _partial_prefix(path)
+    for partial in path.parent.glob(f"{prefix}*{path.suffix}"):
+        pid = partial.name.removeprefix(prefix).removesuffix(path.suffix)
         if pid.isdecimal() and not is_running(int(pid)):
-            left.unlink(missing_ok=True)
+            partial.unlink(missing_ok=True)
 
 
-def _mark(path: Path) -> str:
+def _partial_prefix(path: Path) -> str:
     return f".{path.stem}.{socket.gethostname()}-"
 
 
 @contextmanager
-def _reaching() -> Iterator[None]:
-    """What the client of a store raises, for those who expect what a disk raises."""
+def _client_errors() -> Iterator[None]:
+    """Convert errors of a remote file system's client to :class:`UnreachableError`."""
     try:
         yield
     except FileNotFoundError:

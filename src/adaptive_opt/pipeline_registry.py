@@ -1,4 +1,4 @@
-"""The pipelines that ``kedro run --pipelines=…`` knows."""
+"""The pipelines of ``kedro run --pipelines=…``."""
 
 from __future__ import annotations
 
@@ -22,48 +22,54 @@ from adaptive_opt.study import (
     tasks_of,
 )
 
-CUSTOM = ("sgdm", "adam", "ssdh", "custom")
-"""Arms of the pipeline of that name."""
+CUSTOM_ARMS = ("sgdm", "adam", "ssdh", "custom")
+"""Arms of the pipeline ``custom``."""
 
+# Figures of other pipelines in the report of a study.
 RR_FIGURES = ("median_loss", "decades")
 NETWORK_FIGURES = ("loss_by_iteration", "valid_loss")
 SHARPNESS_FIGURES = ("sharpness", "stability")
-"""Figures of other parts that a report shows."""
 
 
 def register_pipelines() -> dict[str, Pipeline]:
-    """All of them, without Kedro's advice against the names of other namespaces' results."""
+    """Create all pipelines, without Kedro's warning about dots in dataset names."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="One or more dataset names contain '.'")
         return _pipelines()
 
 
 def _pipelines() -> dict[str, Pipeline]:
-    """The parts of the study, and whole ones.
+    """Create all pipelines by name.
 
     Returns:
-        ``data``, ``rr_synthesis``, ``tuning`` and ``training`` (the whole grid), ``analysis``
-        (of the default study); ``__default__``: all of these for the default arms, and for the
-        placebos of SSDH except at condition 29, with the verdict and the report;
-        ``ladder``: likewise with the placebos
-        of SADH too, and also by the mean squared error; ``all``: for every arm;
-        ``zoo``: for the default arms and those of pytorch_optimizer;
-        ``custom``: for an optimizer of the reader's own beside SGDM, Adam and SSDH, on
-        Rahimi–Recht;
-        ``fidelity``: what curvature estimates are worth on Rahimi–Recht, and the search that it
-        needs;
-        ``evening``: what ``kedro run --env=evening`` makes: the default arms, AdamW and NAdam, with
-        the placebos of SSDH, and on Rahimi–Recht those of SADH too;
-        ``curvature``: spectra of Hessians along training, with the runs of the published arms;
-        ``ledger``: what each thing that the original did otherwise changes.
+        Parts of the study:
 
-        Tags choose a smaller study of the whole ones (:class:`.selection.StudyPipeline`).
+        - ``data``, ``rr_synthesis``, ``tuning``, ``training``: these parts for the whole grid;
+        - ``analysis``: tables, figures, verdict and report of the default study.
+
+        Whole studies, from the data to the report. Their tags select smaller studies
+        (:class:`.selection.StudyPipeline`):
+
+        - ``__default__``: the default arms, and the placebos of SSDH except at condition 29;
+        - ``ladder``: the default arms and the placebos of SSDH and SADH, also with the mean
+          squared error;
+        - ``all``: every arm except the zoo;
+        - ``zoo``: the default arms and those of pytorch_optimizer;
+        - ``custom``: the user's own optimizer, SGDM, Adam and SSDH, on Rahimi–Recht;
+        - ``evening``: the study of ``kedro run --env=evening``: the default arms, AdamW, NAdam,
+          the placebos of SSDH, and on Rahimi–Recht those of SADH.
+
+        Other analyses, with the searches and runs that they need:
+
+        - ``fidelity``: errors of curvature estimates on Rahimi–Recht;
+        - ``curvature``: Hessian spectra during training of the published arms;
+        - ``ledger``: effect of each difference from the original study.
     """
     every, default = arm_names(), default_arms()
     placebos = [arm for arm in arm_names("ladder") if arm.startswith("ssdh_")]
-    # At condition 29 the parents are off the scale, and so are their placebos.
-    laddered = [task for task in TASKS if task.name != "rr_cond29"]
-    concluded = runs_on(default) + runs_on(placebos, laddered)
+    # At condition 29, the speed-ups of SSDH and its placebos exceed the measurable range.
+    placebo_tasks = [task for task in TASKS if task.name != "rr_cond29"]
+    default_runs = runs_on(default) + runs_on(placebos, placebo_tasks)
     grid = runs_on(every, EVERY_TASK)
     wide = [*default, "adamw", "nadam", *placebos]
     ladders = [*wide, *(arm for arm in arm_names("ladder") if arm.startswith("sadh_"))]
@@ -73,78 +79,78 @@ def _pipelines() -> dict[str, Pipeline]:
         "rr_synthesis": rr_synthesis.create_pipeline(),
         "tuning": tuning.create_pipeline(grid),
         "training": training.create_pipeline(grid),
-        "analysis": _concluded("", concluded, "kedro run"),
+        "analysis": _analysis("", default_runs, "kedro run"),
         "ladder": _study("ladder", runs_on([*default, *arm_names("ladder")], EVERY_TASK)),
         "all": _study("all", runs_on(every)),
-        "evening": StudyPipeline("", evening, "kedro run --env=evening", _whole),
+        "evening": StudyPipeline("", evening, "kedro run --env=evening", _whole_study),
         "fidelity": _fidelity(),
         "curvature": _curvature(published_arms()),
-        "custom": _study("custom", runs_on(CUSTOM, tasks_of("rahimi_recht"))),
+        "custom": _study("custom", runs_on(CUSTOM_ARMS, tasks_of("rahimi_recht"))),
         "ledger": _ledger(),
         "zoo": _study("zoo", runs_on([*default, *arm_names("zoo")])),
-        "__default__": StudyPipeline("", concluded, "kedro run", _whole),
+        "__default__": StudyPipeline("", default_runs, "kedro run", _whole_study),
     }
 
 
 def _study(name: str, runs: Sequence[Run]) -> StudyPipeline:
-    """Some runs searched, trained and judged, in outputs of their own."""
-    return StudyPipeline(f"{name}_", runs, f"kedro run --pipelines={name}", _whole)
+    """Create a whole study of some runs, whose outputs have the study's name as a prefix."""
+    return StudyPipeline(f"{name}_", runs, f"kedro run --pipelines={name}", _whole_study)
 
 
-def _whole(prefix: str, runs: Sequence[Run], command: str) -> Pipeline:
-    """Everything from the data to the report for some runs, and nothing else."""
-    learnt = {get_task(task).learns or task for task, _ in runs}
-    made = tuning.create_pipeline(runs) + training.create_pipeline(runs)
-    return _sources(learnt) + made + _concluded(prefix, runs, command)
+def _whole_study(prefix: str, runs: Sequence[Run], command: str) -> Pipeline:
+    """Create all nodes from the data to the report of some runs."""
+    source_tasks = {get_task(task).learns or task for task, _ in runs}
+    trained = tuning.create_pipeline(runs) + training.create_pipeline(runs)
+    return _sources(source_tasks) + trained + _analysis(prefix, runs, command)
 
 
 def _sources(tasks: Iterable[str]) -> Pipeline:
-    """The data and functions that some tasks learn."""
+    """Create the nodes for the data and functions of some tasks."""
     sources = data.create_pipeline() + rr_synthesis.create_pipeline()
     return sources.only_nodes_with_tags(*tasks)
 
 
-def _concluded(prefix: str, runs: Sequence[Run], command: str) -> Pipeline:
-    """Tables, figures, verdict and report of some runs.
+def _analysis(prefix: str, runs: Sequence[Run], command: str) -> Pipeline:
+    """Create the nodes for tables, figures, verdict and report of some runs.
 
     Args:
-        prefix: of the names of outputs.
-        runs: (task, arm).
-        command: that makes them, for the report.
+        prefix: prefix of the names of outputs.
+        runs: the (task, arm) pairs.
+        command: the command that runs the study, for the report.
     """
-    # Published tables and sharpness are of optimizers; placebos are in the verdict.
-    drawn = [run for run in runs if get_arm(run[1]).kind != "ladder"]
+    # Placebos are only in the verdict, not in the tables and figures of optimizers.
+    optimizers = [run for run in runs if get_arm(run[1]).kind != "ladder"]
     parts = [tuning.create_report(f"{prefix}search", runs)]
     figures = [f"tuning.{prefix}search.best_of_n_figure"]
-    if own := [run for run in drawn if get_task(run[0]).half == "rahimi_recht"]:
-        parts.append(analysis.create_pipeline(f"{prefix}rahimi_recht", own))
+    if half := [run for run in optimizers if get_task(run[0]).half == "rahimi_recht"]:
+        parts.append(analysis.create_pipeline(f"{prefix}rahimi_recht", half))
         figures += [f"analysis.{prefix}rahimi_recht.{name}_figure" for name in RR_FIGURES]
-    if own := [run for run in drawn if get_task(run[0]).half == "networks"]:
-        parts.append(analysis.create_network_pipeline(f"{prefix}networks", own))
+    if half := [run for run in optimizers if get_task(run[0]).half == "networks"]:
+        parts.append(analysis.create_network_pipeline(f"{prefix}networks", half))
         figures += [f"analysis.{prefix}networks.{name}_figure" for name in NETWORK_FIGURES]
-        parts.append(analysis.create_sharpness_pipeline(own, f"{prefix}sharpness"))
+        parts.append(analysis.create_sharpness_pipeline(half, f"{prefix}sharpness"))
         figures += [f"analysis.{prefix}sharpness.{name}_figure" for name in SHARPNESS_FIGURES]
     verdict = analysis.create_verdict_pipeline(f"{prefix}verdict", runs, figures, command)
     return sum(parts, verdict)
 
 
 def _ledger() -> Pipeline:
-    """The replication ledger, with the functions and searches that it takes."""
+    """Create the replication ledger, with the functions and searches that it needs."""
     searches = tuning.create_pipeline(runs_on(published_arms()))
     needed = searches.to_outputs(*sorted(analysis.searched_configurations()))
     return rr_synthesis.create_pipeline() + needed + analysis.create_ledger_pipeline()
 
 
 def _curvature(arms: Sequence[str]) -> Pipeline:
-    """At the weights that the runs of some arms left, with the runs."""
+    """Create the curvature analysis of some arms, with their searches and runs."""
     runs = runs_on(arms)
-    made = tuning.create_pipeline(runs) + training.create_pipeline(runs)
+    trained = tuning.create_pipeline(runs) + training.create_pipeline(runs)
     sources = data.create_pipeline() + rr_synthesis.create_pipeline()
-    return sources + made + analysis.create_curvature_pipeline(arms)
+    return sources + trained + analysis.create_curvature_pipeline(arms)
 
 
 def _fidelity(arm: str = "ssdh") -> Pipeline:
-    """Along the runs of one arm, with all that they need."""
+    """Create the fidelity analysis of one arm, with the functions and searches that it needs."""
     search = tuning.create_pipeline(runs_on([arm], tasks_of("rahimi_recht")))
-    follow = analysis.create_fidelity_pipeline(arm=arm)
-    return rr_synthesis.create_pipeline() + search + follow
+    fidelity = analysis.create_fidelity_pipeline(arm=arm)
+    return rr_synthesis.create_pipeline() + search + fidelity

@@ -1,4 +1,4 @@
-"""Processes of this host: who they are, which are dead, and how they keep memory."""
+"""Identity, liveness and memory of this host's processes."""
 
 from __future__ import annotations
 
@@ -12,39 +12,42 @@ from typing import Any
 __all__ = ["is_gone", "is_running", "keep_freed_memory", "this_worker"]
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-"""Parameters of glibc's mallopt(3)."""
+"""Options of glibc's mallopt(3)."""
 
-LARGEST_MMAP_THRESHOLD = 32 * 2**20
-"""In bytes; mallopt refuses more."""
+MAX_MMAP_THRESHOLD = 32 * 2**20
+"""Largest value that mallopt accepts, in bytes."""
 
 
 def keep_freed_memory() -> bool:
-    """Let this process keep the memory that it frees, instead of returning it to the system.
+    """Make this process reuse freed memory instead of returning it to the system.
 
-    A training step allocates and frees the same tensors as the one before. Above 128 KiB glibc
-    returns such memory at once, and the system clears each page again at the next step.
-    Linux with glibc only.
+    Every training step allocates the same tensors. glibc returns freed blocks above 128 KiB at
+    once, so the system has to clear their pages again at the next step. Works with glibc only.
 
     Returns:
-        Whether the process now keeps its memory.
+        Whether the setting was accepted.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError, TypeError):  # no such library, or another C library
+    except (OSError, AttributeError, TypeError):  # not glibc
         return False
     return bool(
-        mallopt(M_MMAP_THRESHOLD, LARGEST_MMAP_THRESHOLD) and mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+        mallopt(M_MMAP_THRESHOLD, MAX_MMAP_THRESHOLD) and mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
     )
 
 
 def this_worker() -> dict[str, Any]:
-    """This process, as others on its host can recognise it: a number alone is used again."""
+    """Return host, pid and start time of this process. A pid alone can be reused."""
     pid = os.getpid()
     return {"host": _host(), "pid": pid, "begun": _state(pid)[1]}
 
 
 def is_gone(worker: Mapping[str, Any]) -> bool:
-    """Whether a process of this host is not there any more; of others nothing is known."""
+    """Return whether a process of this host has ended; False for other hosts (not known).
+
+    Args:
+        worker: see :func:`this_worker`.
+    """
     if worker.get("host") != _host() or os.name != "posix":
         return False
     pid = int(worker["pid"])
@@ -52,23 +55,23 @@ def is_gone(worker: Mapping[str, Any]) -> bool:
 
 
 def is_running(pid: int) -> bool:
-    """Whether there is a process of this number on this host; one that was killed may be a zombie.
+    """Return whether a process with this pid runs on this host; True if that is not known.
 
-    Where nobody can say, it is.
+    A zombie does not run.
     """
-    if os.name != "posix":  # there the signal below would end it
+    if os.name != "posix":  # os.kill would end the process there
         return True
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except (OSError, OverflowError):  # somebody else's, or no such number
+    except (OSError, OverflowError):  # another user's process, or an invalid pid
         return True
     return _state(pid)[0] not in ("Z", "X")
 
 
 def _host() -> str:
-    """Name of the host, and where processes are counted: containers may share the former."""
+    """Return the host's name and its pid namespace, because containers can share the name."""
     try:
         return f"{socket.gethostname()} {os.readlink('/proc/self/ns/pid')}"
     except OSError:
@@ -76,7 +79,7 @@ def _host() -> str:
 
 
 def _state(pid: int) -> tuple[str, str]:
-    """Letter of a process's state, and when it began in ticks of its host; empty if unknown."""
+    """Return a process's state letter and its start time in clock ticks; empty if unknown."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     except OSError:

@@ -7,12 +7,12 @@ from adaptive_opt.io.hooks import CheckpointHooks, ValidationHooks
 from adaptive_opt.io.outcome import OutcomeHooks
 from adaptive_opt.io.tracking.hooks import TrackingHooks
 
-# No usage statistics of Kedro's or MLflow's leave this machine.
+# Send no usage statistics to Kedro or MLflow.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-# TrackingHooks stand in for the hooks of kedro-mlflow.
+# TrackingHooks replace the hooks of kedro-mlflow.
 DISABLE_HOOKS_FOR_PLUGINS = ("kedro-telemetry", "kedro_mlflow")
 
-# OutcomeHooks come last: of hooks that ask to be, the last one is called after all others.
+# OutcomeHooks are last, so that they are called after all other hooks marked trylast.
 HOOKS = (TrackingHooks(), ValidationHooks(), CheckpointHooks(), OutcomeHooks())
 
 CONFIG_LOADER_CLASS = ConfigurationLoader

@@ -1,8 +1,8 @@
-"""The grid: which tasks are trained by which arms.
+"""The grid of tasks and arms (optimizer variants).
 
-A new optimizer is one class and one row of :data:`ARMS`; a new task one module and one row
-of :data:`TASKS`. Numbers (learning rates, seeds, sizes) are parameters, under ``conf/``.
-This module is imported by every ``kedro`` command and therefore imports nothing heavy.
+A new optimizer needs a class and a row of :data:`ARMS`, a new task a module and a row of
+:data:`TASKS`. Learning rates, seeds and sizes are parameters, under ``conf/``. Every ``kedro``
+command imports this module, so it imports nothing slow.
 """
 
 from __future__ import annotations
@@ -25,27 +25,31 @@ __all__ += [
 __all__ += ["runs_on", "tasks_of"]
 
 Run = tuple[str, str]
-"""Names of a task and of an arm: a cell of the grid."""
+"""Names of a task and an arm: one cell of the grid."""
 
 KINDS = ("first-order", "second-order", "ladder", "zoo")
-"""``zoo``: strong optimizers of the package pytorch_optimizer, which the extra ``zoo`` installs."""
+"""Kinds of arms.
+
+``ladder``: placebos, which replace the curvature estimate by another source. ``zoo``: optimizers
+of the package pytorch_optimizer, which the extra ``zoo`` installs.
+"""
 
 FAMILIES = ("rahimi_recht", "images", "text")
-"""Rahimi–Recht functions, networks that classify images, networks that predict words."""
+"""Families of tasks: Rahimi–Recht functions, image classification, language modelling."""
 
 HALVES = ("rahimi_recht", "networks")
-"""Of the study; each has tables, figures and a report of its own, and is a tag."""
+"""Halves of the study. Each has its own tables, figures and report, and is a tag."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """A row of the grid: what is trained.
+    """A row of the grid: a training problem.
 
     Attributes:
-        name: key in the parameters, tag and folder.
-        label: for figures and tables.
-        family: one of :data:`FAMILIES`: what it needs to be trained.
-        learns: the task whose function or data it shares; None: its own.
+        name: key in the parameters, tag, and name of the folder.
+        label: name in figures and tables.
+        family: one of :data:`FAMILIES`.
+        learns: the task whose function or data this task uses; None: its own.
     """
 
     name: str
@@ -55,12 +59,12 @@ class Task:
 
     @property
     def half(self) -> str:
-        """The one of :data:`HALVES` that the task belongs to."""
+        """Half of the study that the task belongs to, one of :data:`HALVES`."""
         return self.family if self.family in HALVES else "networks"
 
     @property
     def dataset(self) -> str:
-        """What it learns, by its name in the catalog."""
+        """Catalog name of the task's data or function."""
         if self.family == "rahimi_recht":
             return f"rr_synthesis.{self.learns or self.name}.function"
         return f"data.{self.learns or self.name}.tensors"
@@ -68,19 +72,19 @@ class Task:
 
 @dataclass(frozen=True)
 class Arm:
-    """A column of the grid: an optimizer and where its curvature comes from.
+    """A column of the grid: an optimizer with fixed options, such as its curvature source.
 
     Attributes:
-        name: key in the parameters, tag and folder.
-        label: for figures and tables.
+        name: key in the parameters, tag, and name of the folder.
+        label: name in figures and tables.
         kind: one of :data:`KINDS`.
-        optimizer: dotted import path of the class; None: given in the parameters.
-        options: keyword arguments that make the arm what it is.
-        tuned_as: the arm whose configuration serves where this one has none of its own.
-        published: whether the arm is in the published tables, which the default run covers.
-        default: whether the default run covers it although it is not in the published tables.
-        families: of the tasks that it can be trained on.
-        schedule: of the learning rate, where the optimizer needs another than the study's.
+        optimizer: dotted import path of the class; None: defined in the parameters.
+        options: fixed keyword arguments of the optimizer.
+        tuned_as: the arm whose configuration is used if this arm has none.
+        published: whether the arm is in the published tables. The default run includes it.
+        default: whether the default run includes the arm although it is not published.
+        families: families of tasks that the arm can train.
+        schedule: learning rate schedule, if the optimizer needs a different one than the study's.
     """
 
     name: str
@@ -96,7 +100,7 @@ class Arm:
 
     @property
     def may_be_reference(self) -> bool:
-        """Whether others may be judged by it: a first-order arm of the published tables."""
+        """Whether other arms can be compared with it: only published first-order arms."""
         return self.kind == "first-order" and self.published
 
 
@@ -109,7 +113,7 @@ def _zoo(name: str) -> str:
 
 
 def _ladder(parent: str, optimizer: str) -> Iterable[Arm]:
-    sources = {
+    labels = {
         "exact": "exact diagonal",
         "permuted": "permuted",
         "per_tensor": "one a tensor",
@@ -117,15 +121,15 @@ def _ladder(parent: str, optimizer: str) -> Iterable[Arm]:
         "squared_gradient": "g²",
         "constant": "constant",
     }
-    for source, words in sources.items():
+    for source, label in labels.items():
         yield Arm(
             f"{parent}_{source}",
-            f"{optimizer}, {words}",
+            f"{optimizer}, {label}",
             "ladder",
             _own(optimizer),
             {"curvature": source},
             tuned_as=parent,
-            # On a network it would take a Hessian-vector product for each parameter.
+            # The exact diagonal of a network would need one Hessian-vector product a parameter.
             families=("rahimi_recht",) if source == "exact" else FAMILIES,
         )
 
@@ -136,13 +140,13 @@ TASKS = (
     Task("resnet18", "ResNet-18", "images"),
     Task("transformer", "Transformer", "text"),
 )
-"""What the default study is about."""
+"""Tasks of the default study."""
 
 VARIANTS = (
     Task("rr_cond29_mse", "Rahimi–Recht, condition 29, MSE", "rahimi_recht", "rr_cond29"),
     Task("rr_cond15099_mse", "Rahimi–Recht, condition 15,099, MSE", "rahimi_recht", "rr_cond15099"),
 )
-"""The same functions by the mean squared error, whose curvature stays bounded at a minimum."""
+"""The same functions with the mean squared error, whose curvature is bounded at a minimum."""
 
 EVERY_TASK = (*TASKS, *VARIANTS)
 
@@ -198,43 +202,43 @@ ARMS = (
 
 
 def arm_names(kind: str | None = None) -> list[str]:
-    """Names of all arms but the zoo's, or of those of one kind."""
+    """Return the names of the arms of a kind; by default, of all arms except the zoo's."""
     return [arm.name for arm in ARMS if (arm.kind != "zoo" if kind is None else arm.kind == kind)]
 
 
 def published_arms() -> list[str]:
-    """The six arms of the published tables."""
+    """Return the names of the six arms of the published tables."""
     return [arm.name for arm in ARMS if arm.published]
 
 
 def default_arms() -> list[str]:
-    """The optimizers of ``kedro run``: those of the published tables, and others of their rank."""
+    """Return the names of the optimizers of ``kedro run``: published and additional ones."""
     return [arm.name for arm in ARMS if arm.published or arm.default]
 
 
 def get_arm(name: str) -> Arm:
-    """The row of an arm."""
+    """Return the arm with this name."""
     return next(arm for arm in ARMS if arm.name == name)
 
 
 def get_task(name: str) -> Task:
-    """The row of a task."""
+    """Return the task or variant with this name."""
     return next(task for task in EVERY_TASK if task.name == name)
 
 
 def tasks_of(*families: str) -> list[Task]:
-    """The tasks of some families, variants left out, in the order of the grid."""
+    """Return the tasks of some families in grid order, without variants."""
     return [task for task in TASKS if task.family in families]
 
 
 def runs_on(arms: Iterable[str], tasks: Iterable[Task] = TASKS) -> list[Run]:
-    """Some arms on those of some tasks that they can be trained on, task by task."""
-    chosen = list(arms)
-    return [(task.name, arm) for task in tasks for arm in arms_on(task, chosen)]
+    """Return all valid (task, arm) pairs of these arms and tasks, task by task."""
+    names = list(arms)
+    return [(task.name, arm) for task in tasks for arm in arms_on(task, names)]
 
 
 def run_tags(task: str, arm: str) -> list[str]:
-    """Tags by which a cell of the grid is chosen: task, half, arm, kind, or the cell itself.
+    """Return the tags that select a cell of the grid: task, half, arm, kind, and ``task.arm``.
 
     Example:
         >>> run_tags("resnet18", "adam")
@@ -244,5 +248,5 @@ def run_tags(task: str, arm: str) -> list[str]:
 
 
 def arms_on(task: Task, arms: Iterable[str]) -> list[str]:
-    """Those of some arms that a task can be trained by."""
+    """Return those of the arms that can train a task."""
     return [name for name in arms if task.family in get_arm(name).families]

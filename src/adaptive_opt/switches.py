@@ -1,7 +1,7 @@
-"""What the original study did otherwise, one switch for each, and the runs that flip them.
+"""Differences from the original study, one switch each, and the variants that flip them.
 
-Beside the grid (:mod:`adaptive_opt.study`) the other table that pipelines are made from, and as
-light.
+Like the grid (:mod:`adaptive_opt.study`), every ``kedro`` command imports this module, so it
+imports nothing slow.
 """
 
 from __future__ import annotations
@@ -15,20 +15,21 @@ __all__ = ["BASELINE", "SWITCHES", "VARIANTS", "Switch", "Variant", "get_variant
 BASELINE = "baseline"
 
 CLIP_NORM = 1.0
-"""The published limit of the Transformer's gradients; Rahimi–Recht has none of its own."""
+"""Published gradient norm limit of the Transformer, also used here for Rahimi–Recht."""
 
 
 @dataclass(frozen=True)
 class Switch:
-    """A row of the replication ledger.
+    """A difference from the original study: one row of the replication ledger.
 
     Attributes:
         name: key in the tables.
-        label: for the report.
-        published, corrected: what the original did, and what is done here.
-        why: what difference it can make.
-        note: what to know when reading its effect.
-        variants: runs that flip it, by name; empty: nothing is to be trained for it.
+        label: name in the report.
+        published: what the original study did.
+        corrected: what this study does.
+        why: why the difference matters.
+        note: remarks on the measured effect.
+        variants: names of the variants that measure its effect; empty: none is trained.
     """
 
     name: str
@@ -45,46 +46,45 @@ SWITCHES = (
         "probe",
         "Probe",
         "SADH and SSDH multiply the Hessian by the constant vector −1",
-        "by random signs",
-        "the constant vector gives the sums of the Hessian's rows, not its diagonal",
+        "they use random signs",
+        "the constant vector gives the row sums of the Hessian, not its diagonal",
         variants=("probe",),
     ),
     Switch(
         "initialisation",
         "Initial weights",
-        "one set for all seeds, which differ in the order of their batches alone",
-        "each seed draws its own",
-        "the spread over seeds is that of shuffling",
+        "all seeds start from the same weights and differ only in the order of their batches",
+        "each seed has its own initial weights",
+        "the published spread over seeds covers only the effect of shuffling",
         variants=("initialisation",),
     ),
     Switch(
         "seeds",
         "Seeds",
-        "set in the process that starts the workers, not in them: no run can be repeated",
-        "derived from task, arm and seed",
+        "the main process sets the seed, but its workers do not, so no run can be repeated",
+        "every random stream is derived from task, arm and seed",
         "a result that cannot be repeated cannot be checked",
-        "There is nothing to measure.",
+        "There is no effect to measure.",
     ),
     Switch(
         "clip",
         "Gradient clipping",
-        "scales the gradient and leaves the curvature as it was",
-        "scales both by the same factor",
-        "first-order rules see the clipped gradient in everything they divide by",
-        "Rahimi–Recht is trained without clipping, where the switch has no effect. It is measured "
-        f"with gradients clipped to norm {CLIP_NORM:g} in both rows, each against the other.",
+        "clipping scales the gradient but not the curvature",
+        "clipping scales both by the same factor",
+        "first-order optimizers compute their denominator from clipped gradients too",
+        "Rahimi–Recht is trained without clipping, so the switch would have no effect there. It "
+        f"is therefore measured between two variants with gradients clipped to norm {CLIP_NORM:g}.",
         ("clipped", "clip"),
     ),
     Switch(
         "loss",
         "Loss",
-        "root of the mean squared error",
-        "that, beside the mean squared error",
-        "the gradient of a root does not vanish at the minimum and its curvature is without "
-        "bound there",
-        "The published loss is the default here too, so the flip goes the other way, from the "
-        "root to the mean squared error, with the target on the same scale. The published "
-        "hyperparameters were tuned for the root: what this row says holds for them.",
+        "root mean squared error",
+        "root mean squared error, and also the mean squared error",
+        "at the minimum, the gradient of the root does not vanish and its curvature is unbounded",
+        "The root is the default here too, so this switch goes from the root to the mean squared "
+        "error, with the target on the same scale. The published hyperparameters, which this row "
+        "uses, were tuned for the root.",
         ("loss",),
     ),
     Switch(
@@ -92,7 +92,7 @@ SWITCHES = (
         "Schedule",
         "cosine by epoch with T_max = epochs + 1, which does not reach its floor",
         "cosine by iteration",
-        "the last learning rate is higher than was said",
+        "the final learning rate is higher than stated",
         variants=("schedule",),
     ),
     Switch(
@@ -100,40 +100,41 @@ SWITCHES = (
         "Search",
         "ranges linear in η, ρ and β2; lowest training loss of short trials, one seed",
         "ranges on the scale of each parameter; time to the target over several seeds",
-        "best values stood at the bounds of their ranges",
-        "The row has the configurations that the search here found in place of the published ones.",
+        "the published best values are at the bounds of their ranges",
+        "This row uses the configurations that this study's searches found.",
         ("searched",),
     ),
     Switch(
         "targets",
         "Targets",
         "the final value of each optimizer's best run",
-        "one target for all arms of a task, all seeds",
-        "one that ends higher has an easier target",
+        "one target for all arms and seeds of a task",
+        "an optimizer with a higher final loss has an easier target",
         "Both are computed from the baseline's runs.",
     ),
     Switch(
         "clock",
         "Clock",
-        "the gradient's graph at every step, a wait for the device for every tensor",
-        "the graph when it is due, no wait",
-        "second-order steps look dearer than they are",
+        "every step builds the gradient's graph and waits for the device once for every tensor",
+        "a step builds the graph only when curvature is due, and never waits",
+        "second-order steps seem slower than they are",
     ),
     Switch(
         "precision",
         "Hessian precision",
         "float32",
-        "float64, zero eigenvalues counted apart",
-        "signs of small eigenvalues are rounding",
-        "At the baseline's final weights, and at a global minimum of the mean squared error.",
+        "float64, with zero eigenvalues counted separately",
+        "the signs of small eigenvalues are rounding errors",
+        "Measured at the baseline's final weights and at a global minimum of the mean squared "
+        "error.",
     ),
     Switch(
         "test_set",
         "Test set",
-        "looked at during training, its best value quoted",
-        "read once, at the end",
-        "the best of many looks is too good",
-        "Networks only: Rahimi–Recht has no test set.",
+        "evaluated during training, with the best value reported",
+        "evaluated once, at the end",
+        "the best of many evaluations is too optimistic",
+        "Applies to networks only: Rahimi–Recht has no test set.",
     ),
 )
 
@@ -143,12 +144,12 @@ class Variant:
     """Runs of all published arms with some switches flipped.
 
     Attributes:
-        name: key, tag and folder.
-        label: for figures and tables.
-        against: the variant that it is compared with.
-        task, training: parameters in place of the corrected ones.
-        arms: likewise, by arm.
-        searched: take the configurations that were searched.
+        name: key, and name of the folder.
+        label: name in figures and tables.
+        against: the variant to compare with.
+        task, training: parameters that replace the corrected ones.
+        arms: the same, by arm.
+        searched: whether to use the configurations that the searches found.
     """
 
     name: str
@@ -173,7 +174,7 @@ CORRECTED = Variant(
     training={"schedule": "cosine", "clip_curvature": True},
     arms={"sadh": {"probe": "rademacher"}, "ssdh": {"probe": "rademacher"}},
 )
-"""What every variant starts from, whatever the environment says of the switches."""
+"""Settings of all switches from which every variant starts, in every environment."""
 
 VARIANTS = (
     Variant(BASELINE, "baseline"),
@@ -195,19 +196,19 @@ VARIANTS = (
 
 
 def get_variant(name: str) -> Variant:
-    """The row of a variant."""
+    """Return the variant with this name."""
     return next(v for v in VARIANTS if v.name == name)
 
 
 def with_switches(variant: str, task: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """The sections ``tasks``, ``arms`` and ``training`` as they hold for a variant.
+    """Return the parameters ``tasks``, ``arms`` and ``training`` of a variant.
 
-    Every switch is set, to ``corrected`` or as the variant wants it, and no exact Hessian is
-    taken on the way; everything else is as given.
+    All switches are set to the variant's values, and exact Hessians are switched off. All other
+    parameters are unchanged.
 
     Args:
-        variant: its name.
-        task: of the Rahimi–Recht tasks, whose sections are changed.
+        variant: name of the variant.
+        task: name of the Rahimi–Recht task whose parameters to change.
         parameters: the three sections.
 
     Example:

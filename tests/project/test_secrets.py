@@ -81,11 +81,11 @@ def test_the_password_of_a_database_and_of_a_tracker(project, server, tracker): 
 def test_a_password_in_the_wrong_place():
     """An @ that is not written as %40 cuts it in two; a query is a place for it too."""
     torn = Storage("postgresql://me:two@s3cret-word@127.0.0.1:1/d")
-    with pytest.raises(StudyError, match="an @ in the password is to be written as %40") as raised:
+    with pytest.raises(StudyError, match="write an @ in the password as %40") as raised:
         torn.check()
     assert "s3cret-word" not in f"{raised.value} {torn}"
     asked = Storage("postgresql://me@127.0.0.1:1/d?password=s3cret-word")
-    with pytest.raises(StudyError, match="no server answers there") as raised:
+    with pytest.raises(StudyError, match="no server answers") as raised:
         asked.check()
     assert "s3cret-word" not in f"{raised.value} {asked}"
 
@@ -93,6 +93,6 @@ def test_a_password_in_the_wrong_place():
 def test_the_password_where_nobody_answers(project):
     done, said = run(project, "postgresql://tuner:s3cret-word@127.0.0.1:1/d", "")
     assert done.returncode == 1
-    assert "no server answers there" in said
+    assert "no server answers" in said
     assert "s3cret-word" not in said
     assert holding(project, "s3cret-word") == []

@@ -201,8 +201,8 @@ def test_published_configurations_are_taken_on_request(smoke):
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("postgresql://u:hidden-word@127.0.0.1:1/d", "no server answers there"),
-        ("sqlite:///pyproject.toml", "the file is damaged or no SQLite database"),
+        ("postgresql://u:hidden-word@127.0.0.1:1/d", "no server answers"),
+        ("sqlite:///pyproject.toml", "the file is damaged or not a SQLite database"),
     ],
 )
 def test_a_wrong_database_is_said_before_anything_is_trained(smoke, url, message):

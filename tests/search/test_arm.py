@@ -1,4 +1,4 @@
-"""Searches of the study's own tasks and arms."""
+"""Searches on the study's tasks and arms: trials, costs, objectives."""
 
 import math
 from pathlib import Path
@@ -26,7 +26,7 @@ PLAN = TrialPlan(epochs=5, seeds=2, horizon=30)
 
 
 def parameters(**tuning):
-    """Of conf/base, on small data and with a small search."""
+    """Return the parameters of conf/base with small tasks and a small search."""
     found = {}
     for name in ("arms", "tuning"):
         text = (Path(PROJECT) / f"conf/base/parameters_{name}.yml").read_text(encoding="utf-8")
@@ -50,43 +50,45 @@ DATA = {
 }
 
 
-def run(tmp_path, task, arm, given=None, name="studies"):
+def run_search(tmp_path, task, arm, given=None, name="studies"):
     storage = Storage(f"sqlite:///{tmp_path}/{name}.db")
     return search_arm(task, arm, DATA[task](), given or parameters(), "test", storage)
 
 
 @pytest.mark.parametrize("arm", ["sgdm", "ssdh", "nadam"])
 @pytest.mark.parametrize("task", DATA)
-def test_every_task_is_searched(tmp_path, task, arm):
-    trials, best = run(tmp_path, task, arm)
+def test_every_task_can_be_searched(tmp_path, task, arm):
+    trials, best = run_search(tmp_path, task, arm)
     assert best["spent"] <= best["budget"]
     assert best["objective"] == ("time_to_target" if task == "rr_cond29" else "valid_loss")
     complete = trials[trials["outcome"] == "complete"]
     assert best["value"] == complete["value"].min()
-    assert set(best["values"]) == set(search_space(task, arm, _tuning(), _arms(task)))
-    if task == "rr_cond29":  # none is stopped early: 4 iterations, one of them with a product
+    assert set(best["values"]) == set(
+        search_space(task, arm, tuning_parameters(), arms_of_task(task))
+    )
+    if task == "rr_cond29":  # no pruning; 4 iterations, one with a Hessian-vector product
         each = {"ssdh": 6 * 4 // (4 + 2)}.get(arm, 6)
         assert trials.groupby("study").size().tolist() == [each] * 3
     pd.testing.assert_frame_equal(
         trials.drop(columns="seconds"),
-        run(tmp_path, task, arm, name="again")[0].drop(columns="seconds"),
+        run_search(tmp_path, task, arm, name="again")[0].drop(columns="seconds"),
     )
 
 
-def _tuning():
+def tuning_parameters():
     return TuningParameters(**parameters()["tuning"])
 
 
-def _arms(task):
+def arms_of_task(task):
     return parameters()["arms"][task]
 
 
-def test_what_a_trial_does_not_depend_on_does_not_start_a_new_study(tmp_path):
-    _, best = run(tmp_path, "rr_cond29", "adam")
+def test_only_relevant_parameters_start_a_new_study(tmp_path):
+    _, best = run_search(tmp_path, "rr_cond29", "adam")
     changed = parameters()
     changed["tasks"]["rr_cond29"] = {**RR, "epochs": 99, "seeds": 9}
     changed["arms"]["rr_cond29"]["adam"] = {"lr": 0.5, "beta2": 0.5}
-    assert run(tmp_path, "rr_cond29", "adam", changed)[1]["study"] == best["study"]
+    assert run_search(tmp_path, "rr_cond29", "adam", changed)[1]["study"] == best["study"]
     for section, key, value in [
         ("tasks", "loss", "mse"),
         ("tasks", "target", 0.2),
@@ -97,13 +99,13 @@ def test_what_a_trial_does_not_depend_on_does_not_start_a_new_study(tmp_path):
             other["tasks"]["rr_cond29"] = {**RR, key: value}
         else:
             other["arms"]["rr_cond29"]["adam"][key] = value
-        assert run(tmp_path, "rr_cond29", "adam", other)[1]["study"] != best["study"]
+        assert run_search(tmp_path, "rr_cond29", "adam", other)[1]["study"] != best["study"]
 
 
-def test_hyperband_looks_within_an_epoch(tmp_path):
-    """Trials end at a multiple of min_epochs, and cost what they were trained."""
+def test_hyperband_prunes_within_an_epoch(tmp_path):
+    """Trials end at a multiple of min_epochs and cost only the iterations trained."""
     within = {"epochs": 1, "min_epochs": 0.25, "budget": 4}
-    trials, best = run(tmp_path, "transformer", "sgdm", parameters(**within))
+    trials, best = run_search(tmp_path, "transformer", "sgdm", parameters(**within))
     iterations = (7 * trials["epochs"]).round()  # an epoch has seven batches
     assert set(iterations) <= {2, 4, 5, 7}
     assert (trials["outcome"] == "pruned").any()
@@ -113,10 +115,10 @@ def test_hyperband_looks_within_an_epoch(tmp_path):
     assert best["found"]
 
 
-def test_published_configurations_are_taken_as_they_are(tmp_path):
+def test_published_configurations_are_unchanged(tmp_path):
     given = parameters()
     given["tuning"]["source"] = "published"
-    trials, best = run(tmp_path, "rr_cond29", "adam", given)
+    trials, best = run_search(tmp_path, "rr_cond29", "adam", given)
     assert trials.empty
     assert best["values"] == {}
     arms = with_values(given["arms"], "rr_cond29", "adam", best["values"])
@@ -124,23 +126,23 @@ def test_published_configurations_are_taken_as_they_are(tmp_path):
     assert not (tmp_path / "studies.db").exists()
 
 
-def test_an_arm_made_from_another_starts_from_its_configuration():
+def test_derived_arm_starts_from_its_parents_configuration():
     arms = {"t": {"ssdh": {"lr": 1.0, "eps": 1e-3}}}
     found = with_values(arms, "t", "ssdh_permuted", {"lr": 2.0})
     assert found["t"]["ssdh_permuted"] == {"lr": 2.0, "eps": 1e-3}
     assert found["t"]["ssdh"] == arms["t"]["ssdh"]
 
 
-def test_every_arm_has_a_space_on_every_task():
+def test_every_arm_has_a_search_space_on_every_task():
     for task in TASKS:
         for arm in arms_on(task, [a.name for a in ARMS]):
-            space = search_space(task.name, arm, _tuning(), _arms(task.name))
+            space = search_space(task.name, arm, tuning_parameters(), arms_of_task(task.name))
             assert space, (task.name, arm)
             assert ("rho" in space) == (get_arm(arm).kind in ("second-order", "ladder"))
-    assert set(search_space("rr_cond29", "sgdm", _tuning(), {})) == {"lr"}
-    assert set(search_space("rr_cond29", "adamw", _tuning(), {})) == {"lr", "beta2"}
+    assert set(search_space("rr_cond29", "sgdm", tuning_parameters(), {})) == {"lr"}
+    assert set(search_space("rr_cond29", "adamw", tuning_parameters(), {})) == {"lr", "beta2"}
     custom = {"custom": {"optimizer": "torch.optim.SGD", "lr": 1}}
-    assert set(search_space("rr_cond29", "custom", _tuning(), custom)) == {"lr"}
+    assert set(search_space("rr_cond29", "custom", tuning_parameters(), custom)) == {"lr"}
 
 
 @pytest.mark.parametrize("source", ["published"])
@@ -153,14 +155,14 @@ def test_published_spaces_are_linear(source):
 # Trials.
 
 
-def configured(arm, **values):
+def resolved_arm(arm, **values):
     given = {"lr": 0.1, **({} if arm in ("sgdm", "sgd") else {"beta2": 0.99}), **values}
     return resolve_arm(arm, {arm: given}, TRAINING)
 
 
 @pytest.mark.parametrize("arm", ["ssdh", "adam", "sgdm", "ssvp", "sgd"])
-def test_trials_in_company_are_those_alone(arm):
-    resolved = [configured(arm, lr=lr) for lr in (0.01, 0.1, 0.3)]
+def test_trials_trained_together_equal_separate_trials(arm):
+    resolved = [resolved_arm(arm, lr=lr) for lr in (0.01, 0.1, 0.3)]
     common = {
         "task": "rr_cond29",
         "arm": arm,
@@ -180,8 +182,8 @@ def test_trials_in_company_are_those_alone(arm):
         )
 
 
-def test_a_diverged_trial_takes_no_other_with_it():
-    configurations = [configured("sgdm", lr=lr)["hyperparameters"] for lr in (1e9, 0.01)]
+def test_diverged_trial_leaves_others_unchanged():
+    configurations = [resolved_arm("sgdm", lr=lr)["hyperparameters"] for lr in (1e9, 0.01)]
     bad, good = train_trials(
         FUNCTION,
         task="rr_cond29",
@@ -197,14 +199,14 @@ def test_a_diverged_trial_takes_no_other_with_it():
     assert good.history["train_loss"].notna().all()
 
 
-def test_a_trial_of_a_network_is_stopped_when_it_is_told_to():
+def test_network_trial_stops_on_request():
     seen = []
 
     def report(epoch, history):
         seen.append((epoch, score(history, "valid_loss", target=1.0, iterations=9)))
         return epoch == 2
 
-    resolved = configured("adam", lr=0.01)
+    resolved = resolved_arm("adam", lr=0.01)
     (trial,) = train_network_trials(
         networks.images(),
         task="resnet18",
@@ -229,16 +231,16 @@ def test_a_trial_of_a_network_is_stopped_when_it_is_told_to():
 
 @pytest.mark.parametrize("arm", [a.name for a in ARMS if a.kind != "zoo" and a.optimizer])
 @pytest.mark.parametrize("share", [1.0, 0.25])
-def test_the_cost_of_a_run_is_known_before(arm, share):
-    """As the optimizer counts it, on a network; the exact diagonal is charged as an estimate."""
+def test_predicted_cost_equals_counted_cost(arm, share):
+    """The optimizer counts the same cost; the exact diagonal costs as much as an estimate."""
     if arm.endswith("_exact"):
-        values = configured(arm, lr=0.01)
-        estimate = configured(arm.removesuffix("_exact"), lr=0.01)
-        assert cost_of_run(**_named(values), iterations=25) == cost_of_run(
-            **_named(estimate), iterations=25
+        values = resolved_arm(arm, lr=0.01)
+        estimate = resolved_arm(arm.removesuffix("_exact"), lr=0.01)
+        assert cost_of_run(**cost_arguments(values), iterations=25) == cost_of_run(
+            **cost_arguments(estimate), iterations=25
         )
         return
-    values = configured(arm, lr=0.01)
+    values = resolved_arm(arm, lr=0.01)
     history, _, summary = networks.run_network(
         networks.images(),
         task="resnet18",
@@ -247,12 +249,12 @@ def test_the_cost_of_a_run_is_known_before(arm, share):
         task_parameters=networks.task_parameters("resnet18", epochs=5, seeds=1),
         training=TrainingParameters(device="cpu", curvature_share=share),
     )
-    cost = cost_of_run(**_named(values), iterations=summary["iterations"], share=share)
+    cost = cost_of_run(**cost_arguments(values), iterations=summary["iterations"], share=share)
     assert summary["gradient_equivalents"] == pytest.approx(cost)
     assert history["gradient_equivalents"].max() == pytest.approx(cost, rel=1e-6)
 
 
-def _named(resolved):
+def cost_arguments(resolved):
     return {"path": resolved["optimizer"], "hyperparameters": resolved["hyperparameters"]}
 
 
@@ -293,7 +295,7 @@ def test_objectives():
     assert of(history([1, 2], valid=[[np.nan]]), "valid_loss") == math.inf
 
 
-def test_optimizers_from_elsewhere_take_beta2():
+def test_foreign_optimizers_accept_beta2():
     import torch
 
     built = build_optimizer(

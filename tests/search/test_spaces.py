@@ -1,4 +1,4 @@
-"""Where configurations are drawn from, and when the best of them lies at a bound."""
+"""Search spaces: sampling scales, bounds, and widened ranges."""
 
 import math
 
@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from scipy import stats
 
 from adaptive_opt.parameters.tuning import DimensionParameters
-from adaptive_opt.search.spaces import EDGE, Dimension, Space
+from adaptive_opt.search.spaces import EDGE_TOLERANCE, Dimension, Space
 
 SPACE = Space(
     lr=Dimension(1e-4, 1.0),
@@ -18,7 +18,7 @@ SPACE = Space(
 )
 
 
-def test_draws_are_uniform_in_their_scale():
+def test_sampling_is_uniform_on_its_scale():
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     drawn = [SPACE.decode(study.ask(SPACE.distributions()).params) for _ in range(400)]
     for name, dimension in SPACE.items():
@@ -27,7 +27,7 @@ def test_draws_are_uniform_in_their_scale():
     assert 0.9 <= min(d["beta2"] for d in drawn) < 0.95 < 0.999 < max(d["beta2"] for d in drawn)
 
 
-def test_values_survive_the_way_to_optuna_and_back():
+def test_decode_inverts_encode():
     values = {"lr": 0.03, "beta2": 0.99, "rho": 0.25}
     back = SPACE.decode(SPACE.encode(values))
     assert back == pytest.approx(values, rel=1e-12)
@@ -35,7 +35,7 @@ def test_values_survive_the_way_to_optuna_and_back():
 
 
 @pytest.mark.parametrize(("name", "dimension"), SPACE.items())
-def test_a_value_within_two_percent_of_a_bound_is_at_it(name, dimension):
+def test_value_within_two_percent_of_a_bound_is_at_the_bound(name, dimension):
     def at(position):
         if dimension.scale == "linear":
             return dimension.low + position * (dimension.high - dimension.low)
@@ -47,12 +47,12 @@ def test_a_value_within_two_percent_of_a_bound_is_at_it(name, dimension):
     for position, edge in [(0, "low"), (0.019, "low"), (0.021, None), (0.979, None), (1, "high")]:
         expected = {} if edge is None else {name: edge}
         assert SPACE.edges({**inside, name: at(position)}) == expected
-    assert EDGE == 0.02
+    assert EDGE_TOLERANCE == 0.02
 
 
 @pytest.mark.parametrize("scale", ["linear", "log", "log_complement"])
 @pytest.mark.parametrize("edge", ["low", "high"])
-def test_a_widened_range_holds_the_old_one_and_more(scale, edge):
+def test_widened_range_contains_the_old_one(scale, edge):
     old = Dimension(0.5, 0.9, scale)
     new = old.widened(edge)
     assert new.low <= old.low
@@ -75,13 +75,13 @@ def test_a_widened_range_holds_the_old_one_and_more(scale, edge):
         ),
     ],
 )
-def test_ranges_that_are_none(given, message):
+def test_invalid_ranges_are_rejected(given, message):
     with pytest.raises(ValidationError) as raised:
         DimensionParameters(**given)
     assert message in str(raised.value)
 
 
-def test_positions_run_with_the_values():
+def test_position_increases_with_the_value():
     for dimension in SPACE.values():
         values = np.linspace(dimension.low, dimension.high, 7)[1:-1]
         positions = [dimension.position(v) for v in values]

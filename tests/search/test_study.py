@@ -1,4 +1,4 @@
-"""A study is shared by its workers: nothing is lost, doubled, or spent beyond the budget."""
+"""Shared studies: no trial is lost or repeated, and the budget is never exceeded."""
 
 import json
 import os
@@ -16,7 +16,7 @@ import pytest
 
 from adaptive_opt.errors import StudyError
 from adaptive_opt.search.storage import Storage
-from adaptive_opt.search.tune import FAILURES_IN_A_ROW, Outcome, search
+from adaptive_opt.search.tune import MAX_CONSECUTIVE_FAILURES, Outcome, search
 from tests.conftest import PROJECT, install_from_debian
 
 from .workers import SPACE, bowl, make_search
@@ -26,7 +26,7 @@ def sqlite(tmp_path, name="studies.db"):
     return Storage(f"sqlite:///{tmp_path}/{name}")
 
 
-def _postgresql_programs():
+def postgresql_programs():
     def find():
         found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
         return found[-1].parent if found else None
@@ -38,8 +38,8 @@ def _postgresql_programs():
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    """A PostgreSQL server on loopback, with a password; its URL."""
-    programs = _postgresql_programs()
+    """URL of a PostgreSQL server on the loopback interface, with a password."""
+    programs = postgresql_programs()
     if programs is None:
         pytest.skip("PostgreSQL is not installed, and apt-get cannot install it here")
     pytest.importorskip("psycopg", reason="psycopg is not installed: pip install '.[postgresql]'")
@@ -68,11 +68,11 @@ def server(tmp_path_factory):
     try:
         yield f"postgresql://tuner:s3cret-word@127.0.0.1:{port}/postgres"
     finally:
-        do(programs / "pg_ctl", "-D", data, "-W", "-m", "immediate", "stop")  # nobody waits
+        do(programs / "pg_ctl", "-D", data, "-W", "-m", "immediate", "stop")
 
 
-def _fresh(server, tmp_path):
-    """A database of its own on the server."""
+def new_database(server, tmp_path):
+    """URL of a new database on the server."""
     import psycopg
 
     name = f"d{abs(hash(str(tmp_path)))}"
@@ -85,10 +85,10 @@ def _fresh(server, tmp_path):
 def url(request, tmp_path):
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path}/shared.db"
-    return _fresh(request.getfixturevalue("server"), tmp_path)
+    return new_database(request.getfixturevalue("server"), tmp_path)
 
 
-def start(url, folder, seconds, *extra):
+def start_worker(url, folder, seconds, *extra):
     command = [sys.executable, "-m", "tests.search.workers", url, str(folder), str(seconds)]
     return subprocess.Popen([*command, *extra], cwd=PROJECT)
 
@@ -102,7 +102,7 @@ def trained(folder):
 
 
 def test_two_workers_share_a_study(url, tmp_path):
-    workers = [start(url, tmp_path, 0.15) for _ in range(2)]
+    workers = [start_worker(url, tmp_path, 0.15) for _ in range(2)]
     assert [w.wait(120) for w in workers] == [0, 0]
     a, b = results(tmp_path)
     assert a == b
@@ -111,16 +111,16 @@ def test_two_workers_share_a_study(url, tmp_path):
     x, y = (pd.read_parquet(f) for f in sorted(tmp_path.glob("trials.*")))
     pd.testing.assert_frame_equal(x, y)
     done = trained(tmp_path)
-    assert len(done) == len(set(done)) == 20  # no trial doubled, none drawn twice
+    assert len(done) == len(set(done)) == 20  # no configuration trained twice
     assert {float(d) for d in done} == set(x["x"])
-    assert len(list(tmp_path.glob("trained.*"))) == 2  # both took part
+    assert len(list(tmp_path.glob("trained.*"))) == 2  # both workers trained
 
 
-def test_the_trial_of_a_killed_worker_is_tried_again(url, tmp_path):
-    victim = start(url, tmp_path, 0.05, "hang")
+def test_trial_of_killed_worker_is_repeated(url, tmp_path):
+    victim = start_worker(url, tmp_path, 0.05, "hang")
     while not (tmp_path / "hangs").exists():
         time.sleep(0.01)
-    survivor = start(url, tmp_path, 0.05)
+    survivor = start_worker(url, tmp_path, 0.05)
     time.sleep(1.0)
     victim.send_signal(signal.SIGKILL)
     victim.wait()
@@ -135,7 +135,7 @@ def test_the_trial_of_a_killed_worker_is_tried_again(url, tmp_path):
     assert len(trained(tmp_path)) == len(set(trained(tmp_path))) == 20
 
 
-def test_the_same_seed_gives_the_same_trials(tmp_path):
+def test_same_seed_gives_same_trials(tmp_path):
     tables = [search(make_search(), sqlite(tmp_path, f"{i}.db"))[0] for i in range(2)]
     pd.testing.assert_frame_equal(*tables)
     other = search(make_search(seed=1), sqlite(tmp_path, "other.db"))[0]
@@ -143,7 +143,7 @@ def test_the_same_seed_gives_the_same_trials(tmp_path):
 
 
 @pytest.mark.parametrize("sampler", ["random", "tpe", "gp"])
-def test_samplers_find_the_bowl(tmp_path, sampler):
+def test_samplers_find_the_minimum(tmp_path, sampler):
     wanted = make_search(sampler=sampler, budget=400.0)
     trials, best = search(wanted, sqlite(tmp_path))
     assert list(trials["drawn"][:8]) == ["at random"] * 8
@@ -153,7 +153,7 @@ def test_samplers_find_the_bowl(tmp_path, sampler):
     assert best["value"] < (0.2 if sampler == "random" else 0.05)
 
 
-def test_running_again_goes_on_to_the_budget_and_no_further(tmp_path):
+def test_second_search_spends_the_rest_of_the_budget(tmp_path):
     storage = sqlite(tmp_path)
     calls = []
 
@@ -162,7 +162,7 @@ def test_running_again_goes_on_to_the_budget_and_no_further(tmp_path):
         return bowl(configurations, report)
 
     first, _ = search(make_search(train, budget=95.0), storage)
-    assert len(first) == sum(calls) == 9  # a tenth would cost more than is left
+    assert len(first) == sum(calls) == 9  # the rest of the budget is below the cost of a tenth
     assert len(search(make_search(train, budget=95.0), storage)[0]) == 9
     assert sum(calls) == 9
     second, best = search(make_search(train), storage)
@@ -185,7 +185,7 @@ def test_running_again_goes_on_to_the_budget_and_no_further(tmp_path):
         {"scale": "paper"},
     ],
 )
-def test_another_space_or_objective_makes_another_study(tmp_path, change):
+def test_changed_search_makes_a_new_study(tmp_path, change):
     storage = sqlite(tmp_path)
     search(make_search(), storage)
     calls = []
@@ -199,7 +199,7 @@ def test_another_space_or_objective_makes_another_study(tmp_path, change):
     assert make_search(**change).name != make_search().name == make_search(budget=1.0).name
 
 
-def test_failed_diverged_and_pruned_trials_stay_on_record(tmp_path):
+def test_failed_diverged_and_pruned_trials_are_recorded(tmp_path):
     def train(configurations, report):
         outcomes = bowl(configurations, report)
         (c,) = configurations
@@ -211,7 +211,7 @@ def test_failed_diverged_and_pruned_trials_stay_on_record(tmp_path):
             return [Outcome(float("inf"), "diverged", 4.0, 0.0, 1, "at iteration 7")]
         if number == 7:
             report(1, 2.5)
-            return [Outcome(2.5, "pruned", 2.0, 0.0, 1, "Hyperband stopped it after epoch 1")]
+            return [Outcome(2.5, "pruned", 2.0, 0.0, 1, "stopped by Hyperband after epoch 1")]
         return outcomes
 
     seen = []
@@ -222,13 +222,13 @@ def test_failed_diverged_and_pruned_trials_stay_on_record(tmp_path):
     assert by.loc[7, "outcome"] == "pruned"
     assert by.loc[7, "value"] == 2.5
     assert by.loc[5, "value"] == np.inf
-    # What pruned and diverged trials did not use was used by others.
+    # Other trials use the budget that the pruned and diverged ones left.
     assert best["trials"] == {"complete": 18, "failed": 1, "diverged": 1, "pruned": 1}
     assert best["spent"] == 18 * 10 + 10 + 4 + 2
     assert search(make_search(train, batch=1), sqlite(tmp_path))[1] == best
 
 
-def test_a_fault_that_is_not_the_trials_ends_the_search(tmp_path):
+def test_search_ends_after_consecutive_failures(tmp_path):
     calls = []
 
     def train(configurations, report):
@@ -236,14 +236,14 @@ def test_a_fault_that_is_not_the_trials_ends_the_search(tmp_path):
         raise RuntimeError("no device")
 
     trials, best = search(make_search(train), sqlite(tmp_path))
-    assert len(calls) == FAILURES_IN_A_ROW
+    assert len(calls) == MAX_CONSECUTIVE_FAILURES
     assert not best["found"]
-    assert "no trial came to its end" in best["failed"]
+    assert "no trial completed" in best["failed"]
     assert "RuntimeError: no device" in best["failed"]
     assert set(trials["outcome"]) == {"failed"}
 
 
-def test_an_interrupted_search_loses_nothing(tmp_path):
+def test_interrupted_trials_are_repeated_at_once(tmp_path):
     calls = []
 
     def train(configurations, report):
@@ -257,25 +257,25 @@ def test_an_interrupted_search_loses_nothing(tmp_path):
         search(make_search(train), storage)
     begun = time.monotonic()
     _, best = search(make_search(train), storage)
-    assert time.monotonic() - begun < 5  # does not wait for a sign of life
+    assert time.monotonic() - begun < 5  # does not wait until heartbeats are overdue
     assert calls[3] == calls[2]
     assert best["trials"] == {"complete": 20}
     assert best["spent"] == 200
 
 
-def test_a_worker_that_died_before_its_first_sign_of_life_is_not_waited_for(tmp_path):
+def test_worker_that_died_before_its_first_heartbeat_is_detected(tmp_path):
     import optuna
 
     storage, wanted = sqlite(tmp_path), make_search()
     study = optuna.create_study(study_name=wanted.name, storage=storage.open(1))
-    study.ask(SPACE.distributions())  # and nothing more is heard of it
+    study.ask(SPACE.distributions())  # a running trial without a heartbeat
     trials, best = search(wanted, storage)
     assert best["trials"] == {"complete": 20}
     assert trials["lost"].tolist() == [1] + [0] * 19
 
 
-def killed_at_write(number, wanted, storage):
-    """A search in a process that dies, without a word, at one of its writes to the database."""
+def search_killed_at_write(number, wanted, storage):
+    """Run a search in a process that dies at its given write to the database; its exit code."""
     import sqlalchemy
 
     child = os.fork()
@@ -298,50 +298,51 @@ def killed_at_write(number, wanted, storage):
 @pytest.mark.parametrize(
     ("number", "lost"), [(3, 0), (10, 2), (14, 0), (43, 1), (46, 1), (50, 2), (60, 1), (66, 2)]
 )
-def test_a_search_that_was_killed_ends_with_the_trials_it_would_have_had(
-    tmp_path, number, lost, monkeypatch
-):
-    """Bit for bit, numbers and all: in the random start, between two draws, amid a batch."""
-    monkeypatch.setattr("adaptive_opt.search.storage.GRACE", 1)
+def test_killed_search_ends_with_the_same_trials(tmp_path, number, lost, monkeypatch):
+    """Trials are identical if the worker dies in the random start, or while sampling a batch."""
+    monkeypatch.setattr("adaptive_opt.search.storage.MISSED_HEARTBEATS", 1)
     columns = ["number", "x", "y", "value", "drawn", "outcome"]
     wanted = make_search()
-    undisturbed, best = search(wanted, sqlite(tmp_path, "whole.db"))
+    uninterrupted, best = search(wanted, sqlite(tmp_path, "whole.db"))
     storage = sqlite(tmp_path)
-    assert killed_at_write(number, wanted, storage) == 9
+    assert search_killed_at_write(number, wanted, storage) == 9
     trials, again = search(wanted, storage)
     assert trials["lost"].sum() == lost
-    pd.testing.assert_frame_equal(trials[columns], undisturbed[columns])
+    pd.testing.assert_frame_equal(trials[columns], uninterrupted[columns])
     assert {k: v for k, v in again.items() if k != "seconds"} == {
         k: v for k, v in best.items() if k != "seconds"
     }
 
 
-def test_a_trial_that_is_lost_too_often_is_given_up(tmp_path, monkeypatch):
-    monkeypatch.setattr("adaptive_opt.search.storage.GRACE", 1)
+def test_trial_fails_after_too_many_retries(tmp_path, monkeypatch):
+    monkeypatch.setattr("adaptive_opt.search.storage.MISSED_HEARTBEATS", 1)
     wanted, storage = make_search(retries=0), sqlite(tmp_path)
-    assert killed_at_write(10, wanted, storage) == 9
+    assert search_killed_at_write(10, wanted, storage) == 9
     trials, best = search(wanted, storage)
     assert best["trials"]["failed"] >= 1
     assert set(trials.loc[trials["outcome"] == "failed", "reason"]) == {"its worker died"}
     assert best["spent"] == 200
 
 
-# What is damaged in a way that SQLite does not notice.
+# Damage that SQLite does not detect.
 
 
 @pytest.mark.parametrize(
     ("statement", "message"),
     [
-        ("UPDATE trial_values SET value = value + 1e-9 WHERE trial_id = 5", "trial 4 is not what"),
-        ("UPDATE trial_params SET param_value = 0.5 WHERE trial_id = 6", "trial 5 is not what"),
+        (
+            "UPDATE trial_values SET value = value + 1e-9 WHERE trial_id = 5",
+            "trial 4 does not match",
+        ),
+        ("UPDATE trial_params SET param_value = 0.5 WHERE trial_id = 6", "trial 5 does not match"),
         ("UPDATE trials SET state = 'FAIK' WHERE trial_id = 3", "LookupError"),
         ("UPDATE trials SET number = 30 WHERE trial_id = 3", "a trial is missing"),
         ("DELETE FROM trials WHERE trial_id = 3", "a trial is missing"),
-        ("DELETE FROM trial_user_attributes WHERE trial_id = 3", "trial 2 is not what"),
+        ("DELETE FROM trial_user_attributes WHERE trial_id = 3", "trial 2 does not match"),
         ("UPDATE trial_params SET distribution_json = 'x' WHERE trial_id = 3", "JSONDecodeError"),
     ],
 )
-def test_a_damaged_trial_is_named(tmp_path, statement, message):
+def test_damaged_trial_is_reported(tmp_path, statement, message):
     search(make_search(), sqlite(tmp_path))
     with sqlite3.connect(tmp_path / "studies.db") as connection:
         connection.execute(statement)
@@ -351,19 +352,19 @@ def test_a_damaged_trial_is_named(tmp_path, statement, message):
     assert "move the database away" in str(raised.value)
 
 
-def test_a_search_of_diverged_trials_finds_nothing_and_says_so(tmp_path):
+def test_search_with_only_diverged_trials_fails(tmp_path):
     def train(configurations, report):
         del report
         return [Outcome(float("inf"), "diverged", 10.0, 0.0, 0) for _ in configurations]
 
     trials, best = search(make_search(train), sqlite(tmp_path))
     assert (best["found"], best["values"]) == (False, {})
-    assert best["failed"] == "no trial came to its end (20 diverged)"
+    assert best["failed"] == "no trial completed (20 diverged)"
     assert len(trials) == 20
 
 
-def test_a_space_is_widened_where_the_best_is_at_its_bound(tmp_path):
-    space = type(SPACE)(SPACE, x=type(SPACE["x"])(0.2, 1.0))  # the best would be at 0.1
+def test_space_is_widened_if_best_value_is_at_a_bound(tmp_path):
+    space = type(SPACE)(SPACE, x=type(SPACE["x"])(0.2, 1.0))  # the minimum is at 0.1
 
     def steep(configurations, report):
         del report
@@ -398,38 +399,38 @@ def test_hyperband_stops_poor_trials_early(tmp_path):
     pd.testing.assert_frame_equal(trials, search(wanted, sqlite(tmp_path, "again.db"))[0])
 
 
-def test_a_budget_of_less_than_a_trial(tmp_path):
-    with pytest.raises(StudyError, match=r"a trial costs 10 gradient-equivalents and the budget"):
+def test_budget_below_the_cost_of_a_trial(tmp_path):
+    with pytest.raises(StudyError, match=r"a trial costs 10 gradient-equivalents, the budget"):
         search(make_search(budget=9.0), sqlite(tmp_path))
 
 
-# Databases that are none.
+# Unusable databases.
 
 
-def damaged(tmp_path):
+def not_sqlite(tmp_path):
     (tmp_path / "bad.db").write_bytes(b"not a database at all" * 100)
     return f"sqlite:///{tmp_path}/bad.db"
 
 
-def torn(tmp_path):
-    """A real study file, half of it overwritten."""
-    search(make_search(), Storage(f"sqlite:///{tmp_path}/torn.db"))
-    with sqlite3.connect(tmp_path / "torn.db") as connection:
+def corrupted(tmp_path):
+    """A database of studies with all pages after the first overwritten."""
+    search(make_search(), Storage(f"sqlite:///{tmp_path}/source.db"))
+    with sqlite3.connect(tmp_path / "source.db") as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    for side in ("torn.db-wal", "torn.db-shm"):
+    for side in ("source.db-wal", "source.db-shm"):
         (tmp_path / side).unlink(missing_ok=True)
-    content = bytearray((tmp_path / "torn.db").read_bytes())
+    content = bytearray((tmp_path / "source.db").read_bytes())
     content[4096:] = b"\xff" * (len(content) - 4096)
     (tmp_path / "copy.db").write_bytes(content)
     return f"sqlite:///{tmp_path}/copy.db"
 
 
-def no_folder(tmp_path):
+def file_as_folder(tmp_path):
     (tmp_path / "file").write_text("")
     return f"sqlite:///{tmp_path}/file/studies.db"
 
 
-def another(tmp_path):
+def other_schema(tmp_path):
     with sqlite3.connect(tmp_path / "other.db") as connection:
         connection.execute("CREATE TABLE studies (something TEXT)")
     return f"sqlite:///{tmp_path}/other.db"
@@ -438,18 +439,18 @@ def another(tmp_path):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (damaged, "the file is damaged or no SQLite database; move it away"),
-        (torn, "damaged; move it away"),
-        (no_folder, "file"),
-        (another, "the file is no database of studies; move it away"),
-        (lambda _: "nonsense", "is no database that studies can be kept in"),
+        (not_sqlite, "the file is damaged or not a SQLite database; move it away"),
+        (corrupted, "damaged; move it away"),
+        (file_as_folder, "file"),
+        (other_schema, "the file is not a database of studies; move it away"),
+        (lambda _: "nonsense", "is not a supported database URL"),
         (lambda _: "mysql://u:p@localhost/d", "is not supported"),
-        (lambda _: "oracle9://u:p@localhost/d", "is no database that studies can be kept in"),
-        (lambda _: "postgresql://u:hidden@127.0.0.1:1/d", "no server answers there"),
-        (lambda _: "postgresql://u:hidden@no-such-host.invalid/d", "no host of that name"),
+        (lambda _: "oracle9://u:p@localhost/d", "is not a supported database URL"),
+        (lambda _: "postgresql://u:hidden@127.0.0.1:1/d", "no server answers"),
+        (lambda _: "postgresql://u:hidden@no-such-host.invalid/d", "the host is unknown"),
     ],
 )
-def test_databases_that_are_none_are_said_in_a_sentence(tmp_path, make, message):
+def test_unusable_databases_give_one_sentence(tmp_path, make, message):
     with pytest.raises(StudyError) as raised:
         Storage(make(tmp_path)).check()
     assert message in str(raised.value)
@@ -457,7 +458,7 @@ def test_databases_that_are_none_are_said_in_a_sentence(tmp_path, make, message)
     assert "hidden" not in str(raised.value)
 
 
-def test_a_read_only_database(tmp_path):
+def test_read_only_database(tmp_path):
     search(make_search(), Storage(f"sqlite:///{tmp_path}/kept.db"))
     with sqlite3.connect(tmp_path / "kept.db") as connection:
         connection.execute(f"VACUUM INTO '{tmp_path}/copy.db'")
@@ -465,7 +466,7 @@ def test_a_read_only_database(tmp_path):
         Storage(f"sqlite:///file:{tmp_path}/copy.db?mode=ro&uri=true").check()
 
 
-def test_wrong_passwords_and_databases_of_a_server(server):
+def test_wrong_password_and_unknown_database_on_a_server(server):
     wrong = server.replace("s3cret-word", "guess-word")
     with pytest.raises(StudyError, match="the server refused the user or the password") as raised:
         Storage(wrong).check()
@@ -476,10 +477,10 @@ def test_wrong_passwords_and_databases_of_a_server(server):
     Storage(server).check()
 
 
-def test_a_read_only_server(server, tmp_path):
+def test_read_only_server(server, tmp_path):
     import psycopg
 
-    url = _fresh(server, tmp_path)
+    url = new_database(server, tmp_path)
     Storage(url).check()
     with psycopg.connect(server, autocommit=True) as connection:
         name = url.rsplit("/", 1)[1]

@@ -1,4 +1,4 @@
-"""A search whose trials are quick, and a script that is one of its workers."""
+"""A search with trials that train nothing, and a script that runs one of its workers."""
 
 import json
 import os
@@ -14,7 +14,7 @@ SPACE = Space(x=Dimension(0.001, 1.0), y=Dimension(-1.0, 1.0, "linear"))
 
 
 def bowl(configurations, report):
-    """Best at (0.1, 0.3); trains nothing."""
+    """Return a quadratic with its minimum at (0.1, 0.3) as the result of every trial."""
     del report
     return [
         Outcome((c["x"] - 0.1) ** 2 + (c["y"] - 0.3) ** 2, "complete", 10.0, 0.0, 1)
@@ -23,7 +23,7 @@ def bowl(configurations, report):
 
 
 def make_search(train=bowl, **changes):
-    """Twenty trials, two at a time."""
+    """Return a search of 20 trials in batches of two."""
     settings = {
         "task": "rr_cond29",
         "arm": "ssdh",
@@ -41,7 +41,7 @@ def make_search(train=bowl, **changes):
 
 
 def main():
-    """URL, folder to leave traces in, seconds a batch, and whether to hang in a batch."""
+    """Run a worker. Arguments: URL, output folder, seconds a batch, [hang in the third batch]."""
     url, folder, seconds, hangs = sys.argv[1], Path(sys.argv[2]), float(sys.argv[3]), sys.argv[4:]
     batches = 0
 

@@ -1,7 +1,7 @@
-"""The parameters of a study: their types, ranges and meaning.
+"""Schemas of the parameters: types, ranges, defaults and meaning.
 
-Validated before the first node runs; every fault is reported at once, by the path of its
-key, with the nearest valid name where a key is unknown.
+They are validated before the first node runs. All faults are reported together, each with the
+path of its key and, for an unknown key, the nearest valid name.
 """
 
 from .analysis import (

@@ -1,4 +1,4 @@
-"""The section ``analysis`` of the parameters."""
+"""Schema of the parameters ``analysis``."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ __all__ = [
 
 
 class VerdictParameters(Strict):
-    """``analysis.verdict``: how arms are compared.
+    """``analysis.verdict``: comparison of arms.
 
     Attributes:
-        margin: arms whose speeds differ by no more than this share are equivalent.
-        confidence: of the intervals; tests are at one minus it.
-        constant_margin: a search, or a run, has learnt nothing whose validation loss is not at
-            least this share below that of a constant prediction.
+        margin: arms whose speeds differ by at most this share are equivalent.
+        confidence: confidence level of intervals; tests use the level 1 − ``confidence``.
+        constant_margin: a search or a run fails unless its loss is at least this share below
+            that of a constant prediction.
     """
 
     margin: Annotated[float, Field(gt=0, lt=1)] = 0.1
@@ -35,11 +35,11 @@ class VerdictParameters(Strict):
 
 
 class CalibrationParameters(Strict):
-    """``analysis.calibration``: seconds a step of every arm, measured side by side.
+    """``analysis.calibration``: measurement of the seconds that a step of each arm takes.
 
     Attributes:
-        rounds: in each, every arm has a turn, in alternating order.
-        update_periods: of a turn.
+        rounds: number of rounds; every arm has one turn a round, in alternating order.
+        update_periods: length of a turn, in curvature update periods.
     """
 
     rounds: Annotated[int, Field(ge=3, strict=True)] = 5
@@ -47,14 +47,15 @@ class CalibrationParameters(Strict):
 
 
 class FidelityParameters(Strict):
-    """``analysis.fidelity``: curvature estimates against the exact diagonal.
+    """``analysis.fidelity``: error of curvature estimates against the exact diagonal.
 
     Attributes:
-        seeds: runs that are followed, the first ones of the task.
-        iterations: where to look; of each the last refresh up to it, so that those beyond the
-            end of a run come to its last refresh.
-        draws: of each random probe, for what one draw is worth.
-        paths: independent sequences of draws, for what their running mean is worth.
+        seeds: number of runs to analyse, starting with the task's first seed.
+        iterations: where to measure. Each stands for the last curvature refresh up to it, and
+            one beyond the end of a run for the run's last refresh.
+        draws: number of draws of each random probe, to measure the error of one draw.
+        paths: number of independent sequences of draws, to measure the error of their running
+            mean.
     """
 
     seeds: Count = 2
@@ -64,14 +65,14 @@ class FidelityParameters(Strict):
 
 
 class LossParameters(Strict):
-    """Of which loss curvature is measured, and how well.
+    """The loss whose curvature is measured, and the accuracy.
 
     Attributes:
-        batches: of training data, as many as there are at most.
-        samples: images, or streams of text, of each batch, the first ones; None: all.
-        micro_batch: images, or streams of text, at a time.
+        batches: maximum number of training batches.
+        samples: number of images or text streams of each batch, from its start; None: all.
+        micro_batch: number of images or text streams computed together.
         precision: ``fp32`` or ``fp64``.
-        tolerance: of the residual ``‖Hv − λv‖ / |λ|`` above which a pair is marked.
+        tolerance: an eigenpair with a relative residual ``‖Hv − λv‖ / |λ|`` above this is marked.
     """
 
     batches: Count = 4
@@ -82,10 +83,10 @@ class LossParameters(Strict):
 
 
 class SharpnessParameters(LossParameters):
-    """``analysis.sharpness``: top eigenvalues along training, of every study.
+    """``analysis.sharpness``: top eigenvalues during training, in every study.
 
     Attributes:
-        products: with a matrix, at most, for its top eigenvalue.
+        products: maximum number of matrix-vector products for a top eigenvalue.
     """
 
     batches: Count = 1
@@ -93,16 +94,16 @@ class SharpnessParameters(LossParameters):
 
 
 class CurvatureParameters(LossParameters):
-    """``analysis.curvature``: spectra at the weights that training left on the way.
+    """``analysis.curvature``: Hessian spectra at weight snapshots of the pipeline ``curvature``.
 
     Attributes:
-        eigenpairs: number of them.
+        eigenpairs: number of top eigenpairs.
         trace_draws: random vectors for trace and Frobenius norm.
         density_steps, density_draws: Lanczos steps, and random vectors, for the spectral density.
         diagonal_draws: random vectors for the diagonal that estimates are compared with.
-        estimate_draws: of each random probe.
-        surface_points: along each of the two eigenvectors, odd.
-        line_points: between two solutions.
+        estimate_draws: draws of each random probe.
+        surface_points: grid points along each of the two eigenvectors; odd.
+        line_points: grid points on the line between two solutions.
     """
 
     eigenpairs: Annotated[int, Field(ge=2, strict=True)] = 2
@@ -122,14 +123,14 @@ class CurvatureParameters(LossParameters):
 
 
 class AnalysisParameters(Strict):
-    """``analysis``: how histories become tables.
+    """``analysis``: evaluation of training histories.
 
     Attributes:
-        settled_within: the loss has stopped moving where it first comes within this factor
-            of its final level.
-        train_accuracy_level: the training accuracy, a share, whose first passage is told of
-            networks that classify.
-        verdict: how arms are compared.
+        settled_within: a loss has converged when it first comes within this factor of its final
+            level.
+        train_accuracy_level: for classifiers, the first iteration with this training accuracy
+            (a share) is reported.
+        verdict: see :class:`VerdictParameters`.
         calibration: see :class:`CalibrationParameters`.
         fidelity: see :class:`FidelityParameters`.
         sharpness: see :class:`SharpnessParameters`.

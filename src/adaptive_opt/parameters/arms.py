@@ -1,4 +1,4 @@
-"""The hyperparameters of arms."""
+"""Schemas of the parameters ``arms``: hyperparameters of the optimizers."""
 
 from __future__ import annotations
 
@@ -41,18 +41,18 @@ class _SecondOrder(Strict):
 
 
 def resolve_arm(name: str, arms: dict[str, Any], training: TrainingParameters) -> dict[str, Any]:
-    """An arm's optimizer path and its full keyword arguments, for one task.
+    """Return an arm's optimizer path and all its keyword arguments on one task.
 
     Args:
         name: the arm.
         arms: the task's section of the parameters ``arms``.
-        training: where β1 and k come from if the arm has none of its own.
+        training: default ``beta1`` and ``update_period`` of arms without their own.
 
     Returns:
         ``{"optimizer": dotted path, "hyperparameters": {...}}``.
 
     Raises:
-        StudyError: neither the arm nor the one it is tuned as has a configuration.
+        StudyError: neither the arm nor its ``tuned_as`` has a configuration.
     """
     arm = get_arm(name)
     own = arms.get(name)
@@ -79,7 +79,7 @@ def resolve_arm(name: str, arms: dict[str, Any], training: TrainingParameters) -
 
 
 def training_parameters(arm: str, training: dict[str, Any]) -> TrainingParameters:
-    """The section ``training`` as it holds for an arm, which may have a schedule of its own."""
+    """Return the parameters ``training`` with the arm's own schedule and Hessian interval."""
     parameters = TrainingParameters(**training)
     row = get_arm(arm)
     own: dict[str, Any] = {}
@@ -91,7 +91,7 @@ def training_parameters(arm: str, training: dict[str, Any]) -> TrainingParameter
 
 
 def lengths_of(task: str, arm: str, training: TrainingParameters) -> list[float]:
-    """Shares of the full length that an arm is trained at, apart from 1; falling.
+    """Return the additional training lengths of an arm, as falling shares of the full length.
 
     Example:
         >>> lengths_of("resnet18", "adam", TrainingParameters())
@@ -106,7 +106,7 @@ def lengths_of(task: str, arm: str, training: TrainingParameters) -> list[float]
 
 
 def arm_schema(arm: Arm) -> type[Strict] | None:
-    """The parameters of an optimizer that has a schema here; None: its signature is one."""
+    """Return the schema of an arm's hyperparameters; None: use the class's signature."""
     second = dict.fromkeys(("Sophia", "SADH", "SSDH", "SSVP"), _SecondOrder)
     schemas: dict[str, type[Strict]] = {"SGDM": _SGDM, "Adam": _Adam, **second}
     package, _, name = (arm.optimizer or "").rpartition(".")

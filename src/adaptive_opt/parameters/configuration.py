@@ -1,4 +1,4 @@
-"""What a run depends on, flat, to compare one with another."""
+"""Flat records of the parameters that a run depends on, to detect stale results."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def configuration(
     parameters: dict[str, Any],
     studies: Sequence[dict[str, Any] | None] = (),
 ) -> dict[str, Any]:
-    """The parameters that the losses of a run depend on, to see if it is stale.
+    """Return the parameters that the losses of a run depend on.
 
     Args:
         task, arm: names.
         parameters: the sections ``tasks``, ``arms`` and ``training``.
-        studies: what each search found, see :func:`.tuning.studies_of`.
+        studies: configurations found by the searches, see :func:`.tuning.studies_of`.
     """
     training = training_parameters(arm, parameters["training"])
     resolved = resolve_arm(arm, parameters["arms"][task], training)
@@ -46,7 +46,7 @@ def configuration(
 
 
 def logging_configuration(task: str, arm: str, parameters: dict[str, Any]) -> dict[str, Any]:
-    """The parameters that only what is kept of a run depends on, and how it is computed."""
+    """Return the parameters that change what is logged or how it is computed, not the losses."""
     training = training_parameters(arm, parameters["training"])
     settings = task_parameters(task, parameters["tasks"])
     kept = {name: getattr(training, name) for name in LOGGING}
@@ -62,7 +62,7 @@ def logging_configuration(task: str, arm: str, parameters: dict[str, Any]) -> di
 
 
 def configuration_digest(configuration: dict[str, Any]) -> str:
-    """Identifies a resolved configuration, whatever the order of its keys.
+    """Return a digest of a configuration. The order of the keys does not matter.
 
     Example:
         >>> a, b = {"lr": 0.1, "seeds": 3}, {"seeds": 3, "lr": 0.1}

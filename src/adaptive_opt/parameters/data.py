@@ -1,6 +1,6 @@
-"""The parameters of data sets: where images and text come from and how they are split.
+"""Schemas of the parameters ``data``: sources and splits of images and text.
 
-Relative paths are relative to the project's folder, whatever the working directory.
+Relative paths start at the project's folder.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from adaptive_opt.files import PROJECT
 __all__ = ["RAW", "ImageDataParameters", "TextDataParameters"]
 
 RAW = PROJECT / "data" / "01_raw"
-"""Where downloads are kept."""
+"""Folder of downloads."""
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=1, strict=True)]
-Seed = Annotated[int, Field(ge=0, lt=2**32, strict=True)]  # what scikit-learn takes
+Seed = Annotated[int, Field(ge=0, lt=2**32, strict=True)]  # range of scikit-learn
 
 
 class _DataParameters(BaseModel):
@@ -29,26 +29,26 @@ class _DataParameters(BaseModel):
     path: str | None = None
 
     def digest(self) -> str:
-        """Identifies the parameters, hexadecimal; kept with the data that they made."""
+        """Return a hexadecimal digest of the parameters, stored with the data."""
         return hashlib.blake2b(self.model_dump_json().encode(), digest_size=16).hexdigest()
 
     @property
     def location(self) -> Path | None:
-        """``path``, absolute."""
+        """``path`` as an absolute path; None if there is none."""
         return None if self.path is None else PROJECT / Path(self.path).expanduser()
 
 
 class ImageDataParameters(_DataParameters):
-    """``data.<task>`` of a task with images.
+    """``data.<task>`` of an image task.
 
     Attributes:
-        source: ``digits`` (comes with scikit-learn), ``cifar10`` or ``cifar100``
-            (downloaded), ``folder`` (image files, a folder a class) or ``npz`` (arrays).
-        path: for ``folder`` and ``npz``.
-        image_size: height and width to resize to; None: as they are.
-        validation_share: share of the training images held out, the same of every class.
-        test_share: share of the images that become the test set where the source has none.
-        seed: of both splits.
+        source: ``digits`` (part of scikit-learn), ``cifar10`` or ``cifar100`` (downloaded),
+            ``folder`` (image files, one folder a class) or ``npz`` (arrays).
+        path: file or folder, for ``folder`` and ``npz``.
+        image_size: images are resized to this height and width, in pixels; None: not resized.
+        validation_share: share of the training images of each class used for validation.
+        test_share: share of the images used for testing, if the source has no test set.
+        seed: seed of both splits.
     """
 
     source: Literal["digits", "cifar10", "cifar100", "folder", "npz"]
@@ -59,17 +59,17 @@ class ImageDataParameters(_DataParameters):
 
 
 class TextDataParameters(_DataParameters):
-    """``data.<task>`` of a task with text.
+    """``data.<task>`` of a text task.
 
     Attributes:
-        source: ``python_docs`` (comes with Python), ``penn_treebank`` (downloaded) or
-            ``files``.
+        source: ``python_docs`` (part of Python), ``penn_treebank`` (downloaded) or ``files``.
         path: for ``files``: a folder with ``train.txt``, ``valid.txt`` and ``test.txt``.
-        tokenizer: ``whitespace``, or ``basic_english``: lower case, punctuation apart.
-        max_vocabulary: number of words known, ``<unk>`` and ``<eos>`` among them; None: no
-            limit.
-        min_count: a word is known if the training text has it this often.
-        seed: of the split of ``python_docs``; the other sources come split.
+        tokenizer: ``whitespace``, or ``basic_english``: lower case, punctuation split off or
+            removed.
+        max_vocabulary: maximum size of the vocabulary, including ``<unk>`` and ``<eos>``; None:
+            no limit.
+        min_count: minimum number of occurrences of a word in the training text.
+        seed: seed of the split of ``python_docs``; the other sources are already split.
     """
 
     source: Literal["python_docs", "penn_treebank", "files"]

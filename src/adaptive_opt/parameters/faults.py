@@ -1,4 +1,4 @@
-"""Everything wrong with the parameters, all at once."""
+"""Validation of all parameters, with all faults reported together."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ DATA_MODELS: dict[str, type[BaseModel]] = {
 
 @dataclass(frozen=True)
 class Fault:
-    """Something wrong with a parameter.
+    """A fault of a parameter.
 
     Attributes:
-        path: keys from the top.
-        message: what is wrong and what would be right.
+        path: keys from the top level to the parameter.
+        message: what is wrong and how to correct it.
     """
 
     path: tuple[str, ...]
@@ -44,13 +44,13 @@ class Fault:
 def find_faults(
     parameters: dict[str, Any], zoo: Collection[str] = (), *, classes: bool = True
 ) -> list[Fault]:
-    """Everything wrong with the parameters, as far as they alone can tell.
+    """Return all faults that can be found without reading data files.
 
     Args:
-        parameters: all of them.
-        zoo: arms of that kind to look at too; their package takes seconds to import.
-        classes: whether to ask the optimizers that have no schema here, for which torch is
-            imported.
+        parameters: all parameters.
+        zoo: zoo arms to check too; importing their package takes seconds.
+        classes: whether to check arms without a schema by creating their optimizers, which
+            imports torch.
     """
     faults = _model_faults(StudyParameters, parameters, ())
     every = [t.name for t in EVERY_TASK]
@@ -60,7 +60,7 @@ def find_faults(
     for section, known_tasks in sections.items():
         present = parameters.get(section, {})
         if not isinstance(present, dict):
-            continue  # said above
+            continue  # reported above
         for name in present:
             if name not in known_tasks:
                 hint = _nearest(str(name), known_tasks)
@@ -89,12 +89,12 @@ def _tuning_faults(parameters: dict[str, Any], zoo: Collection[str]) -> list[Fau
     arms = parameters.get("arms")
     if given is None or faults or not isinstance(arms, dict):
         return faults
-    sound = {
+    well_formed = {
         task: {name: arm or {} for name, arm in row.items() if isinstance(arm or {}, dict)}
         for task, row in arms.items()
         if isinstance(row, dict)
     }
-    found = tuning_faults(TuningParameters(**given), sound, zoo)
+    found = tuning_faults(TuningParameters(**given), well_formed, zoo)
     return [Fault(("tuning", *path), message) for path, message in dict(found).items()]
 
 
@@ -116,15 +116,15 @@ def _task_faults(
             if schema is not None:
                 faults += _model_faults(schema, given, path)
             elif classes and (get_arm(name).kind != "zoo" or name in zoo):
-                faults += _foreign_faults(get_arm(name), given, path)
+                faults += _class_faults(get_arm(name), given, path)
     for arm in ARMS:
         if arm.published and arm.name not in arms:
             faults.append(Fault(("arms", task, arm.name), "is missing"))
     return faults
 
 
-def _foreign_faults(arm: Arm, given: dict[str, Any], path: tuple[str, ...]) -> list[Fault]:
-    """What the class itself says, by making one."""
+def _class_faults(arm: Arm, given: dict[str, Any], path: tuple[str, ...]) -> list[Fault]:
+    """Return the faults that creating the optimizer reports."""
     import torch
 
     from adaptive_opt.engine.optimizers import build_optimizer, load_optimizer_class
@@ -178,7 +178,7 @@ def _fault(model: type[BaseModel], error: Any, prefix: tuple[str, ...]) -> Fault
 
 
 def _fields(model: type[BaseModel], path: tuple[str, ...]) -> list[str]:
-    """Names valid at a path inside a model."""
+    """Return the valid keys at a path inside a model."""
     inner: Any = model
     for key in path:
         if isinstance(inner, type) and issubclass(inner, BaseModel):

@@ -1,4 +1,4 @@
-"""What parameters are made of: kinds of numbers, and sections without unknown keys."""
+"""Types of parameters, and the base class of their schemas."""
 
 from __future__ import annotations
 
@@ -17,6 +17,6 @@ Share = Annotated[float, Field(gt=0, le=1)]
 
 
 class Strict(BaseModel):
-    """Unknown keys are faults; infinities too."""
+    """Base class of schemas: rejects unknown keys, infinities and NaN."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)

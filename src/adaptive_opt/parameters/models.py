@@ -1,4 +1,4 @@
-"""The sections of the parameters, one class each; those of arms are in :mod:`.arms`."""
+"""Schemas of the parameters, one class a section; :mod:`.arms` has those of ``arms``."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ __all__ = [
 
 
 class RRFunctionParameters(Strict):
-    """``rr_synthesis.<task>``: where the task's function comes from.
+    """``rr_synthesis.<task>``: source of the task's function.
 
     Attributes:
         source: ``singular_values``, ``row_scaled`` or ``file``.
-        path: for ``file``: an ``.npz`` or ``.pth``.
-        condition: condition number of A, at most 1e10: beyond it float64 does not hold it
-            to a millionth.
+        path: an ``.npz`` or ``.pth`` file, for ``file``.
+        condition: condition number of A. Above 1e10, float64 does not represent it to a relative
+            error of 1e-6.
         x_dim, hidden_dim, y_dim: layer widths.
         layers: number of weight matrices.
-        samples: rows of X.
-        seed: of the draw.
+        samples: number of rows of X.
+        seed: seed of A and X.
     """
 
     source: Literal["singular_values", "row_scaled", "file"]
@@ -53,21 +53,21 @@ class RRFunctionParameters(Strict):
 
 
 class TaskParameters(Strict):
-    """``tasks.<task>`` of a Rahimi–Recht task: how it is trained.
+    """``tasks.<task>`` of a Rahimi–Recht task: training settings.
 
     Attributes:
-        loss: ``rmse`` as published, or ``mse``.
-        batch_size: samples a batch.
+        loss: ``rmse`` (as published) or ``mse``.
+        batch_size: samples in a batch.
         epochs: length of a run.
         seeds: number of runs of each arm, trained as one ensemble.
-        initialisation: ``per_seed``: each run draws its own weights; ``shared``: all start
-            from the function's, as published.
-        max_grad_norm: gradients are clipped to this global norm; None, as published: not.
-        target: the root mean squared error whose first passage is reported, whichever the
-            loss.
-        snapshot_epochs: after so many epochs weights are kept for the analysis of curvature; those
-            beyond the end are left out.
-        snapshot_seeds: number of runs of which they are, the first ones.
+        initialisation: ``per_seed``: each run has its own initial weights; ``shared`` (as
+            published): all runs start from the function's weights.
+        max_grad_norm: global norm to which gradients are clipped; None (as published): no
+            clipping.
+        target: root mean squared error of the time to target, for both losses.
+        snapshot_epochs: epochs after which the weights are saved for the curvature analysis;
+            epochs beyond the end of the run are ignored.
+        snapshot_seeds: number of runs with snapshots, starting with the first seed.
     """
 
     loss: Literal["rmse", "mse"] = "rmse"
@@ -87,16 +87,16 @@ class TaskParameters(Strict):
 
 
 class NetworkTaskParameters(Strict):
-    """What the tasks with networks share.
+    """Training settings of all network tasks.
 
     Attributes:
         epochs: length of a run.
         seeds: number of runs of each arm.
-        log_every: iterations between two rows of the history; None: as ``training`` says.
-        evaluate_every: epochs, or a part of one, between two looks at the validation data.
-        max_grad_norm: gradients are clipped to this global norm, and curvature as
-            ``training.clip_curvature`` says.
-        target: the training loss whose first passage is reported.
+        log_every: iterations between two rows of the history; None: ``training.log_every``.
+        evaluate_every: epochs between two evaluations on the validation data; can be a fraction.
+        max_grad_norm: global norm to which gradients are clipped; None: no clipping. See also
+            ``training.clip_curvature``.
+        target: training loss of the time to target.
         snapshot_epochs, snapshot_seeds: see :class:`TaskParameters`.
     """
 
@@ -119,11 +119,11 @@ class ImageTaskParameters(NetworkTaskParameters):
     """``tasks.<task>`` of a residual network on images.
 
     Attributes:
-        widths: channels of each stage.
-        blocks: residual blocks of each stage.
-        batch_size: images a batch.
-        crop_padding: training images are shifted at random by up to this many pixels.
-        flip: training images are mirrored at random.
+        widths: number of channels of each stage.
+        blocks: number of residual blocks of each stage.
+        batch_size: images in a batch.
+        crop_padding: maximum random shift of training images, in pixels.
+        flip: whether to mirror training images at random.
     """
 
     widths: Annotated[list[Count], Field(min_length=1)]
@@ -146,12 +146,12 @@ class TextTaskParameters(NetworkTaskParameters):
     """``tasks.<task>`` of a Transformer on text.
 
     Attributes:
-        width: of embeddings and layers, even.
-        heads: of the attention; a divisor of ``width``.
-        feedforward: hidden width of the perceptrons.
-        layers: number of them.
-        dropout: rate.
-        streams: of text in a batch.
+        width: width of embeddings and layers; even.
+        heads: number of attention heads; a divisor of ``width``.
+        feedforward: hidden width of the feedforward networks.
+        layers: number of encoder layers.
+        dropout: dropout rate.
+        streams: number of text streams in a batch.
         window: tokens of each stream in a batch.
     """
 
@@ -180,23 +180,23 @@ TASK_MODELS: dict[str, type[AnyTaskParameters]] = {
 
 
 def task_parameters(task: str, tasks: dict[str, Any]) -> Any:
-    """The section of a task under ``tasks``, in the type of its family."""
+    """Return ``tasks.<task>`` in the schema of the task's family."""
     return TASK_MODELS[get_task(task).family](**tasks[task])
 
 
 def target_losses(tasks: dict[str, Any]) -> dict[str, float]:
-    """Of every task under ``tasks`` the target that its parameters name, as a training loss."""
+    """Return the target of every task under ``tasks``, as a training loss."""
     return {name: float(task_parameters(name, tasks).target_loss) for name in tasks}
 
 
 class LengthsParameters(Strict):
-    """``training.lengths.<task>``: shares of the full length at which arms are trained too.
+    """``training.lengths.<task>``: additional training lengths, as shares of the full length.
 
     Attributes:
-        arms: of every arm but placebos, below 1.
-        placebos: of placebo arms, below 1.
-        reference: of the published first-order arms besides; those above 1 only by one run of
-            each search.
+        arms: lengths of all arms except placebos; at most 1.
+        placebos: lengths of placebo arms; at most 1.
+        reference: further lengths of the published first-order arms. At lengths above 1, one
+            seed of each search is trained.
     """
 
     arms: list[Share] = Field(default=[0.0625, 0.125, 0.25, 0.5])
@@ -205,35 +205,34 @@ class LengthsParameters(Strict):
 
 
 class TrainingParameters(Strict):
-    """``training``: what holds for every run.
+    """``training``: settings of all runs.
 
     Attributes:
         device: ``auto``, ``cpu`` or ``cuda``.
-        schedule: of the learning rate: ``cosine`` by iteration, ``cosine_by_epoch`` as
-            published, or ``constant``.
-        schedule_floor: what the cosine falls to, as a share of the learning rate.
+        schedule: learning rate schedule: ``cosine`` by iteration, ``cosine_by_epoch`` (as
+            published) or ``constant``.
+        schedule_floor: final learning rate of the cosine, as a share of the initial one.
         log_every: iterations between two rows of the history.
-        statistics_every: iterations between two looks into the optimizer.
-        hessian_every: iterations between two exact Hessians on the Rahimi–Recht tasks; 0: none.
-        hessian_of: which arms have those: ``every_arm``, or ``published``: all but placebos.
-        diverged_above: a run whose loss exceeds this multiple of its first is frozen.
-        beta1: smoothing of the gradient where an arm does not set its own.
-        update_period: k, likewise.
-        clip_curvature: where gradients are clipped, curvature is scaled by the same factor;
-            false, as published: it is not.
-        precision: of first-order work on networks: ``fp32``, ``tf32`` or ``bf16``; curvature
-            is always computed in fp32.
-        channels_last: memory order of images.
-        compile: whether first-order passes of networks go through ``torch.compile``.
-        curvature_share: part of each batch that a network's curvature is computed on.
-        ensemble: seeds of a network are trained ``together`` as one program, ``apart``, or
-            ``auto``: together if it is small.
-        lengths: by task, the shares of its full length that arms are trained at besides, each
-            with its whole schedule; a task that is not named has the defaults of
-            :class:`LengthsParameters`.
-        checkpoint_seconds: between two checkpoints.
-        resume: whether a run goes on from its checkpoint, and is left out where it is
-            finished; false: every run starts anew.
+        statistics_every: iterations between two measurements of the optimizer's statistics.
+        hessian_every: iterations between two exact Hessians on Rahimi–Recht tasks; 0: none.
+        hessian_of: arms with exact Hessians: ``every_arm``, or ``published`` (all but placebos).
+        diverged_above: a run whose loss exceeds this multiple of its first loss is frozen.
+        beta1: default decay rate of the gradient's moving average, for arms without their own.
+        update_period: default k, the number of iterations between two curvature updates.
+        clip_curvature: whether clipping a gradient also scales the curvature by the same factor;
+            false as published.
+        precision: precision of first-order computations on networks: ``fp32``, ``tf32`` or
+            ``bf16``. Curvature is always computed in fp32.
+        channels_last: whether images have the memory format ``torch.channels_last``.
+        compile: whether first-order computations on networks use ``torch.compile``.
+        curvature_share: share of each batch used for a network's curvature.
+        ensemble: whether the seeds of a network train ``together`` as one program, ``apart`` one
+            after the other, or ``auto``: together if the network is small.
+        lengths: additional training lengths by task, each with a complete schedule; the default
+            of a task is :class:`LengthsParameters`.
+        checkpoint_seconds: seconds between two checkpoints.
+        resume: whether interrupted runs resume from their checkpoints and finished runs are
+            kept; false: every run starts again.
     """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -258,14 +257,14 @@ class TrainingParameters(Strict):
 
 
 class TrackingParameters(Strict):
-    """``tracking``: what is recorded in MLflow; no result depends on it.
+    """``tracking``: recording in MLflow; no result depends on it.
 
     Attributes:
-        enabled: whether anything is.
-        points: parts that a curve is divided into; it keeps one point of each, and the last.
-        live_seconds: between two updates of the curves of a training.
-        wait_seconds: that a run waits at its end for MLflow to take the rest.
-        artifacts: whether reports, tables, figures and best configurations are copied there.
+        enabled: whether to record at all.
+        points: number of intervals of a curve; the first point of each is kept, and the last.
+        live_seconds: seconds between two updates of a training's curves.
+        wait_seconds: how long the end of a run waits for MLflow to accept the remaining records.
+        artifacts: whether to copy reports, tables, figures and best configurations to MLflow.
     """
 
     enabled: bool = True
@@ -276,7 +275,7 @@ class TrackingParameters(Strict):
 
 
 class StudyParameters(Strict):
-    """All parameters; those of tasks, data and arms are checked by their own classes."""
+    """All parameters. The entries of ``data``, ``tasks`` and ``arms`` have their own schemas."""
 
     scale: str
     rr_synthesis: dict[str, RRFunctionParameters]

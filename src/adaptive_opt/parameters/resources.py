@@ -1,4 +1,4 @@
-"""What nodes take of a cluster."""
+"""Schema of the parameters ``resources``: cores and GPUs of nodes on a Ray cluster."""
 
 from __future__ import annotations
 
@@ -14,52 +14,51 @@ from .fields import Count, NonNegative, Strict, Whole
 __all__ = ["ResourcesParameters", "node_resources"]
 
 
-def _is_grantable(gpus: float) -> float:
+def _check_gpus(gpus: float) -> float:
     if gpus > 1 and gpus != int(gpus):
-        raise ValueError("a part of a GPU, or whole ones")
+        raise ValueError(f"must be at most 1 or a whole number, got {gpus}")
     return gpus
 
 
-GPUs = Annotated[NonNegative, AfterValidator(_is_grantable)]
+GPUs = Annotated[NonNegative, AfterValidator(_check_gpus)]
 
 
-class _Some(Strict):
-    """Those of some nodes; None: as all have."""
+class _TagResources(Strict):
+    """Resources of the nodes with a tag; None: the general value."""
 
     cpus: Count | None = None
     gpus: GPUs | None = None
 
 
 class ResourcesParameters(Strict):
-    """``resources``: what a node takes of a Ray cluster.
-
-    No result depends on it but by the number of cores, as by those of a machine.
+    """``resources``: cores and GPUs of a node on a Ray cluster.
 
     Attributes:
-        cpus: cores of a node, and threads of torch there.
-        gpus: of a node that trains or searches, where ``training.device`` is a GPU; a part of
-            one is shared with others. A node with 0 sees no GPU.
-        retries: how often a node is begun again whose process or machine died.
-        tags: other numbers for the nodes of some tasks, arms, kinds or halves; of those that
-            fit a node the last one holds.
+        cpus: number of cores of a node, and of threads of torch. Results depend on it as they
+            depend on the number of cores of a machine.
+        gpus: number of GPUs of a training or search node, if ``training.device`` is a GPU. Nodes
+            with a fraction share a GPU; a node with 0 sees no GPU.
+        retries: how often a node is restarted after its process or machine died.
+        tags: other values for nodes with a task, arm, kind or half as a tag. If several entries
+            match a node, the last one applies.
     """
 
     cpus: Count = 1
     gpus: GPUs = 1.0
     retries: Whole = 3
-    tags: dict[str, _Some] = Field(default={})
+    tags: dict[str, _TagResources] = Field(default={})
 
     @field_validator("tags")
     @classmethod
-    def _known(cls, tags: dict[str, _Some]) -> dict[str, _Some]:
+    def _check_tags(cls, tags: dict[str, _TagResources]) -> dict[str, _TagResources]:
         known = [*(t.name for t in EVERY_TASK), *(a.name for a in ARMS), *KINDS, *HALVES]
         if unknown := sorted({*tags} - {*known}):
-            raise ValueError(f"no task, arm, kind or half is called {', '.join(unknown)}")
+            raise ValueError(f"unknown task, arm, kind or half: {', '.join(unknown)}")
         return tags
 
 
 def node_resources(given: ResourcesParameters, tags: Iterable[str]) -> dict[str, Any]:
-    """``cpus`` and ``gpus`` of a node with some tags.
+    """Return ``cpus`` and ``gpus`` of a node with these tags.
 
     Example:
         >>> given = ResourcesParameters(cpus=2, tags={"resnet18": {"gpus": 0.25}})
@@ -68,7 +67,7 @@ def node_resources(given: ResourcesParameters, tags: Iterable[str]) -> dict[str,
     """
     found: dict[str, Any] = {"cpus": given.cpus, "gpus": given.gpus}
     present = set(tags)
-    for tag, some in given.tags.items():
+    for tag, values in given.tags.items():
         if tag in present:
-            found |= some.model_dump(exclude_none=True)
+            found |= values.model_dump(exclude_none=True)
     return found

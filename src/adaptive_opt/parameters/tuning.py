@@ -1,4 +1,4 @@
-"""``tuning``: what is searched, how, and for how much."""
+"""Schema of the parameters ``tuning``, and access to the results of searches."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class DimensionParameters(Strict):
     """Range of one hyperparameter.
 
     Attributes:
-        low, high: bounds of its values.
-        scale: draws are uniform in the value (``linear``), in its logarithm (``log``), or in
-            the logarithm of one minus it (``log_complement``).
+        low, high: bounds of the hyperparameter.
+        scale: sampling is uniform in x (``linear``), log x (``log``) or log(1 − x)
+            (``log_complement``).
     """
 
     low: float
@@ -39,7 +39,7 @@ class DimensionParameters(Strict):
     scale: Literal["linear", "log", "log_complement"] = "log"
 
     @model_validator(mode="after")
-    def _is_a_range(self) -> DimensionParameters:
+    def _check_bounds(self) -> DimensionParameters:
         if not self.low < self.high:
             raise ValueError(f"low ({self.low:g}) must be below high ({self.high:g})")
         if self.scale == "log" and self.low <= 0:
@@ -50,23 +50,22 @@ class DimensionParameters(Strict):
 
 
 class TaskTuningParameters(Strict):
-    """``tuning.tasks.<task>``: the search for every arm of a task.
+    """``tuning.tasks.<task>``: search settings of every arm on a task.
 
     Attributes:
         sampler: ``random``, ``tpe`` (tree-structured Parzen estimator) or ``gp`` (Gaussian
             process).
-        pruner: ``hyperband`` stops poor trials early; for networks.
+        pruner: ``none``, or ``hyperband`` (networks only): stops poor trials early.
         objective: ``time_to_target``, ``train_loss`` or ``valid_loss``.
-        budget: of each arm, in gradient-equivalents, the unit being one trial of full length
-            by a first-order method.
+        budget: budget of a search. The unit is the cost of one trial of full length with a
+            first-order method.
         epochs: length of a trial.
-        min_epochs: epochs between two looks of Hyperband, which stops no trial before the
-            first; ``epochs`` is a multiple of it.
-        seeds: runs a trial.
-        batch: trials trained at a time, as one ensemble; 1 where trials are pruned.
-        startup: trials drawn at random before the sampler has its say.
-        horizon: the learning rate's schedule spans the ``trial`` or the whole ``run``, of
-            which the trial then is the beginning.
+        min_epochs: epochs between two decisions of Hyperband; ``epochs`` is a multiple of it.
+        seeds: runs of a trial.
+        batch: number of trials trained together as one ensemble; 1 with a pruner.
+        startup: number of trials sampled at random first.
+        horizon: length of the learning rate schedule: ``trial``, or ``run``: a trial is then the
+            beginning of a full run.
     """
 
     sampler: Literal["random", "tpe", "gp"] = "tpe"
@@ -81,7 +80,7 @@ class TaskTuningParameters(Strict):
     horizon: Literal["trial", "run"] = "trial"
 
     @model_validator(mode="after")
-    def _room_for_pruning(self) -> TaskTuningParameters:
+    def _check_min_epochs(self) -> TaskTuningParameters:
         if self.pruner == "hyperband" and self.min_epochs > self.epochs:
             raise ValueError(
                 f"min_epochs ({self.min_epochs}) must be at most epochs ({self.epochs})"
@@ -89,13 +88,13 @@ class TaskTuningParameters(Strict):
         if self.pruner == "hyperband" and abs(self.reports * self.min_epochs - self.epochs) > 1e-9:
             raise ValueError(
                 f"epochs ({self.epochs}) must be a multiple of min_epochs ({self.min_epochs}) "
-                "where trials are pruned"
+                "with pruner: hyperband"
             )
         return self
 
     @property
     def reports(self) -> int:
-        """Looks of Hyperband at a trial of full length."""
+        """Number of Hyperband's decisions on a trial of full length."""
         return round(self.epochs / self.min_epochs)
 
 
@@ -103,21 +102,21 @@ Space = dict[str, DimensionParameters]
 
 
 class TuningParameters(Strict):
-    """``tuning``: where the configurations come from.
+    """``tuning``: hyperparameter search.
 
     Attributes:
-        source: ``search``, or ``published``: those under ``arms`` as they are.
-        space: which of ``spaces`` is searched.
-        seed: of the searches.
-        studies: number of independent searches for an arm, each with the whole budget and random
-            streams of its own; the run of seed s takes what search s mod their number found.
-        widen: how often a space is widened, and searched anew, where the best value lies
-            within 2 % of a bound.
-        heartbeat_seconds: between two signs of life of a worker; one that gives none for six
-            times as long is taken for dead, and its trial is tried again.
-        retries: how often, at most.
-        tasks: the search for each task.
-        spaces: by name, task, then arm or kind of arm, the hyperparameters and their ranges.
+        source: ``search``, or ``published``: use the configurations under ``arms`` unchanged.
+        space: which of ``spaces`` to search.
+        seed: seed of the searches.
+        studies: number of independent searches for an arm, each with the whole budget and its
+            own random streams. Training with seed s uses the result of search s mod ``studies``.
+        widen: how often to widen a space and search again if the best value is within 2 % of a
+            bound.
+        heartbeat_seconds: seconds between two heartbeats of a worker. A worker that misses six
+            is considered dead, and its trial is repeated.
+        retries: how often a trial is repeated at most.
+        tasks: search settings by task.
+        spaces: ranges of hyperparameters, by name of the space, task, and arm or kind of arm.
     """
 
     source: Literal["search", "published"]
@@ -132,7 +131,7 @@ class TuningParameters(Strict):
 
 
 def accepted_names(arm: Arm, given: dict[str, Any]) -> list[str] | None:
-    """The hyperparameters that an arm's optimizer takes; None if it cannot be imported."""
+    """Return the hyperparameters of an arm's optimizer; None if it cannot be imported."""
     schema = arm_schema(arm)
     if schema is not None:
         return list(schema.model_fields)
@@ -148,14 +147,14 @@ def accepted_names(arm: Arm, given: dict[str, Any]) -> list[str] | None:
 
 
 def search_space(task: str, arm: str, tuning: TuningParameters, arms: dict[str, Any]) -> Space:
-    """What is searched for an arm on a task; empty: nothing.
+    """Return the search space of an arm on a task; empty if there is none.
 
-    A space of the arm's own, else that of the arm it is made from, else that of its kind
-    without what its optimizer does not take.
+    It is the arm's own space, else that of the arm it is tuned as, else that of its kind
+    restricted to hyperparameters of its optimizer.
 
     Args:
         task, arm: names.
-        tuning: the parameters.
+        tuning: the parameters ``tuning``.
         arms: the task's section of the parameters ``arms``.
     """
     spaces = tuning.spaces.get(tuning.space, {}).get(task, {})
@@ -171,7 +170,7 @@ def search_space(task: str, arm: str, tuning: TuningParameters, arms: dict[str, 
 def with_values(
     arms: dict[str, Any], task: str, arm: str, values: dict[str, Any]
 ) -> dict[str, Any]:
-    """The parameters ``arms`` with an arm's values on a task replaced by found ones."""
+    """Return the parameters ``arms`` with some values of an arm on a task replaced."""
     own = arms[task]
     given = own.get(arm)
     if given is None:
@@ -180,24 +179,28 @@ def with_values(
 
 
 def studies_of(best: dict[str, Any]) -> list[dict[str, Any] | None]:
-    """What each search for an arm found, None for one that found nothing.
+    """Return the configuration found by each search for an arm; None for a failed search.
 
     Args:
-        best: the record of the searches.
+        best: record of the searches, see :func:`adaptive_opt.search.arm.search_arm`.
 
     Raises:
-        StudyError: the record was written by an earlier version.
+        StudyError: an earlier version wrote the record.
     """
     if "studies" not in best:
         raise StudyError(
-            f"{best.get('task')}, {best.get('arm')}: searched by an earlier version; search again: "
-            f" kedro run --pipelines=tuning --tags={best.get('arm')}"
+            f"{best.get('task')}, {best.get('arm')}: the search record is from an earlier version; "
+            f"search again with kedro run --pipelines=tuning --tags={best.get('arm')}"
         )
     return [study["values"] if study["found"] else None for study in best["studies"]]
 
 
 def values_of_seed(best: dict[str, Any], seed: int = 0) -> dict[str, Any]:
-    """The values that the run of a seed takes; those of the best search if its own found none."""
+    """Return the configuration for training with a seed.
+
+    It is the result of search ``seed`` mod the number of searches, or of the best search if that
+    one failed.
+    """
     found = studies_of(best)
     values = found[seed % len(found)]
     return dict(best["values"] if values is None else values)

@@ -1,4 +1,4 @@
-"""What is wrong with the parameters ``tuning``, beyond the types of their values."""
+"""Checks of the parameters ``tuning`` beyond the types of their values."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ Found = Iterator[tuple[tuple[str, ...], str]]
 def tuning_faults(
     tuning: TuningParameters, arms: dict[str, Any], zoo: Collection[str] = ()
 ) -> Found:
-    """Paths below ``tuning`` and what is wrong there.
+    """Yield the faults: the path of the key below ``tuning``, and a message.
 
     Args:
-        tuning: the parameters, whose types are right.
-        arms: the section ``arms``.
-        zoo: arms of that kind whose optimizers may be looked at.
+        tuning: the parameters ``tuning``, with valid types.
+        arms: the parameters ``arms``.
+        zoo: zoo arms to check; checking imports their package.
     """
     tasks = [t.name for t in EVERY_TASK]
     for name in tasks:
@@ -38,7 +38,7 @@ def tuning_faults(
             yield from _task_faults(name, tuning)
     if tuning.space not in tuning.spaces:
         known = ", ".join(tuning.spaces)
-        yield ("space",), f"no space {tuning.space!r} under tuning.spaces; there: {known}"
+        yield ("space",), f"no space {tuning.space!r} under tuning.spaces; valid: {known}"
     for title, by_task in tuning.spaces.items():
         for task, by_arm in by_task.items():
             path = ("spaces", title, task)
@@ -56,28 +56,28 @@ def _task_faults(task: str, tuning: TuningParameters) -> Found:
     if get_task(task).family == "rahimi_recht":
         if given.objective == "valid_loss":
             valid = "time_to_target or train_loss"
-            yield (*path, "objective"), f"Rahimi–Recht has no validation data; take {valid}"
+            yield (*path, "objective"), f"Rahimi–Recht has no validation data; use {valid}"
         if not float(given.epochs).is_integer():
             yield (*path, "epochs"), f"must be whole on Rahimi–Recht, got {given.epochs:g}"
         if given.pruner != "none":
-            yield (*path, "pruner"), "trials of Rahimi–Recht train as one program; take none"
+            yield (*path, "pruner"), "trials of Rahimi–Recht train as one program; use none"
     elif given.batch > 1 and given.pruner != "none":
-        yield (*path, "batch"), "trials that may be pruned train one at a time; take 1"
+        yield (*path, "batch"), "trials with a pruner train one at a time; use 1"
 
 
 def _space_faults(
     task: str, name: str, space: Space, arms: dict[str, Any], zoo: Collection[str]
 ) -> Found:
     if not space:
-        yield (), "is empty; give it a hyperparameter, or leave it out"
+        yield (), "is empty; add a hyperparameter, or remove it"
         return
     if name in KINDS:
         members = [a.name for a in ARMS if a.kind == name and arm_schema(a) is not None]
     elif name in {a.name for a in ARMS}:
         members = [name]
         given = arms.get(task, {}).get(name) or {}
-        unseen = get_arm(name).kind == "zoo" and name not in zoo
-        accepted = None if unseen else accepted_names(get_arm(name), given)
+        unchecked = get_arm(name).kind == "zoo" and name not in zoo
+        accepted = None if unchecked else accepted_names(get_arm(name), given)
         for key in space:
             if accepted is not None and key not in accepted:
                 yield (key,), f"{name} takes no such hyperparameter; valid: {', '.join(accepted)}"
@@ -90,7 +90,7 @@ def _space_faults(
 
 
 def _bound_faults(task: str, arm: str, space: Space, arms: dict[str, Any]) -> Found:
-    """Bounds that the hyperparameter itself cannot take."""
+    """Yield the bounds that are invalid values of their hyperparameter."""
     schema = arm_schema(get_arm(arm))
     if schema is None or not isinstance(arms.get(task), dict):
         return
@@ -104,6 +104,6 @@ def _bound_faults(task: str, arm: str, space: Space, arms: dict[str, Any]) -> Fo
             except ValidationError as error:
                 for fault in error.errors(include_url=False):
                     if fault["loc"] == (key,):
-                        said = fault["msg"].replace("Input should be ", "must be ")
-                        yield (key, bound), f"{said}, got {value:g}"
+                        message = fault["msg"].replace("Input should be ", "must be ")
+                        yield (key, bound), f"{message}, got {value:g}"
                         return

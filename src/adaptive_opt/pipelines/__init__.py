@@ -1,1 +1,1 @@
-"""The study as Kedro pipelines."""
+"""Kedro pipelines of the study."""

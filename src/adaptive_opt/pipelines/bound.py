@@ -1,4 +1,4 @@
-"""Functions of nodes with what is known of them when a pipeline is made."""
+"""Node functions with some arguments bound when the pipeline is created."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["bound"]
 
 
 def bound(function: Callable[..., Any], *first: Any) -> Any:
-    """A node's function with its first arguments given, under its own name and with its source.
+    """Bind a function's first arguments; keep its name and source, which Kedro-Viz shows.
 
     Example:
         >>> bound(max, 3).__name__, bound(max, 3)(1)

@@ -1,4 +1,4 @@
-"""Whole studies, and the studies of a part of the grid that tags choose."""
+"""Pipelines of whole studies, whose tags select smaller studies."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from adaptive_opt.study import Run, run_tags
 
 __all__ = ["StudyPipeline"]
 
-LONGEST_NAME = 60
-"""Of a study: it names a folder."""
+MAX_NAME_LENGTH = 60
+"""Maximum length of a study's name, which is also the name of a folder."""
 
 Build = Callable[[str, Sequence[Run], str], Pipeline]
 
 
 class StudyPipeline(Pipeline):
-    """A study whose tags choose a smaller study, with a verdict and a report of its own.
+    """A study whose tags select a smaller study with its own verdict and report.
 
-    Kedro's own filter would leave the nodes with a tag, and no analysis, as that needs every run.
+    Kedro's filter would keep only tagged nodes, and so drop the analysis, which needs all runs.
 
     Args:
-        prefix: of the names of its outputs.
-        runs: its (task, arm).
-        command: that makes it.
-        build: makes the pipeline of a study from its prefix, its runs and its command.
+        prefix: prefix of the names of outputs.
+        runs: the (task, arm) pairs.
+        command: the command that runs the study, for its report.
+        build: creates the pipeline of a study from ``prefix``, ``runs`` and ``command``.
     """
 
     def __init__(self, prefix: str, runs: Sequence[Run], command: str, build: Build) -> None:
@@ -37,7 +37,7 @@ class StudyPipeline(Pipeline):
     def filter(  # type: ignore[override]
         self, tags: Iterable[str] | None = None, **others: Any
     ) -> Pipeline:
-        """As Kedro's; with tags and nothing else, the study of the runs that have one of them."""
+        """Filter as Kedro does; with tags alone, build the study of the runs with any of them."""
         tags = list(tags or ())
         if not tags or any(others.values()):
             return super().filter(tags=tags, **others)
@@ -45,13 +45,13 @@ class StudyPipeline(Pipeline):
         if not runs:
             return super().filter(tags=tags)
         part = f"only_{'_'.join(sorted(tags)).replace('.', '_').replace('-', '_')}"
-        if len(part) > LONGEST_NAME:
+        if len(part) > MAX_NAME_LENGTH:
             part = f"only_{hashlib.blake2b(part.encode(), digest_size=6).hexdigest()}"
         command = f"{self.command} --tags={','.join(tags)}"
         return self._build(f"{self.prefix}{part}_", runs, command)
 
     def __radd__(self, other: Any) -> Pipeline:
-        """Kedro sums pipelines from an empty one, which changes nothing."""
+        """Stay a study when Kedro sums pipelines, which starts from an empty one."""
         if isinstance(other, Pipeline) and not other.nodes:
             return self
         return super().__radd__(other)

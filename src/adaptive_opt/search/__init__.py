@@ -1,1 +1,1 @@
-"""Search for the best configuration of every optimizer: spaces, studies, objectives."""
+"""Hyperparameter search with Optuna: spaces, shared studies, objectives."""

@@ -1,4 +1,4 @@
-"""From the parameters to the search for one (task, arm)."""
+"""Search the hyperparameters of one arm on one task, as the parameters specify."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from adaptive_opt.study import get_task
 from adaptive_opt.tasks.digest import data_digest
 from adaptive_opt.tasks.load import task_data
 
-from .identity import middle_of, study_seed, trial_identity
+from .identity import midpoint, study_seed, trial_identity
 from .objective import score
 from .spaces import Space
 from .storage import Storage
@@ -51,45 +51,46 @@ def search_arm(
     scale: str,
     storage: Storage,
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """The trials of all searches for an arm on a task, and what each found.
+    """Run ``tuning.studies`` independent searches for an arm on a task.
 
-    The searches are independent: each has the whole budget, and random streams of its own for
-    its draws and for the runs of its trials.
+    Each search has the whole budget, and its own random streams for sampling and for training.
 
     Args:
         task, arm, scale: names.
-        tensors: what is learnt.
+        tensors: the task's data, or its Rahimi–Recht function.
         parameters: the sections ``tasks``, ``arms``, ``training``, ``tuning`` and ``analysis``.
-        storage: where the studies are kept.
+        storage: database of the Optuna studies.
 
     Returns:
-        The trials, with a column ``study``; the record: ``studies``, one record each, ``values``
-        and ``value`` of the best of them, and sums over them.
+        All trials, with the number of the search in the column ``study``, and a record:
+        ``studies`` (one record a search), ``values`` and ``value`` of the best search, and sums
+        over the searches. A search without a usable configuration has its reason in ``failed``.
 
     Raises:
-        StudyError: see :func:`.tune.search`; but not where a search finds nothing, which is on
-            record as ``failed``.
+        StudyError: see :func:`.tune.search`.
     """
     tuning = TuningParameters(**parameters["tuning"])
     space = Space.from_parameters(search_space(task, arm, tuning, parameters["arms"][task]))
     if tuning.source == "published" or not space:
         if tuning.source == "search":
-            logger.warning("%s, %s: no space to search; taken as it is given", task, arm)
+            logger.warning(
+                "%s, %s: no search space; using the configuration under `arms`", task, arm
+            )
         return as_published(task, arm)
     data, plan = task_data(task, tensors), tuning.tasks[task]
     identity = trial_identity(task, arm, data_digest(task, tensors), parameters, plan, space)
     tables, records = [], []
     for study in range(tuning.studies):
-        problem = _Problem(task, arm, data, parameters, plan, space, study)
-        wanted = Search(
+        runner = _TrialRunner(task, arm, data, parameters, plan, space, study)
+        settings = Search(
             task=task,
             arm=arm,
             scale=scale,
             space=space,
-            train=problem.train,
+            train=runner.train,
             depends_on=identity,
-            budget=problem.budget,
-            cost=problem.cost,
+            budget=runner.budget,
+            cost=runner.cost,
             batch=plan.batch,
             sampler=plan.sampler,
             startup=plan.startup,
@@ -100,29 +101,34 @@ def search_arm(
             heartbeat_seconds=tuning.heartbeat_seconds,
             retries=tuning.retries,
         )
-        trials, record = search(wanted, storage, tuning.widen)
+        trials, record = search(settings, storage, tuning.widen)
         tables.append(trials.assign(study=study))
         records.append(record)
     length = {"trial_epochs": plan.epochs, "trial_seeds": plan.seeds, "budget_units": plan.budget}
-    known = {"objective": plan.objective, "made_of": dict(identity)}
-    known["constants"] = constants = problem.constants()
+    losses = runner.constant_losses()
+    inputs = {"objective": plan.objective, "made_of": dict(identity), "constants": losses}
     margin = VerdictParameters(**parameters.get("analysis", {}).get("verdict", {})).constant_margin
-    best = combine(records, problem.as_value(constants), margin)
-    return pd.concat(tables, ignore_index=True), {**best, **length, **known}
+    best = combine(records, runner.constant_score(losses), margin)
+    return pd.concat(tables, ignore_index=True), {**best, **length, **inputs}
 
 
 def combine(records: Sequence[dict[str, Any]], constant: float, margin: float) -> dict[str, Any]:
-    """One record of several searches for the same arm.
+    """Combine the records of all searches for one arm into one.
 
-    A search that does not beat the constant prediction by the margin has failed, although it
-    has a configuration: ``failed`` says so.
+    A search whose best trial does not beat a constant prediction by the margin has failed,
+    although it has a configuration.
 
     Args:
-        records: of the searches.
-        constant: the objective's value for the best constant prediction.
-        margin: a share of the loss.
+        records: one record a search.
+        constant: objective of the best constant prediction.
+        margin: required improvement, as a share of the loss.
+
+    Returns:
+        The best search's record, with ``trials``, ``budget``, ``spent`` and ``seconds`` summed
+        over searches, ``studies`` (all records), and ``failed``: the best search's reason if
+        every search failed, else empty.
     """
-    if records[0]["objective"] == "time_to_target":  # decades, not a loss
+    if records[0]["objective"] == "time_to_target":  # in decades of the loss
         limit = constant + math.log10(1 - margin)
     else:
         limit = constant * (1 - margin)
@@ -147,14 +153,14 @@ def combine(records: Sequence[dict[str, Any]], constant: float, margin: float) -
 
 
 def as_published(task: str, arm: str) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """No trials, and a record that changes nothing of what ``arms`` says."""
+    """Return no trials, and a record that keeps the configuration under ``arms``."""
     study = {"source": "published", "values": {}, "found": True, "failed": "", "edges": {}}
     record = {"task": task, "arm": arm, **study, "studies": [study]}
     return pd.DataFrame({"task": [], "arm": [], "number": [], "value": []}), record
 
 
-class _Problem:
-    """What a trial of an arm on a task is."""
+class _TrialRunner:
+    """Trains and scores the trials of one search for an arm on a task."""
 
     def __init__(
         self,
@@ -171,7 +177,7 @@ class _Problem:
         self.training = training_parameters(arm, parameters["training"])
         self.settings = task_parameters(task, parameters["tasks"])
         self.target = self.settings.target_loss
-        self.on_network = get_task(task).family != "rahimi_recht"
+        self.is_network = get_task(task).family != "rahimi_recht"
         self.trial_plan = TrialPlan(
             epochs=plan.epochs,
             seeds=plan.seeds,
@@ -179,14 +185,14 @@ class _Problem:
             study=study,
             report_epochs=plan.min_epochs if plan.pruner == "hyperband" else 1,
         )
-        self.resolved = self._resolve(middle_of(space))
-        self.batches = self._batches_per_epoch()
-        self.iterations = round(plan.epochs * self.batches)
+        self.resolved = self._resolve(midpoint(space))
+        self.batches_per_epoch = self._count_batches()
+        self.iterations = round(plan.epochs * self.batches_per_epoch)
         self.budget = float(plan.budget * plan.seeds * self.iterations)
         self.cost = self._cost(self.iterations)
 
     def train(self, configurations: Sequence[Configuration], report: Report) -> list[Outcome]:
-        """As :attr:`.tune.Search.train`."""
+        """Train the configurations; see :attr:`.tune.Search.train`."""
         hyperparameters = [self._resolve(c)["hyperparameters"] for c in configurations]
         common = {
             "task": self.task,
@@ -196,7 +202,7 @@ class _Problem:
             "training": self.training,
             "plan": self.trial_plan,
         }
-        if not self.on_network:
+        if not self.is_network:
             trials = train_trials(self.data, configurations=hyperparameters, **common)
             return [self._outcome(trial, pruned=False) for trial in trials]
         pruned = False
@@ -208,7 +214,7 @@ class _Problem:
             value = self._score(history)
             if value == float("inf"):
                 return True
-            # Past its end nothing is left to stop.
+            # A trial that has reached its last report is complete, not pruned.
             pruned = report(number, value) and number < self.plan.reports
             return pruned
 
@@ -223,19 +229,19 @@ class _Problem:
 
     def _outcome(self, trial: Trial, *, pruned: bool) -> Outcome:
         value = self._score(trial.history)
-        epochs = trial.iterations / self.batches
+        epochs = trial.iterations / self.batches_per_epoch
         outcome, reason = "complete", ""
         if trial.diverged_at is not None or value == float("inf"):
             value, outcome = float("inf"), "diverged"
             reason = "" if trial.diverged_at is None else f"at iteration {trial.diverged_at:,}"
         elif pruned:
-            outcome, reason = "pruned", f"Hyperband stopped it after epoch {epochs:g}"
+            outcome, reason = "pruned", f"stopped by Hyperband after epoch {epochs:g}"
         cost = self._cost(trial.iterations)
         return Outcome(value, outcome, cost, trial.seconds, epochs, reason)
 
-    def constants(self) -> dict[str, float]:
-        """Losses of the best predictions that do not look at the input, by metric."""
-        splits = ("train", "valid") if self.on_network else ("train",)
+    def constant_losses(self) -> dict[str, float]:
+        """Return the loss of the best constant prediction, by metric."""
+        splits = ("train", "valid") if self.is_network else ("train",)
         return {
             f"{split}_loss": constant_loss(
                 self.data, self.task, self.settings, self.training, split
@@ -243,30 +249,30 @@ class _Problem:
             for split in splits
         }
 
-    def as_value(self, constants: dict[str, float]) -> float:
-        """The objective's value for such a prediction."""
+    def constant_score(self, losses: dict[str, float]) -> float:
+        """Return the objective of a constant prediction with these losses."""
         if self.plan.objective == "time_to_target":
-            return 1 + max(0.0, math.log10(constants["train_loss"] / self.target))
-        return constants[self.plan.objective]
+            return 1 + max(0.0, math.log10(losses["train_loss"] / self.target))
+        return losses[self.plan.objective]
 
     def _score(self, history: pd.DataFrame) -> float:
         return score(history, self.plan.objective, target=self.target, iterations=self.iterations)
 
     def _cost(self, iterations: int) -> float:
-        one = cost_of_run(
+        cost_of_seed = cost_of_run(
             self.resolved["optimizer"],
             self.resolved["hyperparameters"],
             iterations,
-            self.training.curvature_share if self.on_network else 1.0,
+            self.training.curvature_share if self.is_network else 1.0,
         )
-        return one * self.plan.seeds
+        return cost_of_seed * self.plan.seeds
 
     def _resolve(self, values: Configuration) -> dict[str, Any]:
         arms = with_values(self.parameters["arms"], self.task, self.arm, values)
         return resolve_arm(self.arm, arms[self.task], self.training)
 
-    def _batches_per_epoch(self) -> int:
-        if not self.on_network:
+    def _count_batches(self) -> int:
+        if not self.is_network:
             samples = len(self.data.inputs)
             return -(-samples // min(int(self.settings.batch_size), samples))
         from adaptive_opt.engine.network import build_network_task

@@ -1,9 +1,9 @@
-"""Whole batches of trials, each in one transaction.
+"""Create or finish a batch of trials in one database transaction.
 
-Optuna's interface takes four transactions to make a trial with two hyperparameters and two more
-to finish it; a batch of 64 then waits as long for the database as for its training. These write
-the same rows into the same tables, by Optuna's own models of them, whose schema it checks when a
-database is opened.
+With Optuna's own interface, a trial with two hyperparameters takes six transactions: four to
+create it and two to finish it. A batch of 64 trials then waits as long for the database as for
+its training. These functions write the same rows through Optuna's table models. Optuna checks
+the schema when it opens a database.
 
 Source: Optuna, ``optuna.storages.RDBStorage``.
 """
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
     from optuna.storages import RDBStorage
 
-__all__ = ["Finish", "create_trials", "finish_trials"]
+__all__ = ["FinishedTrial", "create_trials", "finish_trials"]
 
 
 @dataclass(frozen=True)
-class Finish:
-    """How a trial ends.
+class FinishedTrial:
+    """Final state of a trial.
 
     Attributes:
-        trial_id: in the database.
-        state: of Optuna's, by name.
-        value: of the objective, if the state is ``COMPLETE``.
-        attributes: what else is kept of it, by key.
+        trial_id: Optuna's id of the trial in the database.
+        state: name of an ``optuna.trial.TrialState``.
+        value: objective, if the state is ``COMPLETE``; else None.
+        attributes: user attributes to store with the trial.
     """
 
     trial_id: int
@@ -48,18 +48,18 @@ def create_trials(
     draw: Callable[[int], Mapping[str, float]],
     attributes: Mapping[str, Any] | None = None,
 ) -> list[int]:
-    """Running trials with their hyperparameters, numbered without a gap.
+    """Create running trials with hyperparameters and consecutive numbers.
 
     Args:
-        storage: a database.
-        study_id: of the study there.
-        count: of trials.
-        distributions: of the hyperparameters.
-        draw: the hyperparameters of a trial, from its number.
-        attributes: what else is kept of each, by key.
+        storage: database of the study.
+        study_id: Optuna's id of the study in the database.
+        count: number of trials.
+        distributions: distribution of each hyperparameter.
+        draw: maps a trial's number to its hyperparameters.
+        attributes: user attributes to store with every trial.
 
     Returns:
-        Their numbers.
+        The numbers of the new trials.
     """
     from optuna.distributions import distribution_to_json
     from optuna.storages._rdb import models
@@ -69,8 +69,8 @@ def create_trials(
 
     described = {name: distribution_to_json(d) for name, d in distributions.items()}
     with Session(storage.engine) as session, session.begin():
-        # One worker at a time numbers trials: on a server this row is locked, in SQLite the
-        # file from the first insertion on.
+        # Only one worker at a time may number trials. A server locks this row; SQLite locks the
+        # file at the first insertion.
         models.StudyModel.find_or_raise_by_id(study_id, session, for_update=True)
         now = datetime.now()
         trials = [
@@ -79,14 +79,14 @@ def create_trials(
         ]
         session.add_all(trials)
         session.flush()
-        own = models.TrialModel
-        before = own.study_id == study_id, own.trial_id < min(t.trial_id for t in trials)
-        first = session.scalar(select(func.count()).select_from(own).where(*before)) or 0
-        noted = {key: json.dumps(value) for key, value in (attributes or {}).items()}
-        rows, notes = [], []
+        table = models.TrialModel
+        earlier = table.study_id == study_id, table.trial_id < min(t.trial_id for t in trials)
+        first = session.scalar(select(func.count()).select_from(table).where(*earlier)) or 0
+        encoded = {key: json.dumps(value) for key, value in (attributes or {}).items()}
+        params, user_attrs = [], []
         for number, trial in enumerate(sorted(trials, key=lambda t: t.trial_id), start=first):
             trial.number = number
-            rows += [
+            params += [
                 {
                     "trial_id": trial.trial_id,
                     "param_name": name,
@@ -95,26 +95,26 @@ def create_trials(
                 }
                 for name, value in draw(number).items()
             ]
-            notes += [
+            user_attrs += [
                 {"trial_id": trial.trial_id, "key": key, "value_json": value}
-                for key, value in noted.items()
+                for key, value in encoded.items()
             ]
-        if rows:
-            session.execute(insert(models.TrialParamModel), rows)
-        if notes:
-            session.execute(insert(models.TrialUserAttributeModel), notes)
+        if params:
+            session.execute(insert(models.TrialParamModel), params)
+        if user_attrs:
+            session.execute(insert(models.TrialUserAttributeModel), user_attrs)
     return list(range(first, first + count))
 
 
-def finish_trials(storage: RDBStorage, ends: Sequence[Finish]) -> list[bool]:
-    """Put the ends of running trials on record.
+def finish_trials(storage: RDBStorage, ends: Sequence[FinishedTrial]) -> list[bool]:
+    """Store the final states of running trials.
 
     Args:
-        storage: a database.
-        ends: of different trials.
+        storage: database of the study.
+        ends: final states, at most one for each trial.
 
     Returns:
-        For each whether it was still running; of one that was not, nothing is changed.
+        For each trial, whether it was still running. One that was not stays unchanged.
     """
     from optuna.storages._rdb import models
     from optuna.trial import TrialState
@@ -125,9 +125,9 @@ def finish_trials(storage: RDBStorage, ends: Sequence[Finish]) -> list[bool]:
     attributes: list[dict[str, Any]] = []
     with Session(storage.engine) as session, session.begin():
         running = own.trial_id.in_([e.trial_id for e in ends]), own.state == TrialState.RUNNING
-        # Changes nothing, but locks them until the end, in SQLite too.
-        touch = update(own).where(*running).values(number=own.number)
-        session.execute(touch, execution_options={"synchronize_session": False})
+        # An update without effect: it locks the rows until the commit, also in SQLite.
+        lock = update(own).where(*running).values(number=own.number)
+        session.execute(lock, execution_options={"synchronize_session": False})
         found: dict[int, Any] = {
             int(t.trial_id): t for t in session.scalars(select(own).where(*running))
         }

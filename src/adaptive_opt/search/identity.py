@@ -1,4 +1,4 @@
-"""Which study a search is; torch is not needed to tell."""
+"""Names of Optuna studies, derived from everything that trials depend on. Needs no torch."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from adaptive_opt.parameters import (
 
 from .spaces import Space
 
-__all__ = ["middle_of", "study_name", "study_seed", "trial_identity"]
+__all__ = ["midpoint", "study_name", "study_seed", "trial_identity"]
 
-OF_A_TRIAL = ("objective", "epochs", "seeds", "horizon")
-OF_A_SEARCH = ("sampler", "startup", "pruner", "epochs", "min_epochs")
+TRIAL_FIELDS = ("objective", "epochs", "seeds", "horizon")
+SEARCH_FIELDS = ("sampler", "startup", "pruner", "epochs", "min_epochs")
 
 
-def middle_of(space: Space) -> dict[str, float]:
-    """A configuration in the middle of a space, for what depends on none in particular."""
+def midpoint(space: Space) -> dict[str, float]:
+    """Return a valid configuration, for results that are the same for all configurations."""
     return {n: d.decode(sum(d.bounds) / 2) for n, d in space.items()}
 
 
@@ -37,33 +37,33 @@ def trial_identity(
     plan: TaskTuningParameters,
     space: Space,
 ) -> dict[str, Any]:
-    """Everything but the configuration that a trial's value depends on.
+    """Return everything that a trial's value depends on, except its configuration.
 
     Args:
         task, arm: names.
-        data: digest of what the task learns.
+        data: digest of the task's data or function.
         parameters: the sections ``tasks``, ``arms`` and ``training``.
-        plan: of the task's searches.
-        space: what is searched.
+        plan: the task's section of ``tuning.tasks``.
+        space: the search space.
     """
-    middle = middle_of(space)
-    arms = with_values(parameters["arms"], task, arm, middle)
+    searched = midpoint(space)
+    arms = with_values(parameters["arms"], task, arm, searched)
     fixed = configuration(task, arm, {**parameters, "arms": arms})
     settings = training_parameters(arm, parameters["training"])
     optimizer = resolve_arm(arm, arms[task], settings)["optimizer"]
-    left_out = {*middle, "seeds"} | ({"epochs"} if plan.horizon == "trial" else set())
-    timed = plan.objective == "time_to_target"
+    excluded = {*searched, "seeds"} | ({"epochs"} if plan.horizon == "trial" else set())
+    has_target = plan.objective == "time_to_target"
     return {
         "data": data,
-        **{k: v for k, v in fixed.items() if k not in left_out},
-        **{f"trial_{name}": getattr(plan, name) for name in OF_A_TRIAL},
-        "target": task_parameters(task, parameters["tasks"]).target_loss if timed else None,
+        **{k: v for k, v in fixed.items() if k not in excluded},
+        **{f"trial_{name}": getattr(plan, name) for name in TRIAL_FIELDS},
+        "target": task_parameters(task, parameters["tasks"]).target_loss if has_target else None,
         "code": code_digest(optimizer),
     }
 
 
 def study_seed(seed: int, study: int) -> int:
-    """Seed of the draws of one of the searches for an arm.
+    """Return the sampler's seed for search number ``study``.
 
     Example:
         >>> study_seed(7, 0), study_seed(7, 1) != study_seed(8, 0)
@@ -81,20 +81,21 @@ def study_name(
     plan: Any,
     seed: int,
 ) -> str:
-    """Of a study: another space or objective makes another study.
+    """Return the name of a study. A change of any argument gives another name.
 
     Args:
         scale, task, arm: names.
         depends_on: see :func:`trial_identity`.
-        space: what is searched.
-        plan: what has the attributes :data:`OF_A_SEARCH`.
-        seed: of the draws.
+        space: the search space.
+        plan: an object with the attributes ``sampler``, ``startup``, ``pruner``, ``epochs`` and
+            ``min_epochs``.
+        seed: the sampler's seed.
     """
     digest = configuration_digest(
         {
             **depends_on,
             "space": space.describe(),
-            "search": [getattr(plan, name) for name in OF_A_SEARCH],
+            "search": [getattr(plan, name) for name in SEARCH_FIELDS],
             "seed": seed,
         }
     )

@@ -1,4 +1,4 @@
-"""How good a trial was: one number, lower is better."""
+"""Score of a trial: one number, lower is better."""
 
 from __future__ import annotations
 
@@ -9,20 +9,23 @@ __all__ = ["score"]
 
 
 def score(history: pd.DataFrame, objective: str, *, target: float, iterations: int) -> float:
-    """The objective of a trial, as far as its history goes.
+    """Compute the objective of a trial from its history so far.
 
-    ``train_loss``: the last one, ``valid_loss``: the lowest so far; the geometric mean over
-    seeds, since losses range over decades. ``time_to_target``: the first iteration with a
-    training loss at or below the target, as a share of the trial; a run that has not got
-    there scores 1 plus the decades it is short of it; the mean over seeds. Infinite if a seed
-    has no finite loss; a run that is frozen where it diverged counts with the loss it had.
+    - ``train_loss``: the last training loss; ``valid_loss``: the lowest validation loss so far.
+      Both are geometric means over seeds, because losses range over decades.
+    - ``time_to_target``: the first iteration with a training loss at or below the target, divided
+      by the length of the trial. A run that has not reached the target scores
+      1 + log10(last loss / target). The mean over seeds.
+
+    The score is infinite if a seed has no finite loss. A diverged run keeps the loss at which
+    it was frozen.
 
     Args:
-        history: columns ``seed``, ``iteration``, ``train_loss`` and, for that objective,
-            ``valid_loss``; in the order of iterations.
+        history: columns ``seed``, ``iteration``, ``train_loss`` and, for the objective
+            ``valid_loss``, ``valid_loss``; sorted by iteration.
         objective: ``time_to_target``, ``train_loss`` or ``valid_loss``.
-        target: training loss.
-        iterations: length of a whole trial.
+        target: training loss to reach.
+        iterations: length of a complete trial.
 
     Example:
         >>> run = pd.DataFrame({"seed": 0, "iteration": [0, 10, 20], "train_loss": [9, 1, .1]})

@@ -1,4 +1,4 @@
-"""Search spaces: in which coordinates hyperparameters are drawn, and where their bounds are."""
+"""Search spaces: ranges and sampling scales of hyperparameters."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
-__all__ = ["EDGE", "Dimension", "Space"]
+__all__ = ["EDGE_TOLERANCE", "Dimension", "Space"]
 
-EDGE = 0.02
-"""A value this near to a bound, as a share of the range in the coordinate of the draws, says
-that the best may lie beyond."""
+EDGE_TOLERANCE = 0.02
+"""A best value this close to a bound suggests that the optimum lies outside the range.
+
+A share of the range on its sampling scale.
+"""
 
 
 @dataclass(frozen=True)
@@ -22,8 +24,8 @@ class Dimension:
     """Range of one hyperparameter.
 
     Attributes:
-        low, high: bounds of its values.
-        scale: ``linear``, ``log`` or ``log_complement``: draws are uniform in x, log x or
+        low, high: bounds of the hyperparameter.
+        scale: ``linear``, ``log`` or ``log_complement``: sampling is uniform in x, log x or
             log(1 − x).
 
     Example:
@@ -38,36 +40,39 @@ class Dimension:
 
     @property
     def bounds(self) -> tuple[float, float]:
-        """Of the coordinate that is drawn: the value, or one minus it."""
+        """Bounds of the sampled coordinate: x, or 1 − x on the scale ``log_complement``."""
         if self.scale == "log_complement":
             return 1 - self.high, 1 - self.low
         return self.low, self.high
 
     def encode(self, value: float) -> float:
-        """From the value to the coordinate that is drawn."""
+        """Convert a value to the sampled coordinate."""
         return 1 - value if self.scale == "log_complement" else value
 
     decode = encode
-    """Each is the other's inverse, and here the same."""
+    """Convert the sampled coordinate to a value; x ↦ 1 − x is its own inverse."""
 
     def position(self, value: float) -> float:
-        """Where a value lies between ``low`` (0) and ``high`` (1), as the draws see it."""
+        """Return where a value lies on the sampling scale, from 0 (``low``) to 1 (``high``)."""
         if self.scale == "linear":
             return (value - self.low) / (self.high - self.low)
         a, b, x = (math.log(self.encode(v)) for v in (self.low, self.high, value))
         return (x - a) / (b - a)
 
     def edge(self, value: float) -> str | None:
-        """``low`` or ``high`` if the value is within :data:`EDGE` of that bound."""
+        """Return ``low`` or ``high`` if the value is at that bound (:data:`EDGE_TOLERANCE`)."""
         position = self.position(value)
-        if position <= EDGE:
+        if position <= EDGE_TOLERANCE:
             return "low"
-        return "high" if position >= 1 - EDGE else None
+        return "high" if position >= 1 - EDGE_TOLERANCE else None
 
     def widened(self, edge: str) -> Dimension:
-        """The range with a bound moved out by half of its width; a linear one stops at 0 or 1.
+        """Return the range with one bound moved out by half its width on the sampling scale.
 
-        Half in the coordinate of the draws: a factor on a log scale.
+        On a linear scale, a bound that is not negative stops at 0, one up to 1 stops below 1.
+
+        Args:
+            edge: the bound to move, ``low`` or ``high``.
         """
         low, high = self.low, self.high
         if self.scale == "linear":
@@ -91,20 +96,20 @@ class Dimension:
 
 
 class Space(dict[str, Dimension]):
-    """Hyperparameters and their ranges, in the order in which they are drawn."""
+    """Ranges of hyperparameters by name, in sampling order."""
 
     @classmethod
     def from_parameters(cls, given: Mapping[str, Any]) -> Space:
-        """From dimensions with ``low``, ``high`` and ``scale``."""
+        """Create a space from objects with ``low``, ``high`` and ``scale``, by name."""
         return cls({name: Dimension(d.low, d.high, d.scale) for name, d in given.items()})
 
     @staticmethod
     def coordinate(name: str, dimension: Dimension) -> str:
-        """What is drawn for a hyperparameter, by name."""
+        """Return the name of the sampled coordinate, for example ``1 - beta2``."""
         return f"1 - {name}" if dimension.scale == "log_complement" else name
 
     def distributions(self) -> dict[str, BaseDistribution]:
-        """For Optuna."""
+        """Return the sampled coordinates as Optuna's distributions."""
         from optuna.distributions import FloatDistribution
 
         return {
@@ -113,22 +118,22 @@ class Space(dict[str, Dimension]):
         }
 
     def decode(self, drawn: Mapping[str, float]) -> dict[str, float]:
-        """From what Optuna drew to hyperparameters."""
+        """Convert Optuna's parameters to hyperparameters."""
         return {n: d.decode(drawn[self.coordinate(n, d)]) for n, d in self.items()}
 
     def encode(self, values: Mapping[str, float]) -> dict[str, float]:
-        """Inverse of :meth:`decode`."""
+        """Convert hyperparameters to Optuna's parameters."""
         return {self.coordinate(n, d): d.encode(values[n]) for n, d in self.items()}
 
     def edges(self, values: Mapping[str, float]) -> dict[str, str]:
-        """The hyperparameters that lie at a bound, and at which."""
+        """Return the hyperparameters whose value is at a bound, with ``low`` or ``high``."""
         found = {name: dimension.edge(values[name]) for name, dimension in self.items()}
         return {name: edge for name, edge in found.items() if edge is not None}
 
     def widened(self, edges: Mapping[str, str]) -> Space:
-        """The space with those bounds moved out."""
+        """Return the space with these bounds moved out; see :meth:`Dimension.widened`."""
         return Space({n: d.widened(edges[n]) if n in edges else d for n, d in self.items()})
 
     def describe(self) -> dict[str, list[Any]]:
-        """Plain, to be compared and kept."""
+        """Return ``[low, high, scale]`` by name, for records and digests."""
         return {name: [d.low, d.high, d.scale] for name, d in self.items()}

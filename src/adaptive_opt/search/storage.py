@@ -1,4 +1,4 @@
-"""Where studies are kept: SQLite, or a PostgreSQL server that many hosts share."""
+"""Database of the Optuna studies: a SQLite file, or a PostgreSQL server for many hosts."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from adaptive_opt.errors import StudyError
 if TYPE_CHECKING:
     from optuna.storages import RDBStorage
 
-__all__ = ["GRACE", "Storage"]
+__all__ = ["MISSED_HEARTBEATS", "Storage"]
 
-GRACE = 6
-"""A worker that has given no sign of life for so many heartbeats is taken for dead."""
+MISSED_HEARTBEATS = 6
+"""A worker that misses this many heartbeats is considered dead."""
 
 OPENING_ATTEMPTS = 10
 
-SQLITE_PATIENCE = 60.0
-"""Seconds that a worker waits for another one's write."""
+SQLITE_TIMEOUT = 60.0
+"""How long a worker waits for another worker's write, in seconds."""
 
 
 class Storage:
-    """A database of studies, by its URL; opened when it is needed.
+    """A database of Optuna studies, opened at first use.
 
     Args:
-        url: of SQLAlchemy: ``sqlite:///file`` or ``postgresql://user:password@host/database``.
+        url: SQLAlchemy URL: ``sqlite:///file`` or ``postgresql://user:password@host/database``.
     """
 
     def __init__(self, url: str) -> None:
@@ -43,7 +43,7 @@ class Storage:
 
     @property
     def name(self) -> str:
-        """The URL without its password, and without a query, in which there may be one too.
+        """The URL without its password and query, which can also contain a password.
 
         Example:
             >>> Storage("postgresql://me:s@cret@host/db?password=secret").name
@@ -54,15 +54,16 @@ class Storage:
 
         try:
             url = make_url(self._url)
-            # What stands before the last @ of a host is the rest of a password.
-            shown = url.set(host=(url.host or "").rpartition("@")[2] or None)
-            return shown.difference_update_query(url.query).render_as_string(hide_password=True)
+            # A password with an unescaped @ ends up in the host, before its last @.
+            redacted = url.set(host=(url.host or "").rpartition("@")[2] or None)
+            redacted = redacted.difference_update_query(url.query)
+            return redacted.render_as_string(hide_password=True)
         except (ArgumentError, ValueError):
             return "the URL of the studies' database"
 
     @property
     def absent(self) -> bool:
-        """Whether it is a file, and the file is not there."""
+        """Whether the database is a SQLite file that does not exist."""
         from sqlalchemy.engine import make_url
         from sqlalchemy.exc import ArgumentError
 
@@ -74,25 +75,29 @@ class Storage:
         return bool(file) and not Path(str(file)).exists()
 
     def open(self, heartbeat_seconds: int = 10) -> RDBStorage:
-        """The database, its tables made if they are not there.
+        """Open the database, and create missing tables.
+
+        Args:
+            heartbeat_seconds: interval between two heartbeats of a worker.
 
         Raises:
-            StudyError: it cannot be reached, read or written.
+            StudyError: the URL is wrong, a driver is missing, or the database cannot be reached,
+                read or written.
         """
         import sqlalchemy.exc as sql
         from sqlalchemy.engine import make_url
 
         try:
             if "@" in (make_url(self._url).host or ""):
-                raise StudyError(f"{self.name}: an @ in the password is to be written as %40")
+                raise StudyError(f"{self.name}: write an @ in the password as %40")
             with self.explained():
                 return _open(self._url, heartbeat_seconds, os.getpid())
         except StudyError:
             raise
         except (sql.ArgumentError, sql.NoSuchModuleError, ValueError) as error:
             raise StudyError(
-                f"{self.name} is no database that studies can be kept in ({_first_line(error)}); "
-                "give sqlite:///FILE or postgresql://USER:PASSWORD@HOST/DATABASE"
+                f"{self.name} is not a supported database URL ({_first_line(error)}); "
+                "write sqlite:///FILE or postgresql://USER:PASSWORD@HOST/DATABASE"
             ) from None
         except ImportError as error:
             raise StudyError(
@@ -103,10 +108,10 @@ class Storage:
             raise StudyError(f"{self.name}: {_remedy(error)}") from None
 
     def check(self) -> None:
-        """Write and delete a study, so that what is wrong is said before anything is trained.
+        """Create and delete a study, to report a faulty database before training starts.
 
         Raises:
-            StudyError: it cannot be reached, read or written.
+            StudyError: see :meth:`open`; also, the file is damaged.
         """
         import optuna
 
@@ -120,18 +125,18 @@ class Storage:
 
     @contextmanager
     def explained(self) -> Iterator[None]:
-        """Faults of the database as one sentence."""
+        """Convert database errors to :class:`StudyError` with a remedy."""
         import optuna
         import sqlalchemy.exc as sql
 
         try:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-                # Signs of life are given by SharedStudy.heartbeat.
+                # SharedStudy.heartbeat records the heartbeats.
                 warnings.filterwarnings("ignore", message="Heartbeat of storage is supposed")
                 yield
         except (sql.ArgumentError, sql.NoSuchModuleError):
-            raise  # of the URL, not of what is there
+            raise  # an error in the URL: open reports it
         except (sql.SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
             cause = error.__cause__ if isinstance(error, optuna.exceptions.OptunaError) else error
             raise StudyError(f"{self.name}: {_remedy(cause or error)}") from None
@@ -146,35 +151,35 @@ def _remedy(error: BaseException) -> str:
     first = _first_line(error)
     remedies = {
         "readonly": "the studies cannot be written; make the file and its folder writable",
-        "read-only": "the studies cannot be written; take a server that is no read-only replica",
-        "permission denied": "the studies cannot be written; grant the user the right to",
-        "not a database": "the file is damaged or no SQLite database; move it away",
+        "read-only": "the studies cannot be written; use a server that is not a read-only replica",
+        "permission denied": "the studies cannot be written; grant the user write access",
+        "not a database": "the file is damaged or not a SQLite database; move it away",
         "malformed": "the file is damaged; move it away, or restore a copy",
         "unable to open": "the file cannot be opened; check its folder",
         "password": "the server refused the user or the password",
-        "refused": "no server answers there; check host and port, and that it runs",
-        "resolve": "no host of that name; check the URL",
-        "translate host name": "no host of that name; check the URL",
-        "does not exist": "no such database or user on the server; make it, or check the URL",
-        "locked": "another process holds the file for too long; run again",
+        "refused": "no server answers; check the host, the port, and that the server runs",
+        "resolve": "the host is unknown; check the URL",
+        "translate host name": "the host is unknown; check the URL",
+        "does not exist": "no such database or user on the server; create it, or check the URL",
+        "locked": "another process locked the file for too long; run again",
         "disk is full": "the disk is full; make room and run again",
         "no space left": "the disk is full; make room and run again",
-        "closed the connection": "the server went away; start it and run again",
-        "terminating connection": "the server went away; start it and run again",
+        "closed the connection": "the server closed the connection; restart it and run again",
+        "terminating connection": "the server closed the connection; restart it and run again",
         "starting up": "the server is starting up; run again",
         "shutting down": "the server is shutting down; start it and run again",
         "disk i/o error": "the disk cannot be read or written; check it, or restore a copy",
-        "no such": "the file is no database of studies; move it away",
-        "has no column": "the file is no database of studies; move it away",
+        "no such": "the file is not a database of studies; move it away",
+        "has no column": "the file is not a database of studies; move it away",
     }
-    for sign, remedy in remedies.items():
-        if sign in text.lower():
+    for symptom, remedy in remedies.items():
+        if symptom in text.lower():
             return f"{remedy} ({first})"
     return first
 
 
 def _check_sqlite(engine: Any) -> None:
-    """SQLite itself notices damage only where it stumbles over it."""
+    """Check the whole file: without this, SQLite notices damage only in the pages it reads."""
     import sqlalchemy
 
     with engine.connect() as connection:
@@ -185,7 +190,10 @@ def _check_sqlite(engine: Any) -> None:
 
 @functools.lru_cache(maxsize=4)
 def _open(url: str, heartbeat_seconds: int, process: int) -> RDBStorage:
-    """Once a process: connections do not survive a fork, and opening takes a while."""
+    """Open a database once a process, because opening is slow.
+
+    ``process`` is part of the cache key: a forked child cannot use its parent's connections.
+    """
     del process
     import optuna
     import sqlalchemy
@@ -197,7 +205,7 @@ def _open(url: str, heartbeat_seconds: int, process: int) -> RDBStorage:
     kwargs: dict[str, Any] = {"pool_pre_ping": True}
     kind = parsed.get_backend_name()
     if kind == "sqlite":
-        kwargs["connect_args"] = {"timeout": SQLITE_PATIENCE}
+        kwargs["connect_args"] = {"timeout": SQLITE_TIMEOUT}
         if parsed.database and not parsed.database.startswith((":memory:", "file:")):
             Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
     elif kind == "postgresql":
@@ -212,26 +220,26 @@ def _open(url: str, heartbeat_seconds: int, process: int) -> RDBStorage:
                 parsed.render_as_string(hide_password=False),
                 engine_kwargs=kwargs,
                 heartbeat_interval=heartbeat_seconds,
-                grace_period=GRACE * heartbeat_seconds,
+                grace_period=MISSED_HEARTBEATS * heartbeat_seconds,
             )
             break
         except sqlalchemy.exc.DBAPIError as error:
-            # Another worker made the tables at the same moment.
+            # Another worker created the tables at the same moment.
             if not left or not any(
-                sign in str(error) for sign in ("already exists", "duplicate", "UNIQUE")
+                symptom in str(error) for symptom in ("already exists", "duplicate", "UNIQUE")
             ):
                 raise
             time.sleep(0.5)
     if kind == "sqlite":
-        _fewer_waits_for_the_disk(storage.engine)
+        _use_write_ahead_log(storage.engine)
     return storage
 
 
-def _fewer_waits_for_the_disk(engine: Any) -> None:
-    """SQLite waits for the disk at checkpoints only, not at each of a trial's many writes.
+def _use_write_ahead_log(engine: Any) -> None:
+    """Let SQLite wait for the disk only at its checkpoints, not at every write of a trial.
 
-    A crash of the process loses nothing; one of the machine may lose the last trials, which
-    are then made again.
+    A crash of the process loses nothing. A crash of the machine can lose the last trials; the
+    next search repeats them.
     """
     import sqlalchemy
 

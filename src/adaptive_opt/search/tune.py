@@ -1,4 +1,4 @@
-"""The search for one (task, arm): from a space and a budget to the best configuration."""
+"""Search one space within a budget and return the best configuration."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ __all__ = ["Outcome", "Search", "search"]
 
 logger = logging.getLogger(__name__)
 
-FAILURES_IN_A_ROW = 3
-"""After so many trials that raised errors the search ends: the fault is not the trial's."""
+MAX_CONSECUTIVE_FAILURES = 3
+"""The search ends after this many consecutive errors: the configurations are not the cause."""
 
 Configuration = dict[str, float]
 Report = Callable[[int, float], bool]
@@ -38,15 +38,15 @@ Report = Callable[[int, float], bool]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a trial.
+    """Result of a trial.
 
     Attributes:
-        value: of the objective.
+        value: objective; lower is better.
         outcome: ``complete``, ``pruned`` or ``diverged``.
-        cost: gradient-equivalents.
-        seconds: its share of the program's time.
-        epochs: how far it got.
-        reason: why it is not complete.
+        cost: in gradient-equivalents.
+        seconds: training time; for trials trained together, the trial's share.
+        epochs: number of epochs trained.
+        reason: why the trial is not complete; else empty.
     """
 
     value: float
@@ -59,22 +59,24 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Search:
-    """What a study is of, and how it is made.
+    """Settings of a search.
 
     Attributes:
         task, arm, scale: names.
-        space: what is searched.
-        train: trains configurations and says what became of each. It is given a way to report
-            a value every ``min_epochs``, which says whether to stop, if trials are pruned.
-        depends_on: everything that a trial's value depends on beside its configuration.
-        budget: in gradient-equivalents.
-        cost: of one trial of full length.
-        batch: configurations trained at a time.
+        space: the search space.
+        train: trains configurations and returns their results. Its second argument,
+            ``report(number, value)``, reports a trial's value after ``number * min_epochs``
+            epochs and returns whether to stop the trial.
+        depends_on: everything except its configuration that a trial's value depends on.
+        budget: total cost of all trials, in gradient-equivalents.
+        cost: cost of one trial of full length, in gradient-equivalents.
+        batch: number of configurations trained together.
         sampler, startup: see :func:`.study.make_sampler`.
         pruner: ``none`` or ``hyperband``.
-        epochs, min_epochs: length of a trial, and of the shortest that Hyperband allots.
-        seed: of the draws.
-        heartbeat_seconds: see :class:`.storage.Storage`.
+        epochs: length of a trial.
+        min_epochs: length of the shortest trial under Hyperband.
+        seed: seed of the sampler.
+        heartbeat_seconds: see :meth:`.storage.Storage.open`.
         retries: see :class:`.study.SharedStudy`.
     """
 
@@ -98,78 +100,79 @@ class Search:
 
     @property
     def name(self) -> str:
-        """Of the study, see ``identity.study_name``."""
+        """Name of the Optuna study, see ``identity.study_name``."""
         return study_name(
             self.scale, self.task, self.arm, self.depends_on, self.space, self, self.seed
         )
 
 
 def search(wanted: Search, storage: Storage, widen: int = 0) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Search until the budget is spent, beside any other worker that does; then the best.
+    """Search until the budget is spent, together with any other workers on the same study.
 
     Args:
-        wanted: the study.
-        storage: where it is kept.
-        widen: how often the space is widened where the best lies at a bound.
+        wanted: the search.
+        storage: database of the study.
+        widen: how often to widen the space and search again if the best value is at a bound.
 
     Returns:
-        All trials, one row each, and a record of the best: ``found`` is false, and ``failed``
-        says why, where no trial came to its end.
+        A table with one row a trial, and a record of the best trial. If no trial completed, the
+        record has ``found`` false and the reason in ``failed``.
 
     Raises:
-        StudyError: the budget is less than a trial, or the database fails.
+        StudyError: the budget is below the cost of a trial, or the database failed.
     """
     if wanted.budget < wanted.cost:
         raise StudyError(
-            f"{wanted.task}, {wanted.arm}: a trial costs {wanted.cost:,.0f} gradient-equivalents "
-            f"and the budget is {wanted.budget:,.0f}; raise tuning.tasks.{wanted.task}.budget"
+            f"{wanted.task}, {wanted.arm}: a trial costs {wanted.cost:,.0f} gradient-equivalents, "
+            f"the budget is {wanted.budget:,.0f}; raise tuning.tasks.{wanted.task}.budget"
         )
     for left in range(widen, -1, -1):
         with storage.explained():
             trials, best = _search_once(wanted, storage)
         if not best["edges"] or not left:
             break
-        wider = wanted.space.widened(best["edges"])
-        logger.info("%s, %s: the best is at a bound; widened", wanted.task, wanted.arm)
-        wanted = replace(wanted, space=wider)
+        logger.info(
+            "%s, %s: the best value is at a bound; searching a wider space", wanted.task, wanted.arm
+        )
+        wanted = replace(wanted, space=wanted.space.widened(best["edges"]))
     return trials, {**best, "widened": widen - left}
 
 
 def _search_once(wanted: Search, storage: Storage) -> tuple[pd.DataFrame, dict[str, Any]]:
-    shared = _open(wanted, storage)
-    fresh = failed = 0
+    shared = _open_study(wanted, storage)
+    trained = failures = 0
     with Progress(f"{wanted.task} {wanted.arm} search", 100, "% of the budget") as progress:
-        shown = _percent(shared)
+        shown = _percent_spent(shared)
         progress.skip(shown)
         while True:
             claimed = shared.claim(wanted.batch)
             if not claimed:
-                if not shared.others_run():
+                if not shared.has_open_trials():
                     break
                 time.sleep(min(1.0, wanted.heartbeat_seconds / 4))
                 continue
-            succeeded = _train(wanted, shared, claimed)
-            fresh += len(claimed)
-            failed = 0 if succeeded else failed + 1
-            if failed >= FAILURES_IN_A_ROW:
+            succeeded = _train_trials(wanted, shared, claimed)
+            trained += len(claimed)
+            failures = 0 if succeeded else failures + 1
+            if failures >= MAX_CONSECUTIVE_FAILURES:
                 break
-            now = _percent(shared)
-            progress.update(now - shown)
-            shown = now
-    trials = _table(shared, wanted)
-    best = _best(trials, wanted, shared)
+            spent = _percent_spent(shared)
+            progress.update(spent - shown)
+            shown = spent
+    trials = _trial_table(shared, wanted)
+    best = _best_record(trials, wanted, shared)
     if not best["found"]:
         logger.warning("%s, %s: the search failed: %s", wanted.task, wanted.arm, best["failed"])
         return trials, best
     logger.info(
         "%s, %s: best %s %.4g of %d trials (%d now): %s",
         wanted.task, wanted.arm, wanted.depends_on.get("objective", "value"), best["value"],
-        len(trials), fresh, ", ".join(f"{n} {v:.4g}" for n, v in best["values"].items()),
+        len(trials), trained, ", ".join(f"{n} {v:.4g}" for n, v in best["values"].items()),
     )  # fmt: skip
     return trials, best
 
 
-def _open(wanted: Search, storage: Storage) -> SharedStudy:
+def _open_study(wanted: Search, storage: Storage) -> SharedStudy:
     import optuna
 
     pruner: optuna.pruners.BasePruner = optuna.pruners.NopPruner()
@@ -202,8 +205,8 @@ def _open(wanted: Search, storage: Storage) -> SharedStudy:
     )
 
 
-def _train(wanted: Search, shared: SharedStudy, claimed: Sequence[FrozenTrial]) -> bool:
-    """Train what was claimed and put it on record; whether it went without an error."""
+def _train_trials(wanted: Search, shared: SharedStudy, claimed: Sequence[FrozenTrial]) -> bool:
+    """Train the claimed trials and store their results; return whether no error occurred."""
     configurations = [wanted.space.decode(t.params) for t in claimed]
 
     def report(epoch: int, value: float) -> bool:
@@ -215,7 +218,7 @@ def _train(wanted: Search, shared: SharedStudy, claimed: Sequence[FrozenTrial]) 
             warnings.simplefilter("ignore")
             outcomes = wanted.train(configurations, report)
     except StudyError:
-        shared.give_back(claimed)
+        shared.release(claimed)
         raise
     except Exception as error:
         reason = f"{type(error).__name__}: {error}".split("\n")[0]
@@ -223,23 +226,23 @@ def _train(wanted: Search, shared: SharedStudy, claimed: Sequence[FrozenTrial]) 
         failed = {"outcome": "failed", "cost": wanted.cost, "reason": reason}
         shared.tell([(trial, None, failed) for trial in claimed])
         return False
-    except BaseException:  # Ctrl-C: at once, not after the worker has been silent for long
-        shared.give_back(claimed)
+    except BaseException:  # Ctrl-C: so that no worker waits for the missing heartbeats
+        shared.release(claimed)
         raise
     ends = []
     for trial, outcome in zip(claimed, outcomes, strict=True):
-        known = {k: v for k, v in vars(outcome).items() if k != "value"}
-        ends.append((trial, outcome.value, known))
+        details = {k: v for k, v in vars(outcome).items() if k != "value"}
+        ends.append((trial, outcome.value, details))
     shared.tell(ends)
     return True
 
 
-def _percent(shared: SharedStudy) -> int:
+def _percent_spent(shared: SharedStudy) -> int:
     return min(100, round(100 * shared.spent() / shared.budget))
 
 
-def _table(shared: SharedStudy, wanted: Search) -> pd.DataFrame:
-    """One row a trial: what was tried, what came of it, what it cost."""
+def _trial_table(shared: SharedStudy, wanted: Search) -> pd.DataFrame:
+    """Return one row a trial: its configuration, result and cost."""
     rows = []
     for trial in shared.trials():
         result = trial.user_attrs.get("result", {})
@@ -270,16 +273,14 @@ def _table(shared: SharedStudy, wanted: Search) -> pd.DataFrame:
     return frame
 
 
-def _best(trials: pd.DataFrame, wanted: Search, shared: SharedStudy) -> dict[str, Any]:
+def _best_record(trials: pd.DataFrame, wanted: Search, shared: SharedStudy) -> dict[str, Any]:
     complete = trials[(trials["outcome"] == "complete") & np.isfinite(trials["value"])]
     counts = trials["outcome"].value_counts()
     record: dict[str, Any] = {"found": not complete.empty, "failed": "", "values": {}, "edges": {}}
     if complete.empty:
-        said = ", ".join(f"{n} {o}" for o, n in counts.items())
+        outcomes = ", ".join(f"{n} {o}" for o, n in counts.items())
         reasons = [r for r in dict.fromkeys(trials["reason"]) if r]
-        record["failed"] = (
-            f"no trial came to its end ({said}{'; ' + reasons[0] if reasons else ''})"
-        )
+        record["failed"] = f"no trial completed ({outcomes}{'; ' + reasons[0] if reasons else ''})"
     else:
         row = complete.loc[complete["value"].idxmin()]
         values = {name: float(row[name]) for name in wanted.space}

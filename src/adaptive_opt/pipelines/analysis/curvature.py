@@ -1,4 +1,4 @@
-"""``analysis.curvature``: spectra of Hessians at the weights that training left on the way."""
+"""Pipeline ``analysis.curvature``: Hessian spectra at weight snapshots."""
 
 from __future__ import annotations
 
@@ -12,35 +12,39 @@ from adaptive_opt.study import Task, arms_on, tasks_of
 from . import curvature_nodes as nodes
 
 NAMESPACE = "analysis.curvature"
-LINES = ("sharpness", "stability")
+LINE_FIGURES = ("sharpness", "stability")
 
 
 def create_curvature_pipeline(
     arms: Iterable[str], around: str = "ssdh", pair: tuple[str, str] = ("adam", "ssdh")
 ) -> Pipeline:
-    """Networks by products with vectors, Rahimi–Recht by exact Hessians.
+    """Create the curvature analysis of some arms on every task.
+
+    Networks use Hessian-vector products, Rahimi–Recht tasks use exact Hessians.
 
     Args:
-        arms: whose runs are looked at.
-        around: the arm around whose solution the loss is drawn.
-        pair: the arms between whose solutions it is.
+        arms: arms to analyse.
+        around: the loss surface is plotted around this arm's solution.
+        pair: the loss is plotted on the line between the solutions of these two arms.
     """
     arms = list(arms)
-    networks = _networks(tasks_of("images", "text"), arms, around, pair)
-    exact = [_spectra(task, arms_on(task, arms)) for task in tasks_of("rahimi_recht")]
+    networks = _network_pipeline(tasks_of("images", "text"), arms, around, pair)
+    exact = [_spectra_pipeline(task, arms_on(task, arms)) for task in tasks_of("rahimi_recht")]
     return Pipeline([networks, *exact])
 
 
-def _networks(tasks: list[Task], arms: list[str], around: str, pair: tuple[str, str]) -> Pipeline:
+def _network_pipeline(
+    tasks: list[Task], arms: list[str], around: str, pair: tuple[str, str]
+) -> Pipeline:
     runs = [(task, arm) for task in tasks for arm in arms_on(task, arms)]
     parameters = ["params:tasks", "params:arms", "params:training", "params:analysis"]
     parts = {
         p: [f"{t.name}__{a}__{p}" for t, a in runs] for p in ("measures", "densities", "estimates")
     }
-    given = {f"{t.name}__data": t.dataset for t in tasks}
-    given |= {f"{t.name}__{a}__snapshots": f"training.{t.name}.{a}.snapshots" for t, a in runs}
-    given |= {f"{t.name}__{a}__best": f"tuning.{t.name}.{a}.best" for t, a in runs}
-    made = [
+    inputs = {f"{t.name}__data": t.dataset for t in tasks}
+    inputs |= {f"{t.name}__{a}__snapshots": f"training.{t.name}.{a}.snapshots" for t, a in runs}
+    inputs |= {f"{t.name}__{a}__best": f"tuning.{t.name}.{a}.best" for t, a in runs}
+    steps = [
         Node(
             bound(nodes.measure, task.name, arm),
             [f"{task.name}__data"]
@@ -53,7 +57,7 @@ def _networks(tasks: list[Task], arms: list[str], around: str, pair: tuple[str, 
         for task, arm in runs
     ]
     names = [task.name for task in tasks]
-    made += [
+    steps += [
         Node(
             bound(nodes.look_around, name, around, pair),
             [f"{name}__data"]
@@ -65,7 +69,7 @@ def _networks(tasks: list[Task], arms: list[str], around: str, pair: tuple[str, 
         for name in names
     ]
     tables = ["spectra", "estimates"]
-    made.append(
+    steps.append(
         Node(
             bound(nodes.tabulate),
             ["params:scale", *parts["measures"], *parts["estimates"]],
@@ -73,19 +77,19 @@ def _networks(tasks: list[Task], arms: list[str], around: str, pair: tuple[str, 
             name="tabulate",
         )
     )
-    drawn = {name: ["spectra"] for name in LINES}
-    drawn |= {"density": parts["densities"], "estimate": ["estimates"]}
-    made += [
+    figures = {name: ["spectra"] for name in LINE_FIGURES}
+    figures |= {"density": parts["densities"], "estimate": ["estimates"]}
+    steps += [
         Node(
             bound(nodes.draw, name),
-            inputs,
+            tables_of_figure,
             [f"{name}_figure", f"{name}_figure_png"],
             name=f"draw_{name}",
         )
-        for name, inputs in drawn.items()
+        for name, tables_of_figure in figures.items()
     ]
     surroundings = [f"{name}_{part}" for part in ("surface", "line") for name in names]
-    made.append(
+    steps.append(
         Node(
             bound(nodes.draw_surroundings, names, around, pair),
             surroundings,
@@ -94,22 +98,22 @@ def _networks(tasks: list[Task], arms: list[str], around: str, pair: tuple[str, 
         )
     )
     return Pipeline(
-        made,
+        steps,
         namespace=NAMESPACE,
-        inputs=given,
+        inputs=inputs,
         parameters={*parameters, "params:scale"},
         tags=["networks"],
     )
 
 
-def _spectra(task: Task, arms: list[str]) -> Pipeline:
+def _spectra_pipeline(task: Task, arms: list[str]) -> Pipeline:
     name = task.name
-    kept = {f"{name}__{a}__snapshots": f"training.{name}.{a}.snapshots" for a in arms}
+    snapshots = {f"{name}__{a}__snapshots": f"training.{name}.{a}.snapshots" for a in arms}
     return Pipeline(
         [
             Node(
                 bound(nodes.find_spectra, name, arms),
-                [f"{name}__function", "params:tasks", *kept],
+                [f"{name}__function", "params:tasks", *snapshots],
                 f"{name}_spectra",
                 name=f"find_spectra_{name}",
             ),
@@ -121,7 +125,7 @@ def _spectra(task: Task, arms: list[str]) -> Pipeline:
             ),
         ],
         namespace=NAMESPACE,
-        inputs={f"{name}__function": task.dataset, **kept},
+        inputs={f"{name}__function": task.dataset, **snapshots},
         parameters={"params:tasks"},
         tags=["rahimi_recht", name],
     )

@@ -27,7 +27,7 @@ def measure(
     training: dict[str, Any],
     analysis: dict[str, Any],
 ) -> tuple[Any, Any, Any]:
-    """Spectra, densities and the worth of curvature estimates at an arm's snapshots."""
+    """Measure spectra, spectral densities and errors of estimates at an arm's snapshots."""
     from adaptive_opt.engine.curvature import measure_network
     from adaptive_opt.tasks.load import task_data
 
@@ -56,7 +56,13 @@ def look_around(
     training: dict[str, Any],
     analysis: dict[str, Any],
 ) -> tuple[Any, Any]:
-    """The loss on a plane through an arm's solution, and on the line between those of a pair."""
+    """Compute the loss on a plane around an arm's solution, and on a line between two solutions.
+
+    ``snapshots`` belong to ``arm``, ``first`` and ``second`` to the arms in ``pair``.
+
+    Raises:
+        StudyError: an arm has no snapshot of its first seed.
+    """
     from adaptive_opt.engine.curvature import CurvatureOfNetwork
     from adaptive_opt.engine.snapshots import read_snapshots
     from adaptive_opt.engine.surroundings import network_line, network_surface
@@ -68,7 +74,7 @@ def look_around(
         found = [s for s in read_snapshots(kept) if s.seed == 0]
         if not found:
             raise StudyError(
-                f"{task}, {name}: no weights were kept on the way; set "
+                f"{task}, {name}: there are no weight snapshots; set "
                 f"tasks.{task}.snapshot_epochs and train again"
             )
         ends.append(found[-1])
@@ -87,7 +93,7 @@ def look_around(
 def find_spectra(
     task: str, arms: Sequence[str], tensors: dict[str, Any], tasks: dict[str, Any], *kept: Any
 ) -> Any:
-    """All eigenvalues of the exact Hessians at the snapshots of the arms."""
+    """Compute all eigenvalues of the exact Hessians at the snapshots of the arms."""
     from adaptive_opt.engine.exact_spectra import rahimi_recht_spectra
     from adaptive_opt.tasks.load import task_data
 
@@ -100,7 +106,7 @@ def find_spectra(
 
 
 def draw_spectra(task: str, spectra: Any) -> tuple[Any, Any]:
-    """The picture of them, for the browser and as PNG."""
+    """Plot the spectra with Plotly and Matplotlib."""
     from adaptive_opt.plots.curvature import spectra_figure
     from adaptive_opt.plots.maps import maps_to_matplotlib, maps_to_plotly
 
@@ -109,7 +115,7 @@ def draw_spectra(task: str, spectra: Any) -> tuple[Any, Any]:
 
 
 def tabulate(scale: str, *measures_estimates: Any) -> tuple[Any, Any, str]:
-    """Of all runs: the table, that of the estimates, and the report."""
+    """Return the tables of curvature and of estimates of all runs, and the report."""
     from adaptive_opt.evidence.curvature import curvature_table, estimate_table, report
 
     half = len(measures_estimates) // 2
@@ -119,7 +125,7 @@ def tabulate(scale: str, *measures_estimates: Any) -> tuple[Any, Any, str]:
 
 
 def draw(name: str, *tables: Any) -> tuple[Any, Any]:
-    """A figure of lines, for the browser and as PNG."""
+    """Plot a figure of :mod:`adaptive_opt.plots.curvature` with Plotly and Matplotlib."""
     from adaptive_opt.plots import curvature as plots
     from adaptive_opt.plots.figure import to_matplotlib, to_plotly
 
@@ -131,7 +137,7 @@ def draw(name: str, *tables: Any) -> tuple[Any, Any]:
 def draw_surroundings(
     names: Sequence[str], arm: str, pair: tuple[str, str], *surfaces_lines: Any
 ) -> tuple[Any, ...]:
-    """Contours of the surfaces, and the losses on the lines."""
+    """Plot contours of the loss surfaces, and the losses on the lines."""
     from adaptive_opt.plots.curvature import line_figure, surface_figure
     from adaptive_opt.plots.figure import to_matplotlib, to_plotly
     from adaptive_opt.plots.maps import maps_to_matplotlib, maps_to_plotly

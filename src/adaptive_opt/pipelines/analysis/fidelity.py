@@ -1,4 +1,4 @@
-"""``analysis.fidelity``: curvature estimates against the exact diagonal, on Rahimi–Recht."""
+"""Pipeline ``analysis.fidelity``: errors of curvature estimates on Rahimi–Recht tasks."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ PARAMETERS = ("tasks", "arms", "training", "analysis")
 
 
 def create_fidelity_pipeline(study: str = "fidelity", arm: str = "ssdh") -> Pipeline:
-    """Follow one arm on every Rahimi–Recht task and measure each probe's estimates there.
+    """Train one arm again on every Rahimi–Recht task and measure all estimates along its runs.
 
     Args:
-        study: names the outputs, under the namespace ``analysis.<study>``.
-        arm: whose best configuration is trained anew; a second-order one.
+        study: the outputs are in the namespace ``analysis.<study>``.
+        arm: a second-order arm, trained with its best configuration.
     """
     tasks = [task.name for task in tasks_of("rahimi_recht")]
     parameters = [f"params:{p}" for p in PARAMETERS]
@@ -27,14 +27,14 @@ def create_fidelity_pipeline(study: str = "fidelity", arm: str = "ssdh") -> Pipe
 
     each = [
         node
-        for t, measured in zip(tasks, measures, strict=True)
-        for given in [[f"{t}__function", f"{t}__best", *parameters]]
+        for t, output in zip(tasks, measures, strict=True)
+        for inputs in [[f"{t}__function", f"{t}__best", *parameters]]
         for node in (
-            Node(bound(nodes.trace, t, arm), given, f"{t}_trajectory", name=f"trace_{t}"),
+            Node(bound(nodes.trace, t, arm), inputs, f"{t}_trajectory", name=f"trace_{t}"),
             Node(
                 bound(nodes.measure, t, arm),
-                [f"{t}_trajectory", *given],
-                measured,
+                [f"{t}_trajectory", *inputs],
+                output,
                 name=f"measure_{t}",
             ),
         )

@@ -1,4 +1,4 @@
-"""The replication ledger: every switch of the original flipped by itself, and what it does."""
+"""Pipeline ``analysis.ledger``: effect of each defect of the original study."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ SECTIONS = ["params:tasks", "params:arms", "params:training"]
 
 
 def create_ledger_pipeline() -> Pipeline:
-    """Train the published arms with every variant of the switches, and compare."""
+    """Create the nodes that train the published arms with every variant, and compare them."""
     tasks = tasks_of("rahimi_recht")
-    runs = [_train(v, t) for v in VARIANTS for t in tasks]
-    return Pipeline([*runs, _compare(tasks)])
+    runs = [_train_pipeline(v, t) for v in VARIANTS for t in tasks]
+    return Pipeline([*runs, _compare_pipeline(tasks)])
 
 
 def searched_configurations() -> set[str]:
-    """What the ledger takes from the searches, by name in the catalog."""
+    """Return the names of the search results that the ledger needs, as in the catalog."""
     return {f"tuning.{t.name}.{a}.best" for t in tasks_of("rahimi_recht") for a in published_arms()}
 
 
-def _train(variant: Variant, task: Task) -> Pipeline:
+def _train_pipeline(variant: Variant, task: Task) -> Pipeline:
     arms = published_arms() if variant.searched else []
     bests = {f"{arm}__best": f"tuning.{task.name}.{arm}.best" for arm in arms}
     node = Node(
@@ -45,19 +45,18 @@ def _train(variant: Variant, task: Task) -> Pipeline:
     )
 
 
-def _compare(tasks: Sequence[Task]) -> Pipeline:
-    """Tables, report and figure."""
+def _compare_pipeline(tasks: Sequence[Task]) -> Pipeline:
     names = [t.name for t in tasks]
     searched = next(v.name for v in VARIANTS if v.searched)
 
-    def made(variant: str, what: str) -> dict[str, str]:
-        return {f"{variant}__{t}__{what}": f"analysis.ledger.{variant}.{t}.{what}" for t in names}
+    def outputs(variant: str, part: str) -> dict[str, str]:
+        return {f"{variant}__{t}__{part}": f"analysis.ledger.{variant}.{t}.{part}" for t in names}
 
-    histories = {k: n for v in VARIANTS for k, n in made(v.name, "history").items()}
-    weights, summaries = made(BASELINE, "weights"), made(searched, "summary")
+    histories = {k: n for v in VARIANTS for k, n in outputs(v.name, "history").items()}
+    weights, summaries = outputs(BASELINE, "weights"), outputs(searched, "summary")
     data = {f"{t.name}__data": t.dataset for t in tasks}
     tables = ["ledger", "targets", "precision"]
-    words = [*tables, "step_costs", "params:scale", *summaries]
+    report_inputs = [*tables, "step_costs", "params:scale", *summaries]
     return Pipeline(
         [
             Node(
@@ -72,7 +71,7 @@ def _compare(tasks: Sequence[Task]) -> Pipeline:
                 "precision",
                 name="compare_precisions",
             ),
-            Node(ledger_nodes.report, words, "report", name="report"),
+            Node(ledger_nodes.report, report_inputs, "report", name="report"),
             Node(
                 ledger_nodes.draw,
                 "ledger",

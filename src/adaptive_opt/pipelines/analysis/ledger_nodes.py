@@ -29,10 +29,10 @@ def train(
     training: dict[str, Any],
     *bests: dict[str, Any],
 ) -> tuple[Any, dict[str, Any], dict[str, Any]]:
-    """Train the published arms with a variant's switches: histories, final weights, summary.
+    """Train the published arms with a variant's switches; return histories, weights, summary.
 
-    ``folder`` is looked at first: what is there of the same configurations, on the same data
-    and by the same code, is left as it is.
+    A finished run with the same parameters, data and code is loaded from ``folder`` instead.
+    ``bests`` are the search records for the variant with searched configurations.
     """
     import pandas as pd
 
@@ -44,36 +44,36 @@ def train(
     for best in bests:
         parameters["arms"] = with_values(parameters["arms"], task, best["arm"], best["values"])
     data = data_digest(task, tensors)
-    identified = {arm: identify_run(task, arm, data, parameters) for arm in published_arms()}
-    digest = configuration_digest({arm: made.digest for arm, made in identified.items()})
+    identities = {arm: identify_run(task, arm, data, parameters) for arm in published_arms()}
+    digest = configuration_digest({arm: one.digest for arm, one in identities.items()})
     settings = TrainingParameters(**parameters["training"])
     if settings.resume and (finished := folder.finished(digest)) is not None:
         logger.info("ledger, %s, %s: finished before, nothing has changed", variant, task)
-        kept: tuple[Any, dict[str, Any], dict[str, Any]] = finished
-        return kept
+        results: tuple[Any, dict[str, Any], dict[str, Any]] = finished
+        return results
     logger.info("ledger, %s, %s", get_variant(variant).label, task)
     histories = []
     weights: dict[str, Any] = {}
     runs: dict[str, Any] = {}
-    for arm, made in identified.items():
-        history, final, run = _run(task, arm, tensors, made.optimizer, parameters)
+    for arm, identity in identities.items():
+        history, final, run = _train_arm(task, arm, tensors, identity.optimizer, parameters)
         histories.append(history)
         weights |= {f"{arm}.{name}": w for name, w in final.items()}
-        runs[arm] = {**run, "configuration": made.configuration}
+        runs[arm] = {**run, "configuration": identity.configuration}
     folder.forget()
-    source = {best["source"] for best in bests}
-    found = {"variant": variant, "task": task, "runs": runs, "digest": digest}
+    sources = {best["source"] for best in bests}
+    summary = {"variant": variant, "task": task, "runs": runs, "digest": digest}
     return (
         pd.concat(histories, ignore_index=True),
         weights,
-        {**found, "searched": source == {"search"}},
+        {**summary, "searched": sources == {"search"}},
     )
 
 
-def _run(
+def _train_arm(
     task: str, arm: str, tensors: dict[str, Any], resolved: Any, parameters: dict[str, Any]
 ) -> tuple[Any, dict[str, Any], dict[str, Any]]:
-    """One arm; of its history what the ledger is made from."""
+    """Train one arm; its history has only the columns that the ledger uses."""
     from adaptive_opt.engine.rahimi_recht import run_rahimi_recht
     from adaptive_opt.tasks.load import task_data
 
@@ -85,16 +85,16 @@ def _run(
         task_parameters=TaskParameters(**parameters["tasks"][task]),
         training=TrainingParameters(**parameters["training"]),
     )
-    kept = ["task", "arm", "seed", "iteration", "train_loss", "gradient_norm"]
-    return history[kept].astype({"task": str, "arm": str}), weights, summary
+    columns = ["task", "arm", "seed", "iteration", "train_loss", "gradient_norm"]
+    return history[columns].astype({"task": str, "arm": str}), weights, summary
 
 
 def tabulate(
     names: Sequence[str], tasks: dict[str, Any], analysis: dict[str, Any], *histories: Any
 ) -> tuple[Any, Any]:
-    """The ledger, and each arm's own target beside the one for all.
+    """Return the ledger, and a table of each arm's own target next to the common one.
 
-    The histories are those of every variant, of each of the tasks ``names`` in turn.
+    ``histories`` has, for every variant, the history of each of the tasks ``names``.
     """
     from adaptive_opt.evidence.ledger import ledger_table, target_table
 
@@ -106,7 +106,10 @@ def tabulate(
 
 
 def compare_precisions(names: Sequence[str], *functions_and_weights: dict[str, Any]) -> Any:
-    """Hessians at the baseline's final weights and at a global minimum, in both precisions."""
+    """Compare Hessians in float32 and float64, at the baseline's final weights and at a minimum.
+
+    The last arguments are the function of each of the tasks ``names``, then the final weights.
+    """
     from adaptive_opt.engine.rahimi_recht import hessian_precision
     from adaptive_opt.evidence.ledger import precision_table
     from adaptive_opt.tasks.load import task_data
@@ -130,15 +133,15 @@ def report(
     scale: str,
     *searched: dict[str, Any],
 ) -> str:
-    """The tables in words and Markdown."""
+    """Write the report of the ledger in Markdown."""
     from adaptive_opt.evidence.ledger_report import report
 
-    found = all(summary["searched"] for summary in searched)
-    return report(ledger, targets, precision, step_costs, scale=scale, searched=found)
+    all_searched = all(summary["searched"] for summary in searched)
+    return report(ledger, targets, precision, step_costs, scale=scale, searched=all_searched)
 
 
 def draw(ledger: Any) -> tuple[Any, Any]:
-    """The figure of the ledger, for the browser and as PNG."""
+    """Plot the ledger with Plotly and Matplotlib."""
     from adaptive_opt.plots.figure import to_matplotlib, to_plotly
     from adaptive_opt.plots.ledger import ledger_figure
 

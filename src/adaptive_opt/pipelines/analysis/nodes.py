@@ -1,4 +1,4 @@
-"""Nodes of ``analysis``: histories in, tables and figures out."""
+"""Nodes of ``analysis`` that make tables, figures and reports from histories."""
 
 from __future__ import annotations
 
@@ -18,17 +18,20 @@ def check_runs(
     scale: str,
     *data_bests_summaries: dict[str, Any],
 ) -> dict[str, Any]:
-    """The configuration of every run, or an error if one was trained with another.
+    """Check that every run was trained with the current parameters.
 
-    The last arguments are what each of the tasks ``names`` learns, then the best
-    configurations of the runs, then their summaries.
+    The last arguments are the data of each of the tasks ``names``, then the search records of all
+    runs, then their summaries. Returns the configurations of runs that did not fail.
+
+    Raises:
+        StudyError: a run was trained with other parameters.
     """
     from adaptive_opt.engine.provenance import identify_run
     from adaptive_opt.tasks.digest import data_digest
 
     runs = data_bests_summaries[len(names) :]
     bests, summaries = runs[: len(runs) // 2], runs[len(runs) // 2 :]
-    found = {f"{best['task']}.{best['arm']}": best for best in bests}
+    best_of_run = {f"{best['task']}.{best['arm']}": best for best in bests}
     parameters = {"tasks": tasks, "arms": arms, "training": training}
     digests = {
         task: data_digest(task, tensors)
@@ -39,28 +42,28 @@ def check_runs(
         task, arm = summary["task"], summary["arm"]
         if summary.get("failed"):
             continue
-        then = summary.get("configuration", {})
+        trained = summary.get("configuration", {})
         identity = identify_run(
-            task, arm, digests[task], parameters, studies_of(found[f"{task}.{arm}"])
+            task, arm, digests[task], parameters, studies_of(best_of_run[f"{task}.{arm}"])
         )
         now = json.loads(json.dumps(identity.configuration))
-        changed = [k for k in {**then, **now} if then.get(k) != now.get(k)]
+        changed = [k for k in {**trained, **now} if trained.get(k) != now.get(k)]
         if changed:
-            said = ", ".join(f"{k}: {then.get(k)}, now {now.get(k)}" for k in changed)
+            changes = ", ".join(f"{k}: {trained.get(k)}, now {now.get(k)}" for k in changed)
             raise StudyError(
-                f"{task}, {arm} was trained with other parameters ({said}); run "
+                f"{task}, {arm} was trained with other parameters ({changes}); run "
                 f"kedro run --env={scale} --nodes=training.{task}.{arm}.train"
             )
-        checked[f"{task}.{arm}"] = then
+        checked[f"{task}.{arm}"] = trained
     return checked
 
 
 def tabulate_rahimi_recht(
     checked: dict[str, Any], tasks: dict[str, Any], analysis: dict[str, Any], *histories: Any
 ) -> tuple[Any, ...]:
-    """Time to target, convergence and decades of the final loss."""
-    del checked  # there before this node runs, which is all that is asked of it
-    histories = _made(histories)
+    """Return tables of time to target, convergence, and decades of the final loss."""
+    del checked  # an input only so that this node runs after the check
+    histories = _non_empty(histories)
     from adaptive_opt.evidence import rahimi_recht as evidence
     from adaptive_opt.evidence.tables import time_to_target_table
 
@@ -75,7 +78,7 @@ def tabulate_rahimi_recht(
 def report_rahimi_recht(
     time_to_target: Any, convergence: Any, decades: Any, analysis: dict[str, Any], scale: str
 ) -> str:
-    """The tables in words and Markdown."""
+    """Write the report of the tables in Markdown."""
     from adaptive_opt.evidence.rahimi_recht import report
 
     within = AnalysisParameters(**analysis).settled_within
@@ -85,25 +88,25 @@ def report_rahimi_recht(
 def draw_rahimi_recht(
     name: str, checked: dict[str, Any], tasks: dict[str, Any], *histories: Any
 ) -> tuple[Any, Any]:
-    """One figure of :mod:`adaptive_opt.plots.rahimi_recht`, for the browser and as PNG."""
+    """Plot a figure of :mod:`adaptive_opt.plots.rahimi_recht` with Plotly and Matplotlib."""
     del checked
-    histories = _made(histories)
+    histories = _non_empty(histories)
     from adaptive_opt.plots import rahimi_recht as plots
 
     kind, _, task = name.partition(".")
     if task:
-        return _both(getattr(plots, f"{kind}_figure")(histories, task))
+        return _plot(getattr(plots, f"{kind}_figure")(histories, task))
     if name in ("loss", "median_loss"):
-        return _both(getattr(plots, f"{name}_figure")(histories, target_losses(tasks)))
-    return _both(getattr(plots, f"{name}_figure")(histories))
+        return _plot(getattr(plots, f"{name}_figure")(histories, target_losses(tasks)))
+    return _plot(getattr(plots, f"{name}_figure")(histories))
 
 
 def tabulate_networks(
     checked: dict[str, Any], tasks: dict[str, Any], analysis: dict[str, Any], *histories: Any
 ) -> tuple[Any, ...]:
-    """Time to target, outcomes and costs, and the published tables of images and texts."""
+    """Return time to target, outcomes, costs, and the published tables of images and texts."""
     del checked
-    histories = _made(histories)
+    histories = _non_empty(histories)
     from adaptive_opt.evidence import milestones
     from adaptive_opt.evidence import networks as evidence
     from adaptive_opt.evidence.tables import time_to_target_table
@@ -118,7 +121,7 @@ def tabulate_networks(
 
 
 def report_networks(*tables_scale: Any) -> str:
-    """The tables in words and Markdown."""
+    """Write the report of the tables in Markdown."""
     from adaptive_opt.evidence.networks import report
 
     *tables, scale = tables_scale
@@ -128,24 +131,24 @@ def report_networks(*tables_scale: Any) -> str:
 def draw_networks(
     name: str, checked: dict[str, Any], tasks: dict[str, Any], *histories: Any
 ) -> tuple[Any, Any]:
-    """One figure of :mod:`adaptive_opt.plots.networks`, for the browser and as PNG."""
+    """Plot a figure of :mod:`adaptive_opt.plots.networks` with Plotly and Matplotlib."""
     del checked
-    histories = _made(histories)
+    histories = _non_empty(histories)
     from adaptive_opt.plots import networks as plots
 
     if name in plots.CLOCKS:
-        return _both(plots.loss_figure(histories, target_losses(tasks), name))
+        return _plot(plots.loss_figure(histories, target_losses(tasks), name))
     if name in plots.FIGURES:
-        return _both(plots.FIGURES[name](histories))
-    return _both(plots.optimizer_figure(histories, name))
+        return _plot(plots.FIGURES[name](histories))
+    return _plot(plots.optimizer_figure(histories, name))
 
 
-def _made(histories: Sequence[Any]) -> tuple[Any, ...]:
-    """The histories of arms that have a run: those that failed have no rows."""
+def _non_empty(histories: Sequence[Any]) -> tuple[Any, ...]:
+    """Return the histories of the arms that did not fail."""
     return tuple(history for history in histories if len(history))
 
 
-def _both(figure: Any) -> tuple[Any, Any]:
+def _plot(figure: Any) -> tuple[Any, Any]:
     from adaptive_opt.plots.figure import to_matplotlib, to_plotly
 
     return to_plotly(figure), to_matplotlib(figure)

@@ -1,4 +1,4 @@
-"""``analysis``: tables, figures and the report of a set of arms."""
+"""Pipelines for the tables, figures and report of a set of runs."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ CLOCKS = ("iteration", "gradient_equivalents", "device_seconds")
 
 
 def create_pipeline(study: str, runs: Iterable[Run]) -> Pipeline:
-    """Tables and figures of runs on Rahimi–Recht tasks; an empty pipeline where there are none.
+    """Create the analysis of runs on Rahimi–Recht tasks; empty if there are none.
 
     Args:
-        study: names the outputs, under the namespace ``analysis.<study>``.
-        runs: (task, arm); those on other tasks are left out.
+        study: the outputs are in the namespace ``analysis.<study>``.
+        runs: the (task, arm) pairs; network tasks are ignored.
     """
-    own = [run for run in runs if get_task(run[0]).half == "rahimi_recht"]
-    tasks = list(dict.fromkeys(task for task, _ in own))
+    runs = [run for run in runs if get_task(run[0]).half == "rahimi_recht"]
+    tasks = list(dict.fromkeys(task for task, _ in runs))
     figures = {f: f for f in RR_FIGURES}
     figures |= {f"{f}_{t}": f"{f}.{t}" for f in RR_TASK_FIGURES for t in tasks}
-    return _study(
+    return _analysis_pipeline(
         study,
-        own,
+        runs,
         tables=["time_to_target", "convergence", "decades"],
         tabulate=(nodes.tabulate_rahimi_recht, ["params:tasks", "params:analysis"]),
         report=(nodes.report_rahimi_recht, ["params:analysis", "params:scale"]),
@@ -45,13 +45,13 @@ def create_pipeline(study: str, runs: Iterable[Run]) -> Pipeline:
 
 
 def create_network_pipeline(study: str, runs: Iterable[Run]) -> Pipeline:
-    """The same of runs on tasks with a network."""
-    own = [run for run in runs if get_task(run[0]).half == "networks"]
+    """Create the analysis of runs on network tasks; see :func:`create_pipeline`."""
+    runs = [run for run in runs if get_task(run[0]).half == "networks"]
     figures = {f"loss_by_{clock}": clock for clock in CLOCKS}
     figures |= {f: f for f in NETWORK_FIGURES}
-    return _study(
+    return _analysis_pipeline(
         study,
-        own,
+        runs,
         tables=["time_to_target", "outcomes", "costs", "images", "texts"],
         tabulate=(nodes.tabulate_networks, ["params:tasks", "params:analysis"]),
         report=(nodes.report_networks, ["params:scale"]),
@@ -60,7 +60,7 @@ def create_network_pipeline(study: str, runs: Iterable[Run]) -> Pipeline:
     )
 
 
-def _study(
+def _analysis_pipeline(
     study: str,
     runs: Sequence[Run],
     *,
@@ -70,7 +70,11 @@ def _study(
     draw: Callable[..., Any],
     figures: dict[str, str],
 ) -> Pipeline:
-    """Check the runs, then tables, the report of the tables, and figures by output name."""
+    """Create the nodes that check the runs and make tables, report and figures.
+
+    ``tabulate`` and ``report`` are node functions with their further inputs. ``figures`` maps the
+    name of an output to the first argument of ``draw``.
+    """
     if not runs:
         return Pipeline([])
     tasks = [get_task(name) for name in dict.fromkeys(task for task, _ in runs)]
@@ -89,7 +93,7 @@ def _study(
         )
         for output, name in figures.items()
     ]
-    used = {*parameters, *(n for _, given in (tabulate, report) for n in given)}
+    used = {*parameters, *(n for _, inputs in (tabulate, report) for n in inputs)}
     return Pipeline(
         [
             Node(check, [*parameters, *data, *bests, *summaries], "runs", name="check"),

@@ -1,4 +1,4 @@
-"""``analysis.sharpness``: the top eigenvalues of networks along training, of the default study."""
+"""Pipeline ``analysis.sharpness``: top Hessian eigenvalues of networks during training."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ FIGURES = ("sharpness", "stability")
 
 
 def create_sharpness_pipeline(runs: Iterable[Run], study: str = "sharpness") -> Pipeline:
-    """Sharpness, and the edge of stability, along the first run of every arm.
+    """Create the nodes for sharpness and stability during the first run of every arm.
 
     Args:
-        runs: (task, arm); those on tasks without a network are left out.
-        study: names the outputs, under the namespace ``analysis.<study>``.
+        runs: the (task, arm) pairs; Rahimi–Recht tasks are ignored.
+        study: the outputs are in the namespace ``analysis.<study>``.
     """
     runs = [run for run in runs if get_task(run[0]).half == "networks"]
     tasks = [get_task(name) for name in dict.fromkeys(task for task, _ in runs)]
     arms = {task.name: [arm for t, arm in runs if t == task.name] for task in tasks}
     parameters = ["params:tasks", "params:arms", "params:training", "params:analysis"]
-    given = {f"{t.name}__data": t.dataset for t in tasks}
-    given |= {f"{t}__{a}__snapshots": f"training.{t}.{a}.snapshots" for t, a in runs}
-    given |= {f"{t}__{a}__best": f"tuning.{t}.{a}.best" for t, a in runs}
-    made = [
+    inputs = {f"{t.name}__data": t.dataset for t in tasks}
+    inputs |= {f"{t}__{a}__snapshots": f"training.{t}.{a}.snapshots" for t, a in runs}
+    inputs |= {f"{t}__{a}__best": f"tuning.{t}.{a}.best" for t, a in runs}
+    steps = [
         Node(
             bound(nodes.measure, task.name, arms[task.name]),
             [f"{task.name}__data", *parameters]
@@ -43,7 +43,7 @@ def create_sharpness_pipeline(runs: Iterable[Run], study: str = "sharpness") -> 
         )
         for task in tasks
     ]
-    made.append(
+    steps.append(
         Node(
             nodes.draw,
             [f"{task.name}_measures" for task in tasks],
@@ -52,9 +52,9 @@ def create_sharpness_pipeline(runs: Iterable[Run], study: str = "sharpness") -> 
         )
     )
     return Pipeline(
-        made,
+        steps,
         namespace=f"analysis.{study}",
-        inputs=given,
+        inputs=inputs,
         parameters={*parameters},
         tags=["networks"],
     )

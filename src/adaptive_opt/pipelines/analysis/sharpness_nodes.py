@@ -25,21 +25,24 @@ def measure(
     analysis: dict[str, Any],
     *snapshots_best: dict[str, Any],
 ) -> Any:
-    """Top eigenvalues and stability at the snapshots of all arms."""
+    """Measure top eigenvalues and stability at the snapshots of all arms.
+
+    The last arguments are the snapshots of each of the arms ``names``, then their search records.
+    """
     from adaptive_opt.engine.sharpness import measure_sharpness
     from adaptive_opt.tasks.load import task_data
 
-    snapshots, best = snapshots_best[: len(names)], snapshots_best[len(names) :]
+    snapshots, bests = snapshots_best[: len(names)], snapshots_best[len(names) :]
     resolved = {}
-    made = {arm: tensors for arm, tensors in zip(names, snapshots, strict=True) if tensors}
-    for arm, found in zip(names, best, strict=True):
-        if arm not in made:  # it failed, and has no weights
+    saved = {arm: tensors for arm, tensors in zip(names, snapshots, strict=True) if tensors}
+    for arm, best in zip(names, bests, strict=True):
+        if arm not in saved:  # the arm failed
             continue
-        values = with_values(arms, task, arm, values_of_seed(found))[task]
+        values = with_values(arms, task, arm, values_of_seed(best))[task]
         resolved[arm] = resolve_arm(arm, values, training_parameters(arm, training))
     return measure_sharpness(
         task_data(task, tensors),
-        made,
+        saved,
         resolved,
         task=task,
         task_parameters=task_parameters(task, tasks),
@@ -49,7 +52,7 @@ def measure(
 
 
 def draw(*measures: Any) -> tuple[Any, ...]:
-    """The table, and the figures for the browser and as PNG."""
+    """Return the table, and the figures with Plotly and Matplotlib."""
     from adaptive_opt.evidence.curvature import curvature_table
     from adaptive_opt.plots.curvature import sharpness_figure, stability_figure
     from adaptive_opt.plots.figure import to_matplotlib, to_plotly

@@ -1,4 +1,4 @@
-"""``analysis.verdict``: prices of steps, the verdict, its figures and the report."""
+"""Pipeline ``analysis.verdict``: step costs, the verdict, its figures and the report."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ FIGURES = (
 def create_verdict_pipeline(
     study: str, runs: Sequence[Run], figures: Sequence[str] = (), command: str = "kedro run"
 ) -> Pipeline:
-    """The verdict on some runs.
+    """Create the nodes for the verdict on some runs.
 
     Args:
-        study: names the outputs, under the namespace ``analysis.<study>``.
-        runs: (task, arm) that are compared.
-        figures: names in the catalog of other Plotly figures that the report is to show.
-        command: that makes all of it, for the report.
+        study: the outputs are in the namespace ``analysis.<study>``.
+        runs: the (task, arm) pairs to compare.
+        figures: other Plotly figures for the report, by their names in the catalog.
+        command: the command that runs the study, for the report.
     """
     tasks = list(dict.fromkeys(task for task, _ in runs))
     lengths = {f"{t}__{a}__lengths": f"training.{t}.{a}.lengths" for t, a in runs}
@@ -34,39 +34,40 @@ def create_verdict_pipeline(
     summaries = {f"{t}__{a}__summary": f"training.{t}.{a}.summary" for t, a in runs}
     data = {f"{t}__data": get_task(t).dataset for t in tasks}
     shown = {name.replace(".", "__"): name for name in figures}
-    of_training = ["params:tasks", "params:arms", "params:training", "params:analysis"]
-    of_verdict = ["params:tasks", "params:analysis", "params:scale"]
-    own = [f"{name}_figure" for name in FIGURES]
-    drawn = [name for figure in own for name in (figure, f"{figure}_png")]
+    training_parameters = ["params:tasks", "params:arms", "params:training", "params:analysis"]
+    verdict_parameters = ["params:tasks", "params:analysis", "params:scale"]
+    own_figures = [f"{name}_figure" for name in FIGURES]
+    outputs = [name for figure in own_figures for name in (figure, f"{figure}_png")]
     calibrations = [
         Node(
             bound(nodes.calibrate, task, [a for t, a in runs if t == task]),
-            [f"{task}__data", *of_training, *(f"{t}__{a}__best" for t, a in runs if t == task)],
+            [f"{task}__data", *training_parameters]
+            + [f"{t}__{a}__best" for t, a in runs if t == task],
             f"{task}_prices",
             name=f"calibrate_{task}",
         )
         for task in tasks
     ]
     prices = [f"{task}_prices" for task in tasks]
-    made = [
+    steps = [
         *calibrations,
         Node(
             bound(nodes.judge, command, list(runs)),
-            [*of_verdict, *lengths, *bests, *summaries, *prices],
+            [*verdict_parameters, *lengths, *bests, *summaries, *prices],
             ["document", "comparisons"],
             name="judge",
         ),
-        Node(nodes.draw, ["document", *lengths], drawn, name="draw_verdict"),
+        Node(nodes.draw, ["document", *lengths], outputs, name="draw_verdict"),
         Node(
             bound(nodes.report, (*FIGURES, *shown.values()), len(lengths)),
-            ["document", *lengths, *own, *shown],
+            ["document", *lengths, *own_figures, *shown],
             ["page", "summary"],
             name="report",
         ),
     ]
     return Pipeline(
-        made,
+        steps,
         namespace=f"analysis.{study}",
         inputs={**lengths, **bests, **summaries, **data, **shown},
-        parameters={*of_training, *of_verdict},
+        parameters={*training_parameters, *verdict_parameters},
     )

@@ -27,14 +27,14 @@ def calibrate(
     analysis: dict[str, Any],
     *bests: dict[str, Any],
 ) -> Any:
-    """Seconds a step of every arm of a task, measured in turns."""
+    """Measure the seconds a step of each of the arms ``names`` takes, with interleaved turns."""
     from adaptive_opt.engine.calibration import calibrate
     from adaptive_opt.tasks.load import task_data
 
     resolved = {}
     for arm, best in zip(names, bests, strict=True):
         values = next((v for v in studies_of(best) if v is not None), None)
-        if values is not None:  # else it has no configuration that could be timed
+        if values is not None:  # None: every search failed, so there is nothing to measure
             own = with_values(arms, task, arm, values)[task]
             resolved[arm] = resolve_arm(arm, own, training_parameters(arm, training))
     return calibrate(
@@ -55,9 +55,10 @@ def judge(
     scale: str,
     *found: Any,
 ) -> tuple[dict[str, Any], Any]:
-    """The record of the verdict, and its comparisons as a table.
+    """Compute the verdict; return its record and the table of comparisons.
 
-    ``found`` holds lengths, searches and summaries of all runs, then the prices of each task.
+    ``found`` has the final losses by length of all runs, then their search records, then their
+    summaries, and last the step costs of each task.
     """
     from importlib.metadata import version
 
@@ -93,7 +94,7 @@ def judge(
 
 
 def draw(document: dict[str, Any], *lengths: Any) -> tuple[Any, ...]:
-    """The figures of the verdict, each for the browser and as PNG."""
+    """Plot the figures of the verdict, each with Plotly and Matplotlib."""
     from adaptive_opt.evidence.schema import read_verdict
     from adaptive_opt.plots import figure, intervals
     from adaptive_opt.plots import verdict as plots
@@ -117,9 +118,9 @@ def draw(document: dict[str, Any], *lengths: Any) -> tuple[Any, ...]:
 def report(
     names: Sequence[str], tables: int, document: dict[str, Any], *found: Any
 ) -> tuple[str, str]:
-    """The page, and the same in Markdown.
+    """Write the report as HTML and as Markdown.
 
-    ``found`` holds the final losses at every length, ``tables`` of them, then the figures.
+    ``found`` has ``tables`` tables of final losses by length, then the figures ``names``.
     """
     from adaptive_opt.evidence.schema import read_verdict
     from adaptive_opt.evidence.summary import summary

@@ -1,4 +1,4 @@
-"""``data``: what the networks are trained on, one namespace a task."""
+"""Pipeline ``data``: data of the network tasks, one namespace a task."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from . import nodes
 
 
 def create_pipeline() -> Pipeline:
-    """Data and summary for every task that learns from data."""
-    return sum((_one(task) for task in tasks_of("images", "text")), Pipeline([]))
+    """Create the nodes that load and summarise the data of every network task."""
+    return sum((_load_pipeline(task) for task in tasks_of("images", "text")), Pipeline([]))
 
 
-def _one(task: Task) -> Pipeline:
+def _load_pipeline(task: Task) -> Pipeline:
     if task.family == "images":
         load: Any = nodes.load_images
         outputs = ["tensors", "classes"]
@@ -30,6 +30,6 @@ def _one(task: Task) -> Pipeline:
         [Node(bound(load, task.name), "params:data", outputs, name="load"), summarise],
         namespace=f"data.{task.name}",
         parameters={"params:data"},
-        # Data are needed by every part of the grid that their task is in.
+        # Every selection of arms needs the data.
         tags=[task.name, task.half, *KINDS, *arm_names()],
     )

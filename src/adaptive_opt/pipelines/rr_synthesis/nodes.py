@@ -8,7 +8,7 @@ from adaptive_opt.parameters import RRFunctionParameters, TaskParameters
 
 
 def make_function(task: str, given: dict[str, Any]) -> dict[str, Any]:
-    """Synthesise or import a task's function, as named tensors."""
+    """Synthesise or import a task's function; return its named tensors."""
     from adaptive_opt.tasks.rr_functions import import_function, synthesise
 
     p = RRFunctionParameters(**given[task])
@@ -22,7 +22,7 @@ def make_function(task: str, given: dict[str, Any]) -> dict[str, Any]:
 def describe_function(
     task: str, tensors: dict[str, Any], tasks: dict[str, Any], given: dict[str, Any]
 ) -> dict[str, Any]:
-    """Condition numbers and spectra of a function, and what it was made with."""
+    """Return condition numbers and spectra of a function, and the parameters it was made with."""
     from adaptive_opt.tasks.rr_functions import RRFunction, function_report
 
     loss = TaskParameters(**tasks[task]).loss
@@ -35,7 +35,7 @@ def describe_function(
 
 
 def draw_function(report: dict[str, Any]) -> tuple[Any, Any]:
-    """A function's spectra, for the browser and as PNG."""
+    """Plot a function's spectra with Plotly and Matplotlib."""
     from adaptive_opt.plots.figure import to_matplotlib, to_plotly
     from adaptive_opt.plots.rahimi_recht import function_figure
 

@@ -1,4 +1,4 @@
-"""``rr_synthesis``: the functions to be learnt, one namespace a task."""
+"""Pipeline ``rr_synthesis``: functions of the Rahimi–Recht tasks, one namespace a task."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from . import nodes
 
 
 def create_pipeline() -> Pipeline:
-    """Function, report and figure for every Rahimi–Recht task."""
-    return sum((_one(task) for task in tasks_of("rahimi_recht")), Pipeline([]))
+    """Create the nodes for function, report and figure of every Rahimi–Recht task."""
+    return sum((_function_pipeline(task) for task in tasks_of("rahimi_recht")), Pipeline([]))
 
 
-def _one(task: Task) -> Pipeline:
-    # A function is needed by every part of the grid that its task is in.
+def _function_pipeline(task: Task) -> Pipeline:
+    # Every selection of arms needs the function.
     tags = [task.name, task.half, *KINDS, *arm_names()]
 
     return Pipeline(

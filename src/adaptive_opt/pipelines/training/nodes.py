@@ -27,15 +27,15 @@ def train(
     arms: dict[str, Any],
     training: dict[str, Any],
 ) -> tuple[Any, dict[str, Any], dict[str, Any], Any, dict[str, Any]]:
-    """Train all seeds of an arm at every length, each with what its search found.
+    """Train all seeds of an arm at every length, each with its search's configuration.
 
-    A run that ``folder`` has already, of the same configuration on the same data, is taken
-    from there; one that was broken off goes on. An error inside the training fails this arm and
-    not the study: the summary then says ``failed``, and there are no rows.
+    A finished run with the same parameters, data and code is loaded from ``folder``; an
+    interrupted one resumes from its checkpoint. An error in the training fails this arm only:
+    the summary then has the reason in ``failed``, and the tables are empty.
 
     Returns:
-        History, final weights and weights after chosen epochs, all of the full length; final
-        losses at every length; summary.
+        History, final weights and weight snapshots of the runs of full length; final losses at
+        every length; summary.
     """
     from adaptive_opt.engine.checkpoint import Checkpoint
     from adaptive_opt.engine.failures import failed_run, reason_of
@@ -59,21 +59,21 @@ def train(
         note_finished(task, arm, digest, identity.optimizer, folder.path, finished[-1])
         return finished  # type: ignore[no-any-return]
     resumed = checkpoint.path is not None and checkpoint.path.is_file()
-    of_task = task_parameters(task, tasks)
-    snapshots = Snapshots(of_task.snapshot_epochs, range(of_task.snapshot_seeds))
+    task_settings = task_parameters(task, tasks)
+    snapshots = Snapshots(task_settings.snapshot_epochs, range(task_settings.snapshot_seeds))
     lengths = Lengths(lengths_of(task, arm, settings))
-    seeds = [s for s in range(of_task.seeds) if studies[s % len(studies)] is not None]
+    seeds = [s for s in range(task_settings.seeds) if studies[s % len(studies)] is not None]
     try:
         if not seeds:
             raise ValueError(f"no search found a configuration: {best['failed']}")
         with track_training(task, arm, digest, identity.optimizer) as tracked:
-            history, weights, summary = _runner(task)(
+            history, weights, summary = _training_function(task)(
                 task_data(task, tensors),
                 task=task,
                 arm=arm,
                 optimizer=identity.optimizer["optimizer"],
                 hyperparameters=identity.studies,
-                task_parameters=of_task,
+                task_parameters=task_settings,
                 training=settings,
                 checkpoint=checkpoint,
                 seeds=seeds,
@@ -95,7 +95,7 @@ def train(
     return history, weights, snapshots.tensors, lengths.table(), {**summary, **record}
 
 
-def _runner(task: str) -> Any:
+def _training_function(task: str) -> Any:
     if get_task(task).family == "rahimi_recht":
         from adaptive_opt.engine.rahimi_recht import run_rahimi_recht
 

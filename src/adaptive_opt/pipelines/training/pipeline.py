@@ -1,7 +1,7 @@
-"""``training``: one node for each (task, arm), each in a namespace of its own.
+"""Pipeline ``training``: one node and namespace for each (task, arm).
 
-Every node is tagged with its task, its half of the study, its arm, its kind and its cell, so that
-any part of the grid can be run by itself: ``kedro run --pipelines=training --tags=ladder``.
+A node's tags are its task, half, arm, kind and ``task.arm``. They select parts of the grid:
+``kedro run --pipelines=training --tags=ladder``.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ PARAMETERS = {"params:tasks", "params:arms", "params:training"}
 
 
 def create_pipeline(runs: Iterable[Run]) -> Pipeline:
-    """One node for each (task, arm)."""
-    return Pipeline([_one(task, arm) for task, arm in runs])
+    """Create the training node of each (task, arm)."""
+    return Pipeline([_train_pipeline(task, arm) for task, arm in runs])
 
 
-@cache  # in several of the registered pipelines
-def _one(task: str, arm: str) -> Pipeline:
+@cache  # several registered pipelines share it
+def _train_pipeline(task: str, arm: str) -> Pipeline:
     node = Node(
         bound(nodes.train, task, arm),
         ["tensors", "folder", "best", "params:tasks", "params:arms", "params:training"],

@@ -1,4 +1,4 @@
-"""Nodes of ``tuning``: parameters and data in, the best configuration out."""
+"""Nodes of ``tuning``; torch is imported where it is used (see CONTRIBUTING)."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ def search(
     analysis: dict[str, Any],
     scale: str,
 ) -> tuple[Any, dict[str, Any]]:
-    """All trials, and what each search found, which training takes.
+    """Search the configuration of an arm; return all trials and the record of the best ones.
 
     A search whose budget is spent is read from the database.
     """
-    if tuning["source"] == "published":  # without a look at the database
+    if tuning["source"] == "published":  # needs no database
         from adaptive_opt.search.arm import as_published
 
         return as_published(task, arm)
@@ -33,14 +33,14 @@ def search(
 
 
 def draw(trials: Any, best: dict[str, Any]) -> tuple[Any, ...]:
-    """Optuna's figures of one study, for the browser."""
+    """Plot Optuna's figures of the searches for an arm with Plotly."""
     from adaptive_opt.plots.tuning import search_figures
 
     return tuple(search_figures(trials, best))
 
 
 def compare(scale: str, *bests_and_trials: Any) -> tuple[Any, str, Any, Any]:
-    """Of all studies: their table, the report, and the best of n trials as Plotly and PNG."""
+    """Compare all searches: table, report, and best-of-n figure with Plotly and Matplotlib."""
     from adaptive_opt.evidence.tuning import report, search_table
     from adaptive_opt.plots.figure import to_matplotlib, to_plotly
     from adaptive_opt.plots.tuning import best_of_n_figure

@@ -1,4 +1,4 @@
-"""``tuning``: one search for each (task, arm), each in a namespace of its own."""
+"""Pipeline ``tuning``: the searches for each (task, arm), each in its own namespace."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ PARAMETERS = ["tasks", "arms", "training", "tuning", "analysis", "scale"]
 
 
 def create_pipeline(runs: Iterable[Run]) -> Pipeline:
-    """The searches for each (task, arm)."""
-    return Pipeline([_one(task, arm) for task, arm in runs])
+    """Create the nodes that search and plot each (task, arm)."""
+    return Pipeline([_search_pipeline(task, arm) for task, arm in runs])
 
 
-@cache  # in several of the registered pipelines
-def _one(task: str, arm: str) -> Pipeline:
+@cache  # several registered pipelines share it
+def _search_pipeline(task: str, arm: str) -> Pipeline:
     parameters = [f"params:{name}" for name in PARAMETERS]
     search = bound(nodes.search, task, arm)
     figures = [f"{name}_figure" for name in FIGURES]
@@ -39,11 +39,11 @@ def _one(task: str, arm: str) -> Pipeline:
 
 
 def create_report(name: str, runs: Sequence[Run]) -> Pipeline:
-    """What the searches found, and cost.
+    """Create the node that compares the results and costs of searches.
 
     Args:
-        name: of the outputs, under the namespace ``tuning.<name>``.
-        runs: (task, arm) to compare.
+        name: the outputs are in the namespace ``tuning.<name>``.
+        runs: the (task, arm) pairs to compare.
     """
     bests = {f"{t}__{a}__best": f"tuning.{t}.{a}.best" for t, a in runs}
     trials = {f"{t}__{a}__trials": f"tuning.{t}.{a}.trials" for t, a in runs}
