@@ -93,7 +93,7 @@ BEYOND = {"low": 0.5, "high": 1.5, "scale": "linear"}
 FAULTS = [
     ("rr_synthesis.rr_cond29.condition", 0.5, "rr_synthesis", "than or equal to 1"),
     ("rr_synthesis.rr_cond29.x_dim", 1, "rr_synthesis", "must be at least 2"),
-    ("rr_synthesis.rr_cond29.hidden_dim", 2, "rr_synthesis", "no such network"),
+    ("rr_synthesis.rr_cond29.hidden_dim", 2, "rr_synthesis", "no network can fit"),
     ("rr_synthesis.rr_cond29.layers", 1, "rr_synthesis", "than or equal to 2"),
     ("rr_synthesis.rr_cond29.source", "fil", "rr_synthesis", "singular_values"),
     ("rr_synthesis.rr_cond29.source", "file", "rr_synthesis", "path must name"),
