@@ -4,6 +4,8 @@ BIN := .venv/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 export DO_NOT_TRACK := 1
 export MLFLOW_DISABLE_TELEMETRY := true
+# Processes of MLflow's server that evaluate language models.
+export MLFLOW_SERVER_ENABLE_JOB_EXECUTION := false
 # Modules are compiled at their first import rather than all at installation; kept from writing
 # what it compiled, Python would do it again for every command, at seconds each.
 unexport PYTHONDONTWRITEBYTECODE
@@ -57,7 +59,8 @@ viz: .venv/.installed  ## the pipelines and their results, in a browser
 viz-build: .venv/.installed  ## the same as a static site, in build/viz
 	$(BIN)/kedro viz build
 
-mlflow: .venv/.installed  ## what was run, with its curves, in a browser: http://127.0.0.1:5000
+mlflow: .venv/.installed  ## trainings with their curves, in a browser, at the address that it prints
+	@echo "http://127.0.0.1:5000/#/experiments/1/runs?compareRunsMode=CHART&searchFilter=metrics.train_loss%3E=0&orderByKey=attributes.created"
 	$(BIN)/mlflow ui --host 127.0.0.1 --workers 1 --backend-store-uri sqlite:///$(CURDIR)/mlflow.db
 
 docs: .venv/.dev  ## the documentation as a site, in build/docs
