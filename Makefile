@@ -4,6 +4,8 @@ BIN := .venv/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 export DO_NOT_TRACK := 1
 export MLFLOW_DISABLE_TELEMETRY := true
+# No processes of MLflow's server that evaluate language models.
+export MLFLOW_SERVER_ENABLE_JOB_EXECUTION := false
 # pip installs without compiling, so Python must be allowed to save the bytecode of each module at
 # its first import; otherwise every command takes seconds longer.
 unexport PYTHONDONTWRITEBYTECODE
@@ -59,7 +61,8 @@ viz: .venv/.installed  ## show the pipelines and their results in a browser
 viz-build: .venv/.installed  ## build the same as a static site in build/viz
 	$(BIN)/kedro viz build
 
-mlflow: .venv/.installed  ## show runs and their curves in a browser: http://127.0.0.1:5000
+mlflow: .venv/.installed  ## show runs and their curves in a browser, at the address that it prints
+	@echo "http://127.0.0.1:5000/#/experiments/1/runs?compareRunsMode=CHART&searchFilter=metrics.train_loss%3E=0&orderByKey=attributes.created"
 	$(BIN)/mlflow ui --host 127.0.0.1 --workers 1 --backend-store-uri sqlite:///$(CURDIR)/mlflow.db
 
 docs: .venv/.dev  ## build the documentation as a site in build/docs

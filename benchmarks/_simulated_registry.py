@@ -42,12 +42,13 @@ def train(
     import pandas as pd
     import torch
 
-    from adaptive_opt.io.tracking.training import note_finished, track_training
+    from adaptive_opt.io.tracking.training import track_training
 
     digest = hashlib.blake2b(f"{task} {arm} {best['values']}".encode(), digest_size=16).hexdigest()
     optimizer = {"optimizer": f"adaptive_opt.optim.{arm}", "hyperparameters": best["values"]}
     if (finished := folder.finished(digest, ("weights", "snapshots"))) is not None:
-        note_finished(task, arm, digest, optimizer, folder.path, finished[-1])
+        with track_training(task, arm, digest, optimizer, kept=True) as tracked:
+            tracked.finish(finished[0], finished[-1])
         return finished  # type: ignore[no-any-return]
     with track_training(task, arm, digest, optimizer) as tracked:
         losses = np.random.default_rng(0).random((seeds, ROWS), dtype=np.float32)

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from adaptive_opt.io.tracking.hooks import RUNS_PAGE
 from tests.conftest import PROJECT, find_chromium
 from tests.project.conftest import KEDRO
 
@@ -89,6 +90,7 @@ def serving(folder, command, answers="/"):
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     env = {**os.environ, "PYTHONPATH": "", "DO_NOT_TRACK": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    env["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
     process = subprocess.Popen(
         [part.format(port=port) for part in command], cwd=folder, env=env, start_new_session=True,
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
@@ -221,11 +223,15 @@ def test_mlflow_lists_the_runs_and_its_curves_grow(smoke, visit, tmp_path):
             client.log_metric(child, "train_loss", 1 / (step + 1), step=step)
 
         visit.page.clock.install()
-        visit.page.goto(f"{url}/#/experiments/{experiment}/runs")
-        visit.page.locator(f'a[href*="{parent.info.run_id}"]').first.wait_for()
+        line = visit.page.locator(".js-plotly-plot .scatterlayer path.js-line")
+        page = RUNS_PAGE.format(experiment)  # as kedro run and make mlflow print it
+        assert f"http://127.0.0.1:5000/{page}" in (PROJECT / "Makefile").read_text("utf-8")
+        visit.page.goto(f"{url}/{page}")
+        visit.page.locator(f'a[href*="{child}"]').first.wait_for()  # the newest, which is a child
+        line.first.wait_for(state="attached")
         visit.picture("mlflow_runs")
         visit.page.goto(f"{url}/#/experiments/{experiment}/runs/{child}/model-metrics")
-        line = visit.page.locator(".js-plotly-plot .scatterlayer path.js-line")
+        visit.page.reload()
         line.first.wait_for(state="attached")
         drawn = "() => document.querySelector('.js-plotly-plot').data[0].x.length"
         assert visit.page.evaluate(drawn) == 5

@@ -68,7 +68,7 @@ def test_the_password_of_a_database_and_of_a_tracker(project, server, tracker): 
     done, said = run(project, server, tracker)
     assert done.returncode == 0, said
     assert "rr_cond29, sgdm: best" in said
-    assert "has not taken" in said  # the tracker was asked, and its records wait
+    assert "does not have this run yet" in said  # the tracker was asked, and its records wait
     import psycopg
 
     with psycopg.connect(server) as connection:  # it is the one that was used

@@ -694,8 +694,9 @@ def test_the_package_runs_as_a_module(project):
     assert done.returncode == 0, done.stdout + done.stderr
     assert "6 out of 6" in done.stdout
     (line,) = [x for x in (done.stdout + done.stderr).splitlines() if "MLflow" in x]
-    assert "MLflow at http://127.0.0.1:1 has not taken 1 records of this run" in line
-    assert "sent with the next run" in line
+    assert "MLflow at http://127.0.0.1:1 does not have this run yet" in line
+    assert "sent by the next kedro run" in line
+    assert "UserWarning" not in done.stderr
 
 
 def test_runs_on_another_function_are_not_mixed_in(smoke):

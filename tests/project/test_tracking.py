@@ -1,6 +1,7 @@
 """MLflow has what was trained, once; and training does not care whether there is an MLflow."""
 
 import json
+import logging
 import math
 import os
 import shutil
@@ -23,10 +24,11 @@ from adaptive_opt.engine.contract import HistoryBlock
 from adaptive_opt.files import changed_at
 from adaptive_opt.io.datasets import ParquetDataset, RecordDataset, TensorsDataset
 from adaptive_opt.io.runs import RunFolder
-from adaptive_opt.io.tracking.delivery import Delivery
-from adaptive_opt.io.tracking.run import Destination, TrackedRun
-from adaptive_opt.io.tracking.spool import Spool
-from adaptive_opt.io.tracking.store import UnreachableError
+from adaptive_opt.io.tracking import training
+from adaptive_opt.io.tracking.hooks import TrackedRun
+from adaptive_opt.io.tracking.sender import Delivery
+from adaptive_opt.io.tracking.spool import is_abandoned, write
+from adaptive_opt.io.tracking.store import Store, UnreachableError
 from adaptive_opt.io.tracking.training import ENVIRONMENT, TrackedTraining, track_training
 from adaptive_opt.parameters.models import TrackingParameters
 from adaptive_opt.pipelines.rr_synthesis.nodes import make_function
@@ -53,18 +55,24 @@ def project(tmp_path_factory):
     return tmp_path_factory.mktemp("tracked")
 
 
+RUN = {"name": "a run", "tags": {"scale": "smoke"}, "params": {"a.b": "1"}}
+RUN["inherited"] = {"scale": "smoke"}
+
+
 @contextmanager
 def tracked(project, uri, files=(), **settings):
-    """A tracked run; what it had to say is in the list afterwards."""
-    to = Destination(uri, "study", project)
+    """A tracked run; afterwards its ``address``, and its ``warnings``."""
     chosen = TrackingParameters(points=POINTS, live_seconds=0, wait_seconds=120, **settings)
-    said = []
-    run = TrackedRun(to, "a run", chosen, {"scale": "smoke"}, {"a.b": "1"}, {"scale": "smoke"})
+    outcome, handler = SimpleNamespace(address="", warnings=[]), logging.Handler()
+    handler.emit = lambda record: outcome.warnings.append(record.getMessage())
+    run = TrackedRun(uri, "study", chosen, RUN, project)
     try:
-        yield said
+        yield outcome
     finally:
         kept = [(str(f), "08_reporting", changed_at(f)) for f in files]
-        said.append(run.close("FINISHED", kept))
+        logging.getLogger("adaptive_opt.io.tracking").addHandler(handler)
+        outcome.address = run.close("FINISHED", kept)
+        logging.getLogger("adaptive_opt.io.tracking").removeHandler(handler)
 
 
 def database(project):
@@ -161,9 +169,11 @@ def undisturbed(parameters, function, project):
 @pytest.fixture(scope="module")
 def first(parameters, function, project, undisturbed):
     """A run that is recorded in the database."""
-    with tracked(project, database(project)) as said:
+    with tracked(project, database(project)) as outcome:
         got = train_arm(parameters, function, project / "adam")
-    assert said == [None]
+    assert outcome.warnings == []
+    page = "http://127.0.0.1:5000/#/experiments/1/runs?"
+    assert outcome.address.startswith(f"make mlflow, then {page}")
     pd.testing.assert_frame_equal(without_clock(got[0]), without_clock(undisturbed[0]))
     return project
 
@@ -188,10 +198,10 @@ def test_what_was_finished_before_is_recorded_once(parameters, function, first, 
     figure.write_text("a figure")
     train_arm(parameters, function, other, "sgdm")
     before = len(Recorded(moved).parents())
-    with tracked(moved, database(moved), [figure]) as said:
+    with tracked(moved, database(moved), [figure]) as outcome:
         train_arm(parameters, function, moved / "adam")
         train_arm(parameters, function, other, "sgdm")
-    assert said == [None]
+    assert outcome.warnings == []
     recorded = Recorded(moved)
     assert len(recorded.parents()) == before + 1
     (parent,) = check_children(recorded, other, "sgdm")
@@ -200,6 +210,22 @@ def test_what_was_finished_before_is_recorded_once(parameters, function, first, 
     kept = moved / "mlflow_artifacts" / parent / "artifacts" / "08_reporting" / "figure.txt"
     assert kept.read_text() == "a figure"
     assert not (first / "mlflow_artifacts" / parent).exists()
+
+
+def wait_for(condition):
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def points_of_running(project):
+    """How many points each child run has that has not ended."""
+    recorded = Recorded(project)
+    running = [r for r, (_, status) in recorded.runs.items() if status == "RUNNING"]
+    return [
+        sum(map(len, recorded.metrics[r].values())) for r in running if PARENT in recorded.tags[r]
+    ]
 
 
 def free_port():
@@ -215,6 +241,7 @@ def server(first, tmp_path):
     command = [sys.executable, "-m", "mlflow", "server", "--host=127.0.0.1", f"--port={port}"]
     command += ["--workers=1", f"--backend-store-uri={database(first)}"]
     env = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"}
+    env["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # half a dozen processes, of no use here
     with (tmp_path / "server.log").open("wb") as log:
         process = subprocess.Popen(
             command, cwd=tmp_path, env=env, stdout=log, stderr=log, start_new_session=True
@@ -236,19 +263,32 @@ def kill(process):
     process.wait()
 
 
+@pytest.mark.parametrize("where", ["database", "server"])
+def test_mlflow_stores_a_point_that_it_gets_twice_once(first, request, where):
+    """What sending everything again relies on."""
+    uri = database(first) if where == "database" else request.getfixturevalue("server")[1]
+    store = Store(uri, "study", first / "mlflow_artifacts")
+    run = store.create(f"twice on a {where}", {}, 0)
+    points = [("train_loss", 1 / (1 + step), 1000 + step, step) for step in range(1500)]
+    store.log(run, points[:1000], {"lr": "0.1"}, {})
+    for _ in range(2):
+        store.log(run, points, {"lr": "0.1"}, {})
+    store.end(run, "FINISHED", 1)
+    recorded = Recorded(first).metrics[run]["train_loss"]
+    assert recorded == [(step, value) for _, value, _, step in points]
+
+
 def test_a_server_killed_midway_changes_nothing(
     parameters, function, first, server, undisturbed, monkeypatch
 ):
-    """Nor is a point of the curves lost: the next run sends what the server did not take."""
+    """No point of the curves is lost: the next run sends what the server did not take."""
     process, uri = server
     folder = first / "killed" / "adam"
     observe, blocks = TrackedTraining.observe, []
 
     def kill_at_the_second(self, block):
         if len(blocks) == 1:
-            deadline = time.monotonic() + 120
-            while list(self._spool.waiting()) and time.monotonic() < deadline:
-                time.sleep(0.02)
+            wait_for(lambda: [n > 0 for n in points_of_running(first)] == [True, True])
             kill(process)
         blocks.append(max(block.rows))
         observe(self, block)
@@ -256,22 +296,23 @@ def test_a_server_killed_midway_changes_nothing(
     monkeypatch.setattr(TrackedTraining, "observe", kill_at_the_second)
     monkeypatch.setattr("adaptive_opt.engine.train.FLUSH_EVERY", 10)
     parameters = {**parameters, "training": {**parameters["training"], "resume": False}}
-    with tracked(first, uri) as said:
+    with tracked(first, uri) as outcome:
         history, weights = train_arm(parameters, function, folder)
     assert len(blocks) > 2
     assert blocks[0] < LENGTH
     pd.testing.assert_frame_equal(without_clock(history), without_clock(undisturbed[0]))
     assert all(torch.equal(weights[n], w) for n, w in undisturbed[1].items())
-    (line,) = said
-    assert line.startswith(f"MLflow at {uri} has not taken ")
-    assert line.endswith("they wait in mlflow_unsent and are sent with the next run")
+    (line,) = outcome.warnings
+    assert line.startswith(f"MLflow at {uri} does not have this run yet (")
+    assert line.endswith("It is kept in mlflow_unsent and sent by the next kedro run.")
     assert "\n" not in line
+    assert outcome.address == ""
 
     begun = [r for r, (_, status) in Recorded(first).runs.items() if status == "RUNNING"]
     assert len(begun) == 1 + 2
-    with tracked(first, database(first)) as said:
+    with tracked(first, database(first)) as outcome:
         pass
-    assert said == [None]
+    assert outcome.warnings == []
     recorded = Recorded(first)
     history = pd.read_parquet(folder / "history.parquet")
     for run in begun:
@@ -280,6 +321,7 @@ def test_a_server_killed_midway_changes_nothing(
             curve = expected_curve(history, int(recorded.tags[run]["seed"]))
             assert recorded.metrics[run]["train_loss"] == curve
     assert not any(status == "RUNNING" for _, status in recorded.runs.values())
+    assert not (first / "mlflow_unsent").exists()
 
 
 def closed_port(_):
@@ -302,19 +344,17 @@ def test_training_goes_on_where_mlflow_cannot_be_reached(
 ):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
     uri, reason, held = broken(tmp_path)
-    with tracked(tmp_path, uri) as said:
+    with tracked(tmp_path, uri) as outcome:
         history, weights = train_arm(parameters, function, tmp_path / "adam")
         ended = time.monotonic()
     waited = time.monotonic() - ended
     pd.testing.assert_frame_equal(without_clock(history), without_clock(undisturbed[0]))
     assert all(torch.equal(weights[n], w) for n, w in undisturbed[1].items())
-    (line,) = said
+    (line,) = outcome.warnings
     assert reason in line
-    assert "are sent with the next run" in line
+    assert "sent by the next kedro run" in line
     (left,) = (tmp_path / "mlflow_unsent").iterdir()
-    kinds = [json.loads(f.read_text())["kind"] for f in sorted(left.glob("[0-9]*.json"))]
-    assert kinds[0] == "children"
-    assert kinds[-1] == "close"
+    assert {f"{TASK}.adam.json", "run.json", "end.json"} < {f.name for f in left.iterdir()}
     assert waited < 30  # far below what MLflow's own retries take
     if held is not None:
         held.close()
@@ -323,21 +363,20 @@ def test_training_goes_on_where_mlflow_cannot_be_reached(
 def test_no_folder_for_records_is_one_line(tmp_path):
     (tmp_path / "mlflow_unsent").write_text("in the way")
     with pytest.raises(OSError, match="mlflow_unsent"):  # which the hooks turn into a line
-        TrackedRun(
-            Destination(database(tmp_path), "study", tmp_path),
-            "a run", TrackingParameters(), {}, {}, {},
-        )  # fmt: skip
+        TrackedRun(database(tmp_path), "study", TrackingParameters(), RUN, tmp_path)
+
+
+RESOLVED = {"optimizer": "adaptive_opt.optim.Adam", "hyperparameters": {"lr": 1.0}}
 
 
 def test_records_that_nobody_would_send_are_not_made(tmp_path, monkeypatch, caplog):
-    """The folder of the run is on another machine: said once, and nothing is put there."""
+    """The folder of the run is on another machine: one warning, and no files."""
     folder = tmp_path / "mlflow_unsent" / "run"
     monkeypatch.setenv(ENVIRONMENT, json.dumps({"folder": str(folder), "points": 10}))
-    resolved = {"optimizer": "adaptive_opt.optim.Adam", "hyperparameters": {"lr": 1.0}}
     for digest in ("a", "b"):
-        with track_training("rr_cond29", "adam", digest, resolved) as tracked:
-            tracked.observe(HistoryBlock([0], 100, {0: {"train_loss": np.ones(1)}}, [None]))
-    assert caplog.text.count("is not seen from here, so MLflow is not told") == 1
+        with track_training(TASK, "adam", digest, RESOLVED) as tracked:
+            tracked.observe(block_of([0], {0: [1.0]}))
+    assert caplog.text.count("MLflow misses trainings of this machine") == 1
     assert not folder.exists()
 
 
@@ -346,31 +385,40 @@ import os, signal, sys, time
 from pathlib import Path
 import numpy as np
 from adaptive_opt.engine.contract import HistoryBlock
-from adaptive_opt.io.tracking.run import Destination, TrackedRun
+from adaptive_opt.io.tracking.hooks import TrackedRun
 from adaptive_opt.io.tracking.training import track_training
 from adaptive_opt.parameters.models import TrackingParameters
-project = Path(sys.argv[1])
-to = Destination(f"sqlite:///{project / 'mlflow.db'}", "study", project)
-TrackedRun(to, "killed", TrackingParameters(live_seconds=0), {}, {}, {})
+project, name, sender_too = Path(sys.argv[1]), sys.argv[2], sys.argv[3:]
+description = {"name": name, "tags": {}, "params": {}, "inherited": {}}
+uri = f"sqlite:///{project / 'mlflow.db'}"
+run = TrackedRun(uri, "study", TrackingParameters(live_seconds=0), description, project)
 resolved = {"optimizer": "adaptive_opt.optim.Adam", "hyperparameters": {"lr": 1.0}}
-with track_training("rr_cond29", "adam", "a digest", resolved) as tracked:
+with track_training("rr_cond29", "adam", f"digest of {name}", resolved) as tracked:
     rows = {0: {"train_loss": np.array([3.0, 4.0])}}
     tracked.observe(HistoryBlock([5, 6], 100, rows, [None, None]))
+    if sender_too:
+        run._sender.kill()
+        run._sender.wait()
     os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-def test_runs_of_a_process_that_was_killed_are_closed(first):
+@pytest.mark.parametrize("sender", [[], ["sender too"]], ids=["alone", "with its sender"])
+def test_runs_of_a_process_that_was_killed_are_closed(first, sender):
+    """By its sender; if that was killed too, by the next run."""
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2] / "src")}
-    subprocess.run([sys.executable, "-c", KILLED, str(first)], env=env, check=False)
-    deadline = time.monotonic() + 60
-    while (left := list((first / "mlflow_unsent").glob("*"))) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert left == []
+    name = " ".join(["killed", *sender])
+    command = [sys.executable, "-c", KILLED, str(first), name, *sender]
+    subprocess.run(command, env=env, check=False)
+    if sender:
+        with tracked(first, database(first)) as outcome:
+            pass
+        assert outcome.warnings == []
+    wait_for(lambda: not list((first / "mlflow_unsent").glob("*")))
     recorded = Recorded(first)
-    (parent,) = (r for r, (name, _) in recorded.runs.items() if name == "killed")
+    (parent,) = (r for r, (n, _) in recorded.runs.items() if n == name)
     assert recorded.runs[parent][1] == "KILLED"
-    children = {recorded.tags[c]["seed"]: c for c in recorded.children("a digest")}
+    children = {recorded.tags[c]["seed"]: c for c in recorded.children(f"digest of {name}")}
     assert set(children) == {"5", "6"}
     for seed, child in children.items():
         assert recorded.runs[child][1] == "KILLED"
@@ -380,6 +428,8 @@ def test_runs_of_a_process_that_was_killed_are_closed(first):
 
 class FakeStore:
     """A tracking server in memory, which fails when it is told to."""
+
+    experiment = "1"
 
     def __init__(self):
         self.runs, self.requests_left = {}, math.inf
@@ -401,106 +451,177 @@ class FakeStore:
         self._asked()  # it may be made though the answer is lost
         return info.run_id
 
-    def log(self, run, metrics=(), params=None, tags=None):
-        self.runs[run].data.points |= {(n, step, v, t) for n, v, t, step in metrics}
-        self.runs[run].data.tags |= tags or {}
+    def log(self, run, points, params, tags):
+        self.runs[run].data.points |= {(n, step, v, t) for n, v, t, step in points}
+        self.runs[run].data.tags |= tags
         self._asked()
-
-    def steps(self, run, metric):
-        self._asked()
-        return {step for name, step, _, _ in self.runs[run].data.points if name == metric}
-
-    def reopen(self, run, tags):
-        self.log(run, tags=tags)
-        self.runs[run].info.status = "RUNNING"
 
     def end(self, run, status, time):
         self._asked()
         self.runs[run].info.status = status
 
-    def children(self):
-        return {r.data.tags["seed"]: r for r in self.runs.values() if PARENT in r.data.tags}, len(
-            [r for r in self.runs.values() if PARENT in r.data.tags]
-        )
+    def children(self, key):
+        """Status and curve of each seed's run below a parent; nothing is there twice."""
+        tagged = [r for r in self.runs.values() if r.data.tags.get("kedro_run") == key]
+        children = [r for r in tagged if PARENT in r.data.tags]
+        found = {}
+        for run in children:
+            points = sorted((s, v) for n, s, v, _ in run.data.points if n == "train_loss")
+            assert len({s for s, _ in points}) == len(points)
+            found[run.data.tags["seed"]] = run.info.status, points
+        assert len(found) == len(children)
+        return found
 
 
-def history_of(seeds, iterations, value=1.0):
-    rows = [(s, t, value + s + t) for s in seeds for t in iterations]
-    return pd.DataFrame(rows, columns=["seed", "iteration", "train_loss"])
+def value_at(seed, iteration):
+    return float(np.float32(1 + seed + 1 / (1 + iteration)))
 
 
-def observed(spool, seeds, iterations, upto=None):
-    """Training that says its rows one by one; broken off, or finished with a whole history."""
-    identity = {"task": TASK, "arm": "adam", "digest": "d", "params": {}, "tags": {"digest": "d"}}
-    training = TrackedTraining(spool, identity, points=10, every=0)
-    for t in iterations:
-        rows = {t: {"train_loss": np.array([1.0 + s + t for s in seeds], dtype=np.float32)}}
-        training.observe(HistoryBlock(seeds, 100, rows, [None] * len(seeds)))
-    if upto is None:
-        summary = {"iterations": 100, "seeds": seeds, "diverged_at": [None] * len(seeds)}
-        summary |= {"final_train_loss": [1.0] * len(seeds)}
+def block_of(seeds, rows, diverged_at=None):
+    rows = {t: {"train_loss": np.array(v, dtype=np.float32)} for t, v in rows.items()}
+    return HistoryBlock(seeds, 100, rows, diverged_at or [None] * len(seeds))
+
+
+def observed(folder, monkeypatch, iterations, digest="d", kept=False, ends=True):
+    """A training that says its rows one by one; broken off, or finished with the whole history."""
+    settings = {"folder": str(folder), "points": 10, "live_seconds": 0}
+    monkeypatch.setenv(ENVIRONMENT, json.dumps(settings))
+    seeds = [0, 1]
+    with track_training(TASK, "adam", digest, RESOLVED, kept) as tracked:
+        for t in iterations:
+            tracked.observe(block_of(seeds, {t: [value_at(s, t) for s in seeds]}))
+        if not ends:
+            raise KeyboardInterrupt
+        rows = [(s, t, value_at(s, t)) for s in seeds for t in range(0, 101, 5)]
+        history = pd.DataFrame(rows, columns=["seed", "iteration", "train_loss"])
+        summary = {"iterations": 100, "seeds": seeds, "diverged_at": [None, None]}
+        summary |= {"final_train_loss": [1.0, 1.0]}
         summary |= {"gradient_equivalents": 1.0, "device_seconds": 1.0}
-        training.finish(history_of(seeds, range(0, 101, 5)), summary)
-    else:
-        training.abandon(upto)
+        tracked.finish(history, summary)
 
 
 def opened(folder):
-    spool = Spool(folder)
-    spool.open({"name": "a", "time": 0, "tags": {}, "params": {}, "inherited": {}})
-    return spool
+    write(folder / "run.json", {**RUN, "time": 0, "process": {"host": "another", "pid": 1}})
+    return folder
 
 
-def test_a_run_that_is_taken_up_goes_on_in_its_entry(tmp_path):
-    store, seeds = FakeStore(), [0, 1]
-    first, second = opened(tmp_path / "first"), opened(tmp_path / "second")
-    observed(first, seeds, range(0, 50, 5), upto="KILLED")
-    first.close({"status": "KILLED", "time": 1})
-    assert Delivery(first, store, careful=False).step()
-    assert {r.info.status for r in store.children()[0].values()} == {"KILLED"}
-    observed(second, seeds, range(30, 101, 5))  # its checkpoint was older
-    second.close({"status": "FINISHED", "time": 2})
-    assert Delivery(second, store, careful=False).step()
-    children, count = store.children()
-    assert count == 2
-    for seed, child in children.items():
-        assert child.info.status == "FINISHED"
-        assert child.data.tags["kedro_run"] == "second"
-        curve = sorted((s, v) for n, s, v, _ in child.data.points if n == "train_loss")
-        assert curve == [(t, 1.0 + int(seed) + t) for t in range(0, 101, 10)]
+def close(folder, status="FINISHED"):
+    write(folder / "end.json", {"status": status, "time": 2, "metrics": {}, "files": []})
 
 
-def test_a_server_that_fails_at_any_request_gets_everything_once(tmp_path):
-    whole = None
+def whole(seed):
+    return [(t, value_at(seed, t)) for t in range(0, 101, 10)]
+
+
+def test_a_resumed_training_gets_a_new_run_with_the_whole_curve(tmp_path, monkeypatch):
+    store, first, second = FakeStore(), opened(tmp_path / "first"), opened(tmp_path / "second")
+    with pytest.raises(KeyboardInterrupt):
+        observed(first, monkeypatch, range(0, 50, 5), ends=False)
+    close(first, "KILLED")
+    assert Delivery(first, store).send()
+    observed(second, monkeypatch, range(30, 101, 5))  # its checkpoint was older
+    close(second)
+    assert Delivery(second, store).send()
+    assert store.children("first") == {str(s): ("KILLED", whole(s)[:5]) for s in (0, 1)}
+    assert store.children("second") == {str(s): ("FINISHED", whole(s)) for s in (0, 1)}
+
+
+def test_a_worker_that_takes_over_goes_on_with_the_same_run(tmp_path, monkeypatch):
+    """In the same ``kedro run``, and through a server that is back meanwhile."""
+    store, folder = FakeStore(), opened(tmp_path / "run")
+    with pytest.raises(KeyboardInterrupt):
+        observed(folder, monkeypatch, range(0, 50, 5), ends=False)
+    Delivery(folder, store).send()
+    observed(folder, monkeypatch, range(30, 101, 5))
+    close(folder)
+    assert Delivery(folder, store).send()
+    assert store.children("run") == {str(s): ("FINISHED", whole(s)) for s in (0, 1)}
+
+
+def test_only_what_has_changed_is_sent(tmp_path, monkeypatch):
+    store, folder = FakeStore(), opened(tmp_path / "run")
+    with pytest.raises(KeyboardInterrupt):
+        observed(folder, monkeypatch, range(0, 50, 5), ends=False)
+    delivery = Delivery(folder, store)
+    assert not delivery.send()
+    store.requests_left = 0
+    assert not delivery.send()
+    store.requests_left, logged, log = math.inf, [], store.log
+    store.log = lambda run, points, *rest: logged.extend(points) or log(run, points, *rest)
+    observed(folder, monkeypatch, range(50, 101, 5))
+    delivery.send()
+    assert {step for name, *_, step in logged if name == "train_loss"} == {*range(50, 101, 10)}
+
+
+def test_a_server_that_fails_at_any_request_gets_everything_once(tmp_path, monkeypatch):
     for allowed in range(40):
-        store, spool = FakeStore(), opened(tmp_path / str(allowed))
-        observed(spool, [0, 1], range(0, 101, 50))
-        spool.close({"status": "FINISHED", "time": 2})
-        store.requests_left = math.inf if whole is None else allowed
-        delivery = Delivery(spool, store, careful=False)
+        store, folder = FakeStore(), opened(tmp_path / str(allowed))
+        observed(folder, monkeypatch, range(0, 101, 50))
+        close(folder)
+        store.requests_left = allowed
         try:
-            assert delivery.step()
-            done = whole is not None
+            done = Delivery(folder, store).send()
         except UnreachableError:
             store.requests_left, done = math.inf, False
-            assert Delivery(spool, store, careful=True).step()
-        points = {s: {p[:3] for p in r.data.points} for s, r in store.children()[0].items()}
-        whole = whole or points
-        assert points == whole
+            assert Delivery(folder, store).send()
+        assert store.children(str(allowed)) == {str(s): ("FINISHED", whole(s)) for s in (0, 1)}
         assert len(store.runs) == 1 + 2
         assert {r.info.status for r in store.runs.values()} == {"FINISHED"}
-        assert spool.waiting() == []
         if done:
+            assert allowed > 5
             return
     pytest.fail("it asks for more than 40 things")
 
 
-def test_what_came_after_a_divergence_is_not_drawn(tmp_path):
-    store, spool = FakeStore(), opened(tmp_path / "run")
-    identity = {"task": TASK, "arm": "adam", "digest": "d", "params": {}, "tags": {"digest": "d"}}
-    training = TrackedTraining(spool, identity, points=10, every=0)
-    rows = {t: {"train_loss": np.array([1.0, 1e9 if t == 20 else 5.0])} for t in (0, 10, 20, 30)}
-    training.observe(HistoryBlock([0, 1], 100, rows, [None, 20]))
-    Delivery(spool, store, careful=False).step()
-    steps = {s: {p[1] for p in r.data.points} for s, r in store.children()[0].items()}
-    assert steps == {"0": {0, 10, 20, 30}, "1": {0, 10}}
+def test_a_full_disk_costs_nothing_that_was_trained(tmp_path, monkeypatch, caplog):
+    """The next write has everything; without one, the next run sends what is kept."""
+    store, folder = FakeStore(), opened(tmp_path / "run")
+    calls = iter(range(99))
+
+    def write_or_fail(path, record, upto=3):
+        if next(calls) < upto:
+            raise OSError("no space left")
+        write(path, record)
+
+    monkeypatch.setattr(training, "write", write_or_fail)
+    observed(folder, monkeypatch, range(0, 101, 50))
+    close(folder)
+    assert Delivery(folder, store).send()
+    assert store.children("run") == {str(s): ("FINISHED", whole(s)) for s in (0, 1)}
+    assert caplog.text.count("no space left") == 1
+
+    full, after, again = (opened(tmp_path / name) for name in ("full", "after", "again"))
+    monkeypatch.setattr(training, "write", lambda *_: write_or_fail(*_, upto=99))
+    observed(full, monkeypatch, range(0, 101, 50), "other")
+    monkeypatch.undo()
+    for folder in (full, after, again):
+        if folder != full:
+            observed(folder, monkeypatch, [], "other", kept=True)
+        close(folder)
+        assert Delivery(folder, store).send()
+    assert store.children("full") == {}
+    assert store.children("after") == {str(s): ("FINISHED", whole(s)) for s in (0, 1)}
+    assert store.children("again") == {}
+
+
+def test_a_run_is_left_over_when_nobody_is_at_work_on_it(tmp_path):
+    folder = opened(tmp_path / "run")
+    assert not is_abandoned(folder)
+    assert not is_abandoned(tmp_path / "none")
+    os.utime(folder / "run.json", (0, 0))
+    assert is_abandoned(folder)  # of a host that does not answer any more
+    closed = opened(tmp_path / "closed")
+    close(closed)
+    assert is_abandoned(closed)
+
+
+def test_what_came_after_a_divergence_is_not_drawn(tmp_path, monkeypatch):
+    store, folder = FakeStore(), opened(tmp_path / "run")
+    settings = {"folder": str(folder), "points": 10, "live_seconds": 0}
+    monkeypatch.setenv(ENVIRONMENT, json.dumps(settings))
+    rows = {t: [1.0, 1e9 if t == 20 else 5.0] for t in (0, 10, 20, 30)}
+    with track_training(TASK, "adam", "d", RESOLVED) as tracked:
+        tracked.observe(block_of([0, 1], rows, [None, 20]))
+    Delivery(folder, store).send()
+    steps = {seed: [t for t, _ in curve] for seed, (_, curve) in store.children("run").items()}
+    assert steps == {"0": [0, 10, 20, 30], "1": [0, 10]}

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 from kedro.framework.hooks import hook_impl
 
-from adaptive_opt.files import CHECKOUT, PROJECT, changed_at, is_remote
+from adaptive_opt.files import PROJECT, changed_at, is_remote
 
 from .results import path_of
-from .tracking.run import UNSENT
-from .tracking.store import without_password
-from .tracking.training import ENVIRONMENT
 
 __all__ = ["EXIT_FAILED_ARMS", "FAILED_ARMS", "OutcomeHooks", "command_line", "how_to_go_on"]
 __all__ += ["where_results_are"]
@@ -41,19 +37,22 @@ KINDS = ("report", "figures", "tables", "texts", "runs", "searches", "data")
 
 
 class OutcomeHooks:
-    """Says at the end of a run what it made, and where; nothing of what was there before."""
+    """Says at the end of a run what it made, and where; nothing of what was there before.
 
-    def __init__(self) -> None:
+    Args:
+        tracked: returns where the last run can be seen in MLflow; empty if nowhere.
+    """
+
+    def __init__(self, tracked: Callable[[], str] = lambda: "") -> None:
         self._begun = 0.0
         self._done = 0
         self._failed: str | None = None
-        self._tracked = ""
+        self._tracked = tracked
 
-    @hook_impl(trylast=True)  # after TrackingHooks
+    @hook_impl
     def before_pipeline_run(self) -> None:
         """Note the time."""
         self._begun, self._done, self._failed = time.time() - CLOCKS_DIFFER, 0, None
-        self._tracked = _tracked_run()
 
     @hook_impl
     def after_node_run(self) -> None:
@@ -69,8 +68,7 @@ class OutcomeHooks:
     def after_pipeline_run(self, pipeline: Any, catalog: Any) -> None:
         """Say where the results are."""
         made = _files_made(pipeline.all_outputs(), catalog, self._begun)
-        sent = not (PROJECT / UNSENT).exists()  # TrackingHooks say what MLflow has not taken
-        click.echo(where_results_are(made, PROJECT, self._tracked if sent else ""))
+        click.echo(where_results_are(made, PROJECT, self._tracked()))
         failed = _failed_arms(pipeline.all_outputs(), catalog)
         if failed:
             click.echo(f"\nFailed, and left out: {len(failed)} of the arms.", err=True)
@@ -119,7 +117,7 @@ def where_results_are(made: Mapping[str, Path], project: Path, tracked: str = ""
     Args:
         made: files, by the names of their datasets.
         project: what the paths are relative to.
-        tracked: where its record in MLflow is.
+        tracked: where the run can be seen in MLflow.
     """
     by_kind: dict[str, list[Path]] = defaultdict(list)
     for name, path in made.items():
@@ -193,15 +191,3 @@ def _files_made(names: Iterable[str], catalog: Any, since: float) -> dict[str, P
         if path is not None and changed_at(path) >= since:
             found[name] = path
     return found
-
-
-def _tracked_run() -> str:
-    """Where the record of this run can be looked at; empty if there is none."""
-    mlflow: Any = sys.modules.get("mlflow")
-    if mlflow is None or ENVIRONMENT not in os.environ:
-        return ""
-    server = str(mlflow.get_tracking_uri())
-    if server.startswith("http"):
-        return without_password(server)
-    by_hand = f"mlflow ui --backend-store-uri {without_password(server)}"
-    return "make mlflow" if PROJECT == CHECKOUT else by_hand

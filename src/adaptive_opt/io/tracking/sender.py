@@ -1,155 +1,227 @@
-"""The process that sends records to MLflow: ``python -m adaptive_opt.io.tracking.sender``.
+"""The process that sends files to MLflow: ``python -m adaptive_opt.io.tracking.sender``.
 
-It stands beside training, which so never waits for a server. It takes no lower priority: cores
-that are always busy would leave it nothing until the end, which then waits for all that it has
-not sent. It ends when the run's last record is sent; when that cannot be; or, having
-ended the run in MLflow too, when the process that trains is gone.
+It exits when the run has ended and all is sent, or MLflow is unreachable. If the training process
+dies, it ends the run in MLflow. Its priority is normal: a lower one would leave all to the end.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import logging
 import os
+import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
-from .delivery import Delivery
-from .spool import Spool
-from .store import RefusedError, Store, UnreachableError, anonymous, first_line
+from adaptive_opt.files import at, changed_at, on_disk
 
-__all__ = ["main"]
+from .spool import END, RUN, SENDER, Record, delete, is_abandoned, milliseconds, read, write
+from .store import RefusedError, Store, UnreachableError, reason_of, without_passwords
+
+__all__ = ["Delivery", "main"]
 
 logger = logging.getLogger(__name__)
 
-LOOK_EVERY = 0.2
-LONGEST_PAUSE = 30.0
-"""Seconds between two looks at the folder, and between two attempts at a server that is away."""
+PARENT = "mlflow.parentRunId"
+KEY = "kedro_run"
+"""Tag of a parent and its children: the name of their folder."""
 
-UNTOUCHED = 60.0
-"""Seconds after which the folder of a run without a sender is taken to be left over."""
+POLL, LONGEST_PAUSE = 0.2, 30.0
+"""Seconds between two looks at the files, and between two attempts to reach a server."""
 
-WAITS = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
-
-
-class _Sender:
-    """Sends one run's records, and those that earlier runs left."""
-
-    def __init__(self, spool: Spool, parent: int, connect: Callable[[], Store]) -> None:
-        self.spool, self._parent_process, self._connect = spool, parent, connect
-        self._delivery: Delivery | None = None
-        self._failures = 0
-        self._refused: list[str] = []
-        self._noted: dict[str, Any] = {}
-
-    @property
-    def orphaned(self) -> bool:
-        """Whether the process that trains is gone."""
-        return os.getppid() != self._parent_process
-
-    def run(self) -> bool:
-        """Until the run has ended; whether everything is sent."""
-        while True:
-            gone = self.orphaned
-            try:
-                if self._attempt(gone):
-                    return True
-                self._failures = 0
-            except UnreachableError as error:
-                self._failures += 1
-                logger.warning("%s", error)
-                self._note(str(error))
-                self._delivery = None
-                if gone or self.spool.closing:
-                    return False
-            self._pause()
-
-    def _attempt(self, gone: bool) -> bool:
-        """Send what waits; whether that was the end of it."""
-        if self._delivery is None:
-            store = self._connect()
-            self._note(None)
-            self._send_leftovers(store)
-            self._delivery = Delivery(self.spool, store, careful=self._failures > 0)
-            self._delivery.refused = self._refused
-        done = self._delivery.step()
-        if not done and gone:
-            self._delivery.end("KILLED")
-            done = True
-        self._note(None)
-        return done
-
-    def _note(self, reason: str | None) -> None:
-        state = {"connected": reason is None, "reason": reason, "refused": list(self._refused)}
-        if state != self._noted:
-            self.spool.note(**state)
-            self._noted = state
-
-    def _pause(self) -> None:
-        seconds = min(LONGEST_PAUSE, 2.0**self._failures) if self._failures else LOOK_EVERY
-        until = time.monotonic() + seconds
-        while time.monotonic() < until and not self.spool.closing and not self.orphaned:
-            time.sleep(min(LOOK_EVERY, seconds))
-
-    def _send_leftovers(self, store: Store) -> None:
-        """What runs left that ended without a server, or were killed with their sender."""
-        for folder in sorted(self.spool.folder.parent.iterdir()):
-            spool = Spool(folder)
-            if folder == self.spool.folder or not _left_over(spool):
-                continue
-            # What cannot be sent of it even now must not keep this run from being recorded.
-            absent = (Timeout, OSError, UnreachableError)
-            with contextlib.suppress(*absent), FileLock(spool.lock, timeout=0):
-                if spool.run() is not None:
-                    delivery = Delivery(spool, store, careful=True)
-                    with contextlib.suppress(RefusedError):
-                        if not delivery.step():
-                            delivery.end("KILLED")
-                spool.remove()
+DEFAULTS = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
+DEFAULTS["MLFLOW_DISABLE_TELEMETRY"] = "true"
+"""Variables of MLflow; by its own defaults an attempt lasts for minutes."""
 
 
-def _left_over(spool: Spool) -> bool:
-    """Whether nobody is at work there; else its lock says so, too."""
-    with contextlib.suppress(OSError):
-        quiet = time.time() - spool.folder.stat().st_mtime > UNTOUCHED
-        return spool.folder.is_dir() and (spool.left or quiet)
-    return False
+@dataclass
+class _Run:
+    id: str
+    finished: bool = False
+    sent: set[tuple[str, int]] = field(default_factory=set)
+    """Metric and iteration of points that MLflow has."""
+
+
+class Delivery:
+    """Sends what changed in the folder of a run since the last call.
+
+    After an :class:`.UnreachableError` a new one sends everything again, which changes nothing:
+    runs are found by their tags, and MLflow stores a point that it gets twice once.
+    """
+
+    def __init__(self, folder: Path, store: Store) -> None:
+        self.refused: dict[str, str] = {}
+        self.store, self._folder = store, folder
+        self._versions: dict[Path, Any] = {}
+        self._done: set[Path] = set()
+        self._run = read(folder / RUN) or {}
+        self._runs: dict[Any, _Run] = {}
+        for run in store.find(KEY, folder.name):
+            found = _Run(run.info.run_id, run.info.status == "FINISHED")
+            self._runs[self._place(run.data.tags)] = found
+        name, tags, begun = (self._run[key] for key in ("name", "tags", "time"))
+        self._parent = self._find_or_create(name, tags, begun).id
+        with self._noting_refusal(RUN):
+            store.log(self._parent, [], self._run["params"], {})
+
+    def send(self, killed: bool = False) -> bool:
+        """Send what changed; return whether the run has ended, by itself or ``killed``."""
+        end = read(self._folder / END)
+        if end is None and killed:
+            end = {"status": "KILLED", "time": milliseconds(), "files": [], "metrics": {}}
+        for path in sorted(self._folder.glob("[!.]*.*.json")):
+            with self._noting_refusal(path.name):
+                self._send_training(path, end is not None)
+        if end is not None:
+            with self._noting_refusal(END):
+                self._send_end(end)
+        return end is not None
+
+    @contextlib.contextmanager
+    def _noting_refusal(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except RefusedError as error:
+            logger.warning("MLflow refuses %s: %s", name, error)
+            self.refused[name] = str(error)
+
+    def _place(self, tags: dict[str, str]) -> Any:
+        return tags.get("task"), tags.get("arm"), tags.get("seed")  # the parent has none
+
+    def _find_or_create(self, name: str, tags: dict[str, str], begun: int) -> _Run:
+        place = self._place(tags)
+        if place not in self._runs:
+            tags = {**tags, KEY: self._folder.name}
+            self._runs[place] = _Run(self.store.create(name, tags, begun))
+        return self._runs[place]
+
+    def _send_training(self, path: Path, ended: bool) -> None:
+        """Send the state of a training; if the run has ended, no training goes on."""
+        stat = path.stat()
+        version = stat.st_mtime_ns, stat.st_ino, stat.st_size
+        if path in self._done or (self._versions.get(path) == version and not ended):
+            return
+        self._versions[path], state = version, read(path)
+        if state is None:
+            raise RefusedError("the file is damaged")
+        tags, time = state["tags"], state["time"]
+        status = "KILLED" if ended and state["status"] == "RUNNING" else state["status"]
+        known = set()
+        if state["kept"]:  # what MLflow has, or had until a user deleted it, is not sent
+            for run in self.store.find("digest", tags["digest"], deleted=True):
+                if run.info.status == "FINISHED" or run.info.lifecycle_stage == "deleted":
+                    known.add(run.data.tags["seed"])
+        for seed in sorted(state["seeds"].keys() - known, key=int):
+            self._send_seed(seed, state, status)
+        prefix = f"{tags['task']}/{tags['arm']}"
+        summary = [(f"{prefix}/{name}", x, time, 0) for name, x in state["summary"].items()]
+        self.store.log(self._parent, summary, {}, {})
+        if status == "FINISHED":
+            self._done.add(path)
+
+    def _send_seed(self, seed: str, state: Record, status: str) -> None:
+        tags = {**state["tags"], **self._run["inherited"], "seed": seed, PARENT: self._parent}
+        run = self._find_or_create(f"{tags['task']} {tags['arm']} {seed}", tags, state["begun"])
+        if run.finished:
+            return
+        points = [
+            (name, value, time, step)
+            for name, curve in state["seeds"][seed].items()
+            for step, value, time in curve.values()
+            if (name, step) not in run.sent
+        ]
+        end = state["diverged_at"].get(seed)
+        tags = {} if end is None else {"diverged_at": str(end)}
+        self.store.log(run.id, points, {} if run.sent else state["params"], tags)
+        run.sent.update((name, step) for name, _, _, step in points)
+        if status != "RUNNING":
+            self.store.end(run.id, status, state["time"])
+        if status == "FINISHED":
+            run.finished, run.sent = True, set()
+
+    def _send_end(self, end: Record) -> None:
+        time = end["time"]
+        metrics = [(name, x, time, 0) for name, x in end["metrics"].items()]
+        self.store.log(self._parent, metrics, {}, {})
+        for name, folder, changed in end["files"]:
+            if changed_at(file := at(name)) == changed:  # else a later run has replaced it
+                with on_disk(file) as copy:
+                    self.store.add_file(self._parent, copy, folder)
+        self.store.end(self._parent, end["status"], time)
 
 
 def main() -> int:
-    """Send the records in a folder; 1 if some had to stay there."""
-    line = argparse.ArgumentParser(description=__doc__)
-    line.add_argument("folder", type=Path)
-    line.add_argument("--process", type=int, required=True, help="the one that trains")
-    line.add_argument("--experiment", required=True)
-    line.add_argument("--artifacts", type=Path, required=True)
-    given = line.parse_args()
+    """Send the files of a run; return 1 if some are left."""
+    folder, process, experiment, artifacts = sys.argv[1:]
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
-    for name, value in WAITS.items():
+    for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)
-    spool = Spool(given.folder)
-    uri = os.environ["MLFLOW_TRACKING_URI"]  # a password in it is seen by nobody there
-    connect = partial(Store, uri, given.experiment, given.artifacts)
-    sender = _Sender(spool, given.process, connect)
+    uri = os.environ["MLFLOW_TRACKING_URI"]  # arguments, and passwords in them, are public
+    connect = partial(Store, uri, experiment, Path(artifacts))
     try:
-        with FileLock(spool.lock, timeout=0):
-            sent = sender.run()
+        with FileLock(Path(folder, "lock"), timeout=0):
+            return _send_until_end(Path(folder), int(process), connect)
     except Exception as error:
-        told = anonymous("".join(traceback.format_exception(error)))
-        logger.error("the sender failed\n%s", told)
-        reason = f"{type(error).__name__}: {first_line(error)}"
-        spool.note(connected=True, reason=reason, refused=[])
+        logger.error(without_passwords("".join(traceback.format_exception(error))))
+        _report(Path(folder), reason=f"{type(error).__name__}: {reason_of(error)}")
         return 1
-    if sent and sender.orphaned:
-        spool.remove()
-    return 0 if sent else 1
+
+
+def _send_until_end(folder: Path, process: int, connect: Callable[[], Store]) -> int:
+    """Send what changes until the run has ended; return 1 if something is left."""
+    delivery: Delivery | None = None
+    failures = 0
+    while True:
+        killed = os.getppid() != process
+        last = killed or (folder / END).exists()
+        try:
+            if delivery is None:
+                store = connect()
+                _report(folder)
+                _send_leftovers(folder, store)
+                delivery = Delivery(folder, store)
+            if delivery.send(killed):
+                _report(folder, experiment=delivery.store.experiment, refused=delivery.refused)
+                if killed:
+                    delete(folder)
+                return 0
+            failures = 0
+        except (UnreachableError, OSError) as error:
+            delivery, failures = None, failures + 1
+            logger.warning("%s", reason_of(error))
+            _report(folder, reason=reason_of(error))
+            if last:
+                return 1
+        until = time.monotonic() + (min(LONGEST_PAUSE, 2.0**failures) if failures else POLL)
+        while time.monotonic() < until and os.getppid() == process and not (folder / END).exists():
+            time.sleep(POLL)
+
+
+def _send_leftovers(own: Path, store: Store) -> None:
+    """Send what other runs left that ended without MLflow, or were killed with their sender."""
+    for folder in sorted(own.parent.iterdir()):
+        if folder == own or not is_abandoned(folder):
+            continue
+        # A run that cannot be sent now must not keep this one from being sent.
+        try:
+            with FileLock(folder / "lock", timeout=0):
+                Delivery(folder, store).send(killed=True)
+                delete(folder)
+        except Exception as error:
+            logger.warning("%s is not sent: %s", folder.name, reason_of(error))
+
+
+def _report(folder: Path, **state: Any) -> None:
+    """Tell the training process how sending goes."""
+    with contextlib.suppress(OSError):
+        write(folder / SENDER, state)
 
 
 if __name__ == "__main__":

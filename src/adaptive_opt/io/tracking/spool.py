@@ -1,107 +1,38 @@
-"""Records on their way to MLflow, one file each, in a folder for each ``kedro run``.
+"""Files of one ``kedro run`` that wait for MLflow, in ``mlflow_unsent/<run key>/``.
 
-``run.json`` says what the run is and stays until all is sent; the others are deleted when they
-have been. Every process of the run writes into the folder, the sender alone deletes.
+``run.json`` describes the run, ``end.json`` its end, ``<task>.<arm>.json`` the state of a training,
+``sender.json`` the state of the sender. Each file is replaced as a whole.
 """
 
 from __future__ import annotations
 
-import itertools
+import contextlib
 import json
-import os
-import shutil
 import time
 from pathlib import Path
 from typing import Any
 
 from adaptive_opt.files import write_whole
+from adaptive_opt.processes import is_gone
 
-__all__ = ["Record", "Spool", "milliseconds", "read"]
+__all__ = ["END", "RUN", "SENDER", "Record", "delete", "is_abandoned", "milliseconds"]
+__all__ += ["read", "write"]
+
+RUN, END, SENDER = "run.json", "end.json", "sender.json"
+
+SILENCE = 3600.0
+"""Seconds without a new file after which the run of another host counts as dead."""
 
 Record = dict[str, Any]
 
-_number = itertools.count()
-
 
 def milliseconds() -> int:
-    """Now, as MLflow counts."""
+    """Return the time in MLflow's unit."""
     return time.time_ns() // 1_000_000
 
 
-class Spool:
-    """The folder of one run.
-
-    Args:
-        folder: its name identifies the run.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    @property
-    def key(self) -> str:
-        """What the run is found again by."""
-        return self.folder.name
-
-    @property
-    def lock(self) -> Path:
-        """Held by the process that sends what is here."""
-        return self.folder / "lock"
-
-    def open(self, run: Record) -> None:
-        """Say what the run is."""
-        _write(self.folder / "run.json", run)
-
-    def run(self) -> Record | None:
-        """What the run is; None: everything has been sent."""
-        return read(self.folder / "run.json")
-
-    def finished(self) -> None:
-        """Everything has been sent."""
-        (self.folder / "run.json").unlink(missing_ok=True)
-
-    def put(self, record: Record) -> None:
-        """Add a record."""
-        name = f"{time.time_ns():020d}-{os.getpid()}-{next(_number):06d}.json"
-        _write(self.folder / name, record)
-
-    def close(self, record: Record) -> None:
-        """Add the last record."""
-        _write(self.folder / f"{'9' * 20}-close.json", {"kind": "close", **record})
-
-    @property
-    def closing(self) -> bool:
-        """Whether the last record is there and waits."""
-        return (self.folder / f"{'9' * 20}-close.json").exists()
-
-    def waiting(self) -> list[Path]:
-        """Files of the records that have not been sent, oldest first."""
-        return sorted(self.folder.glob("[0-9]*.json"))
-
-    def note(self, **state: Any) -> None:
-        """How the sending goes: for the process that trains, to be said at the end."""
-        _write(self.folder / "state.json", state)
-
-    def state(self) -> Record:
-        """What was noted last."""
-        return read(self.folder / "state.json") or {}
-
-    def leave(self) -> None:
-        """Let the next run send what is here."""
-        (self.folder / "left").touch()
-
-    @property
-    def left(self) -> bool:
-        """Whether this is for the next run to send."""
-        return (self.folder / "left").exists()
-
-    def remove(self) -> None:
-        """Delete the folder with all that is in it."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-
 def read(path: Path) -> Record | None:
-    """A record; None: it is not there, or is none."""
+    """Return a record; None if the file is missing or damaged."""
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -109,6 +40,24 @@ def read(path: Path) -> Record | None:
     return record if isinstance(record, dict) else None
 
 
-def _write(path: Path, record: Record) -> None:
+def write(path: Path, record: Record) -> None:
+    """Replace a record."""
     text = json.dumps(record, allow_nan=False)
     write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+
+
+def is_abandoned(folder: Path) -> bool:
+    """Return whether a run has ended or was killed; its sender may still be at work."""
+    process = (read(folder / RUN) or {}).get("process")
+    if process is None:  # the run is just beginning
+        return False
+    changed: float = max(file.stat().st_mtime for file in folder.iterdir())
+    return (folder / END).exists() or is_gone(process) or time.time() - changed > SILENCE
+
+
+def delete(folder: Path) -> None:
+    """Delete a run's folder, ``run.json`` last: a part of the folder can still be sent."""
+    for file in sorted(folder.iterdir(), key=lambda path: path.name == RUN):
+        file.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # as on NFS, where an open file leaves another one
+        folder.rmdir()

@@ -42,7 +42,7 @@ def train(
     from adaptive_opt.engine.lengths import Lengths
     from adaptive_opt.engine.provenance import identify_run
     from adaptive_opt.engine.snapshots import Snapshots
-    from adaptive_opt.io.tracking.training import note_finished, track_training
+    from adaptive_opt.io.tracking.training import track_training
     from adaptive_opt.tasks.digest import data_digest
     from adaptive_opt.tasks.load import task_data
 
@@ -56,7 +56,8 @@ def train(
         checkpoint.remove()
     elif (finished := folder.finished(digest, ("weights", "snapshots"), ("lengths",))) is not None:
         logger.info("%s, %s: finished before, nothing has changed", task, arm)
-        note_finished(task, arm, digest, identity.optimizer, folder.path, finished[-1])
+        with track_training(task, arm, digest, identity.optimizer, kept=True) as tracked:
+            tracked.finish(finished[0], finished[-1])
         return finished  # type: ignore[no-any-return]
     resumed = checkpoint.path is not None and checkpoint.path.is_file()
     task_settings = task_parameters(task, tasks)
