@@ -21,14 +21,14 @@ from pydantic import ValidationError
 from adaptive_opt.errors import StudyError
 from adaptive_opt.io.configuration import nearest
 from adaptive_opt.io.hooks import check_way, known_tags
-from adaptive_opt.io.outcome import EXIT_FAILED_ARMS, FAILED_ARMS, how_to_go_on
+from adaptive_opt.io.status.outcome import EXIT_FAILED_ARMS, FAILED_ARMS, how_to_go_on
 
 FAULTS = (StudyError, DatasetError, MissingConfigException)
 """What the user can help: said as one sentence."""
 
 RUNNERS = ("SequentialRunner", "ParallelRunner", "ThreadRunner")
 
-DEFAULT_RUNNER = "adaptive_opt.io.runner.StudyRunner"
+DEFAULT_RUNNER = "adaptive_opt.io.StudyRunner"
 
 LISTED = "kedro registry describe lists them"
 
@@ -191,7 +191,7 @@ def _check(what: str, names: Sequence[str], known: Sequence[str], many: str = ""
 def _status(*, as_json: bool, env: str | None, params: dict[str, Any], **options: Any) -> None:
     import json
 
-    from adaptive_opt.io.status import as_text, look
+    from adaptive_opt.io.status.report import as_text, look
 
     try:
         options = with_own_pipeline({"env": env, **options}, pipelines)
@@ -211,7 +211,10 @@ cli.add_command(run)
 
 # kedro-viz's commands are global, which a project cannot define anew. Its `deploy` would publish
 # the paths of this machine.
-viz.lazy_subcommands = {"run": "adaptive_opt.io.viz.run", "build": "adaptive_opt.io.viz.build"}
+viz.lazy_subcommands = {
+    "run": "adaptive_opt.io.viz.commands.run",
+    "build": "adaptive_opt.io.viz.commands.build",
+}
 
 adaptive = click.Group("adaptive", help=ADAPTIVE_HELP)
 cli.add_command(adaptive)

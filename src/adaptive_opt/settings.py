@@ -4,7 +4,7 @@ import os
 
 from adaptive_opt.io.configuration import LOADER_ARGUMENTS, ConfigurationLoader
 from adaptive_opt.io.hooks import CheckpointHooks, ValidationHooks
-from adaptive_opt.io.outcome import OutcomeHooks
+from adaptive_opt.io.status.outcome import OutcomeHooks
 from adaptive_opt.io.tracking.hooks import TrackingHooks
 
 # No usage statistics of Kedro's or MLflow's leave this machine.

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from adaptive_opt.io.lineage import adapt_page, machine_paths, nest, replace_in_strings
+from adaptive_opt.io.viz.graph import adapt_page, machine_paths, nest, replace_in_strings
 
 
 def node(name, kind, **more):

@@ -19,7 +19,7 @@ from kedro_datasets.pandas import CSVDataset
 
 import adaptive_opt.io
 from adaptive_opt.errors import StudyError
-from adaptive_opt.io.relay import Agenda
+from adaptive_opt.io.runners.events import Agenda
 from adaptive_opt.parameters import find_faults
 from adaptive_opt.parameters.resources import ResourcesParameters, node_resources
 from tests.conftest import PROJECT
@@ -316,7 +316,7 @@ def test_gpus_are_asked_of_the_cluster_and_not_of_this_machine(ray, project):
 
 
 def test_without_ray_a_sentence_says_what_to_install(monkeypatch):
-    monkeypatch.setattr("adaptive_opt.io.ray_runner.find_spec", lambda _: None)
+    monkeypatch.setattr("adaptive_opt.io.runners.ray_runner.find_spec", lambda _: None)
     with pytest.raises(StudyError, match=r"pip install 'adaptive_opt\[ray\]'"):
         adaptive_opt.io.RayRunner()
 

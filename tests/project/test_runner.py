@@ -22,7 +22,7 @@ from kedro_datasets.pandas import CSVDataset
 from kedro_viz.integrations.kedro.hooks_utils import is_sequential_runner
 
 from adaptive_opt.errors import StudyError
-from adaptive_opt.io.runner import StudyRunner
+from adaptive_opt.io.runners.local_runner import StudyRunner
 from tests.project.conftest import kedro
 
 pytestmark = pytest.mark.skipif(
@@ -272,7 +272,7 @@ from pathlib import Path
 from kedro.io import DataCatalog, MemoryDataset
 from kedro.pipeline import Pipeline, node
 from kedro_datasets.json import JSONDataset
-from adaptive_opt.io.runner import StudyRunner
+from adaptive_opt.io.runners.local_runner import StudyRunner
 
 def write(_):
     while True:

@@ -13,8 +13,8 @@ from kedro.io import DatasetError
 from adaptive_opt.engine.checkpoint import Checkpoint
 from adaptive_opt.errors import StudyError
 from adaptive_opt.io import datasets
-from adaptive_opt.io.grid import Files, _load
 from adaptive_opt.io.runs import RunFolder
+from adaptive_opt.io.status.grid import Files, _load
 from adaptive_opt.io.tracking.spool import read
 from adaptive_opt.parameters.data import ImageDataParameters, TextDataParameters
 from adaptive_opt.search.storage import Storage

@@ -13,7 +13,7 @@ from kedro.framework.hooks import hook_impl
 from adaptive_opt.files import PROJECT, changed_at
 from adaptive_opt.parameters.models import TrackingParameters
 
-from ..results import path_of
+from ..status.results import path_of
 from .describe import describe_run, flat, run_name
 from .run import Destination, TrackedRun
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from adaptive_opt.processes import keep_freed_memory
 
-from .relay import Messenger, Study
+from .events import Messenger, Study
 
 __all__ = ["Letter", "Order", "Surroundings", "perform"]
 

@@ -16,10 +16,10 @@ from kedro.framework.hooks import hook_impl
 
 from adaptive_opt.files import CHECKOUT, PROJECT, changed_at, is_remote
 
+from ..tracking.run import UNSENT
+from ..tracking.store import without_password
+from ..tracking.training import ENVIRONMENT
 from .results import path_of
-from .tracking.run import UNSENT
-from .tracking.store import without_password
-from .tracking.training import ENVIRONMENT
 
 __all__ = ["EXIT_FAILED_ARMS", "FAILED_ARMS", "OutcomeHooks", "command_line", "how_to_go_on"]
 __all__ += ["where_results_are"]

@@ -18,7 +18,7 @@ from kedro.pipeline.node import Node
 from adaptive_opt.errors import StudyError
 from adaptive_opt.processes import keep_freed_memory
 
-from .relay import ENDS_WITHIN, Agenda, Messenger, RelayRunner, Study, in_memory, relay
+from .events import ENDS_WITHIN, Agenda, Messenger, RelayRunner, Study, in_memory, relay
 
 __all__ = ["StudyRunner"]
 

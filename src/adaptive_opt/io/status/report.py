@@ -209,10 +209,10 @@ def look(
 
     from adaptive_opt.files import CHECKOUT
 
-    from .configuration import LOADER_ARGUMENTS, ConfigurationLoader
+    from ..configuration import LOADER_ARGUMENTS, ConfigurationLoader
+    from ..hooks import check_parameters
+    from ..studies import StudyStorageDataset
     from .grid import Files, survey
-    from .hooks import check_parameters
-    from .studies import StudyStorageDataset
 
     env = env or os.environ.get("KEDRO_ENV")
     loader = ConfigurationLoader(CHECKOUT / "conf", env, params, **LOADER_ARGUMENTS)

@@ -1,6 +1,6 @@
 """``kedro viz run`` and ``kedro viz build``: kedro-viz's page, rearranged and kept to itself.
 
-Both take what kedro-viz says of the project through :mod:`adaptive_opt.io.lineage`. Neither the
+Both take what kedro-viz says of the project through :mod:`adaptive_opt.io.viz.graph`. Neither the
 page nor the server asks another host: kedro-viz's own would load a font from Google and look up
 its newest version at the Python Package Index.
 """
@@ -23,7 +23,7 @@ from kedro.framework.project import PACKAGE_NAME
 from kedro.utils import find_kedro_project
 from kedro_viz.launchers.cli.run import run as kedro_viz_run
 
-from .lineage import adapt_page, machine_paths, nest, replace_in_strings
+from .graph import adapt_page, machine_paths, nest, replace_in_strings
 
 __all__ = ["Lineage", "build", "run"]
 

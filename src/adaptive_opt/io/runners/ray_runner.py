@@ -25,9 +25,9 @@ from kedro.pipeline.node import Node
 from adaptive_opt.errors import StudyError
 from adaptive_opt.parameters.resources import ResourcesParameters, node_resources
 
+from ..tracking.training import ENVIRONMENT
+from .events import ENDS_WITHIN, Agenda, RelayRunner, Study, in_memory, relay
 from .ray_worker import Letter, Order, Surroundings, perform
-from .relay import ENDS_WITHIN, Agenda, RelayRunner, Study, in_memory, relay
-from .tracking.training import ENVIRONMENT
 
 __all__ = ["RayRunner"]
 
