@@ -14,13 +14,13 @@ from kedro.framework.cli.utils import KedroCliError
 from kedro.framework.project import pipelines
 from kedro.io import DatasetError
 from kedro.pipeline import Pipeline
-from kedro_viz.launchers.cli.main import viz
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 
 from adaptive_opt.errors import StudyError
 from adaptive_opt.io.configuration import nearest
 from adaptive_opt.io.hooks import check_way, known_tags
+from adaptive_opt.io.private_interfaces import check_versions, replace_viz_commands
 from adaptive_opt.io.status.outcome import EXIT_FAILED_ARMS, FAILED_ARMS, how_to_go_on
 
 FAULTS = (StudyError, DatasetError, MissingConfigException)
@@ -110,6 +110,7 @@ def _run(**options: Any) -> Any:
     if kedro_run.callback is None:
         raise RuntimeError("kedro's run command has no callback")
     try:
+        check_versions()
         if (runner := options["runner"]) and "." not in runner:
             _check("runner", [runner], RUNNERS)
         options = with_own_pipeline(options, pipelines)
@@ -209,12 +210,8 @@ def cli() -> None:
 run = _Command("run", params=_options(), callback=_run, help=RUN_HELP)
 cli.add_command(run)
 
-# kedro-viz's commands are global, which a project cannot define anew. Its `deploy` would publish
-# the paths of this machine.
-viz.lazy_subcommands = {
-    "run": "adaptive_opt.io.viz.commands.run",
-    "build": "adaptive_opt.io.viz.commands.build",
-}
+# kedro-viz's `deploy` is left out: it would publish the paths of this machine.
+replace_viz_commands({name: f"adaptive_opt.io.viz.commands.{name}" for name in ("run", "build")})
 
 adaptive = click.Group("adaptive", help=ADAPTIVE_HELP)
 cli.add_command(adaptive)

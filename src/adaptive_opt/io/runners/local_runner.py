@@ -1,4 +1,4 @@
-"""The runner of ``kedro run``: as many nodes at a time as there are cores, each on its own."""
+"""The default runner of ``kedro run``: one node for each core, each in a forked process."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from kedro.pipeline.node import Node
 from adaptive_opt.errors import StudyError
 from adaptive_opt.processes import keep_freed_memory
 
-from .events import ENDS_WITHIN, Agenda, Messenger, RelayRunner, Study, in_memory, relay
+from .base import SHUTDOWN_TIMEOUT, ParallelNodeRunner, memory_datasets
+from .events import Event, Job
 
 __all__ = ["StudyRunner"]
 
 
-class StudyRunner(RelayRunner):
-    """Independent nodes side by side, in processes that were forked from this one.
+class StudyRunner(ParallelNodeRunner):
+    """Run independent nodes in parallel, in processes forked from this one.
 
-    Each has cores to itself, and torch there as many threads, so that a run takes the seconds it
-    would take alone. Hooks are called in this process as things happen; of what nodes load and
-    save they see the shape of tables, and nothing else. On a GPU, on one core, and where a
-    dataset lives in memory alone, nodes run one after the other, as with ``SequentialRunner``.
+    Each process is bound to cores of its own and has as many torch threads, so that a run takes
+    as long as it would alone. Hooks are called in this process, without the data. Nodes run one
+    after the other on a GPU, on one core, and where a dataset is only in memory.
 
     Args:
-        workers: how many nodes at a time; default: one for each core, on a GPU one.
+        workers: how many nodes run at a time; default: one for each core, on a GPU one.
         is_async: see Kedro.
 
     Raises:
-        StudyError: ``workers`` is no positive whole number, or above 1 on a GPU.
+        StudyError: ``workers`` is not a positive whole number, or above 1 on a GPU.
     """
 
     def _run(
@@ -46,142 +46,122 @@ class StudyRunner(RelayRunner):
         hook_manager: Any = None,
         run_id: str | None = None,
     ) -> None:
-        workers = min(self._workers(catalog), len(pipeline.nodes))
-        if workers > 1 and (names := in_memory(pipeline, catalog)):
+        workers = min(self._worker_count(catalog), len(pipeline.nodes))
+        if workers > 1 and (names := memory_datasets(pipeline, catalog)):
             self._logger.info("One node at a time: only in memory is %s", ", ".join(names))
             workers = 1
         if workers <= 1:
             super()._run(pipeline, catalog, hook_manager, run_id)
             return
-        study = Study(pipeline, catalog, self._is_async, run_id)
-        with _crew(workers, study) as crew:
-            self._follow(_completed(crew, hook_manager, study, Agenda(pipeline)), pipeline, catalog)
+        job = Job(pipeline, catalog, self._is_async, run_id)
+        self.run_on(_ForkedWorkers(workers, job), job, hook_manager)
 
-    def _workers(self, catalog: Any) -> int:
+    def _worker_count(self, catalog: Any) -> int:
         from adaptive_opt.engine.device import resolve_device
 
         parameters = catalog.load("parameters") if "parameters" in catalog else {}
-        named = parameters.get("training", {}).get("device", "cpu")
-        # A process that has looked for a GPU cannot fork others that use one.
-        if resolve_device(named).type != "cpu":
-            if (self._wished or 1) > 1:
+        device = parameters.get("training", {}).get("device", "cpu")
+        # CUDA does not work in a process forked from one that has initialized it.
+        if resolve_device(device).type != "cpu":
+            if (self.workers or 1) > 1:
                 raise StudyError(
-                    f"--runner-params=workers={self._wished}: on a GPU it is one node at a time"
+                    f"--runner-params=workers={self.workers}: a GPU runs one node at a time; "
+                    "leave the option out"
                 )
             return 1
-        if sys.platform != "linux":  # elsewhere a fork is no sure thing
+        if sys.platform != "linux":  # macOS and Windows do not fork safely
             return 1
-        return self._wished or len(os.sched_getaffinity(0))
+        return self.workers or len(os.sched_getaffinity(0))
+
+
+class _ForkedWorkers:
+    """The worker pool of this machine."""
+
+    def __init__(self, count: int, job: Job) -> None:
+        self._count, self._job = count, job
+        self._workers: list[_Worker] = []
+
+    def open(self) -> None:
+        cores = sorted(os.sched_getaffinity(0))
+        share = max(1, len(cores) // self._count)
+        for number in range(self._count):
+            first = number * share % len(cores)
+            self._workers.append(_Worker(number, cores[first : first + share], self._job))
+
+    def has_room(self) -> bool:
+        return any(worker.node is None for worker in self._workers)
+
+    def start(self, node: Node) -> None:
+        worker = next(worker for worker in self._workers if worker.node is None)
+        worker.node = node
+        with contextlib.suppress(OSError):  # it died; receive() says so
+            worker.connection.send(node.name)
+
+    def receive(self) -> Iterator[Event]:
+        busy = {worker.connection: worker for worker in self._workers if worker.node is not None}
+        for connection in wait(list(busy)):
+            worker = busy[connection]  # type: ignore[index]
+            try:
+                event: Event = worker.connection.recv()
+            except (EOFError, OSError):
+                raise worker.death() from None
+            if event.hook is None:
+                worker.node = None
+            yield event
+
+    def close(self) -> None:
+        for worker in self._workers:
+            worker.process.terminate()
+        for worker in self._workers:
+            worker.connection.close()
+            worker.process.join(SHUTDOWN_TIMEOUT)
+            worker.process.kill()
+            worker.process.join()
 
 
 class _Worker:
-    """A process, and the node it is at."""
+    """A process and the node that it runs."""
 
-    def __init__(self, number: int, cores: Sequence[int], study: Study) -> None:
+    def __init__(self, number: int, cores: Sequence[int], job: Job) -> None:
         context = multiprocessing.get_context("fork")
         self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs, number, cores, study))
+        self.process = context.Process(target=_work, args=(theirs, number, cores, job))
         self.process.start()
         theirs.close()
         self.node: Node | None = None
 
-    def begin(self, node: Node) -> None:
-        self.node = node
-        with contextlib.suppress(OSError):  # a death is noticed when its word is waited for
-            self.connection.send(node.name)
-
-    def end(self) -> None:
-        self.process.join(ENDS_WITHIN)
-        self.process.kill()
-        self.process.join()
-
     def death(self) -> StudyError:
-        self.process.join(ENDS_WITHIN)
+        self.process.join(SHUTDOWN_TIMEOUT)
         code = self.process.exitcode or 0
         how = signal.Signals(-code).name if code < 0 else f"exit {code}"
-        hint = "; if for want of memory, take fewer: --runner-params=workers=1"
-        name = self.node.name if self.node else "a worker"
-        return StudyError(f"{name}: its process died ({how}){hint if code == -9 else ''}")
+        remedy = "if memory ran out, run fewer nodes at a time: --runner-params=workers=1"
+        return StudyError(f"{self.node and self.node.name}: its process died ({how}); {remedy}")
 
 
-@contextlib.contextmanager
-def _crew(count: int, study: Study) -> Iterator[list[_Worker]]:
-    cores = sorted(os.sched_getaffinity(0))
-    share = max(1, len(cores) // count)
-    crew: list[_Worker] = []
-    try:
-        for i in range(count):
-            first = i * share % len(cores)
-            crew.append(_Worker(i, cores[first : first + share], study))
-        yield crew
-    finally:
-        for worker in crew:  # before it finds nobody to report to, which would look like a failure
-            worker.process.terminate()
-        for worker in crew:
-            worker.connection.close()
-            worker.end()
-
-
-def _completed(
-    crew: Sequence[_Worker], hook_manager: Any, study: Study, agenda: Agenda
-) -> Iterator[Node]:
-    """Every node when it is done; the order in which they begin is Kedro's."""
-    while agenda.left:
-        for worker in crew:
-            if worker.node is None and (node := agenda.take()) is not None:
-                worker.begin(node)
-        busy = {worker.connection: worker for worker in crew if worker.node is not None}
-        for connection in wait(list(busy)):
-            worker = busy[connection]  # type: ignore[index]
-            if (finished := worker.node) and _heard(worker, finished, hook_manager, study):
-                worker.node = None
-                agenda.finish(finished)
-                yield finished
-
-
-def _heard(worker: _Worker, node: Node, hook_manager: Any, study: Study) -> bool:
-    """Take a worker's word; whether its node is done."""
-    try:
-        event, told = worker.connection.recv()
-    except (EOFError, OSError):
-        raise worker.death() from None
-    return relay(event, told, node, study, hook_manager)
-
-
-def _serve(connection: Connection, number: int, cores: Sequence[int], study: Study) -> None:
-    """A worker's life."""
+def _work(connection: Connection, number: int, cores: Sequence[int], job: Job) -> None:
+    """Main loop of a worker process."""
     from adaptive_opt.engine.results import BAR_POSITION
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal tells all; this one is told below
-    signal.signal(signal.SIGTERM, _leave)
-    sys.unraisablehook = _leave_later
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal interrupts every process; see close()
+    signal.signal(signal.SIGTERM, _interrupt)
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
     os.environ[BAR_POSITION] = str(number)
     os.sched_setaffinity(0, cores)
     keep_freed_memory()
-    if torch := sys.modules.get("torch"):  # else it counts the cores when it is imported
+    if torch := sys.modules.get("torch"):  # otherwise torch counts the cores at its import
         torch.set_num_threads(len(cores))
-    messenger = Messenger(lambda event, told: connection.send((event, told)))
     with contextlib.suppress(EOFError, OSError, KeyboardInterrupt):
         while True:
-            study.execute(study.by_name[connection.recv()], messenger)
+            job.run_node(connection.recv(), connection.send)
 
 
-def _leave(*_: Any) -> NoReturn:
-    """As an interrupt ends a run that is alone: what is open is closed."""
+def _interrupt(*_: Any) -> NoReturn:
+    """Raise what Ctrl-C raises, so that open files and trials are closed."""
     raise KeyboardInterrupt
 
 
-def _leave_later(unraisable: Any) -> None:
-    """What is raised while an object is deleted goes nowhere: then once more, a moment later."""
-    if unraisable.exc_type is KeyboardInterrupt:
-        threading.Timer(0.01, os.kill, [os.getpid(), signal.SIGTERM]).start()
-    else:
-        sys.__unraisablehook__(unraisable)
-
-
-def _end_with_parent() -> None:
-    """A worker that is left alone would write where the next run writes, too."""
+def _exit_with_parent() -> None:
+    """Exit when the parent dies; otherwise this worker and the next run could write one file."""
     if (parent := multiprocessing.parent_process()) is not None:
         wait([parent.sentinel])
     os._exit(1)

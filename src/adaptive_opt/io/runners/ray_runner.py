@@ -5,7 +5,6 @@ Ray (the extra ``ray``) is imported when a run begins.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import os
@@ -14,7 +13,7 @@ import shutil
 import socket
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -25,41 +24,43 @@ from kedro.pipeline.node import Node
 from adaptive_opt.errors import StudyError
 from adaptive_opt.parameters.resources import ResourcesParameters, node_resources
 
+from ..private_interfaces import local_ray_options
 from ..tracking.training import ENVIRONMENT
-from .events import ENDS_WITHIN, Agenda, RelayRunner, Study, in_memory, relay
-from .ray_worker import Letter, Order, Surroundings, perform
+from .base import SHUTDOWN_TIMEOUT, ParallelNodeRunner, memory_datasets
+from .events import Event, Job
+from .ray_worker import WorkerSettings, run_node
 
 __all__ = ["RayRunner"]
 
 LONGEST_FOLDER = 40
-"""Letters of a temporary folder's name: Ray's sockets are below it, and theirs may have 107."""
+"""Letters of a temporary folder's path: the paths of Ray's sockets, at most 107, begin with it."""
 
-ANSWERS_WITHIN = 10.0
-"""Seconds a cluster is given to answer."""
+CONNECT_TIMEOUT = 10.0
+"""Seconds in which a cluster must answer."""
 
 NO_GPU = {"env_vars": {"CUDA_VISIBLE_DEVICES": ""}}
-"""Surroundings of nodes without a GPU, where there are some."""
+"""Runtime environment that hides a machine's GPUs from a node without one."""
 
-TRAINS = "params:training"
+GPU_INPUT = "params:training"
 """Input of the nodes that use a GPU where there is one."""
 
 
-class RayRunner(RelayRunner):
-    """Nodes become tasks of Ray as soon as their inputs exist.
+class RayRunner(ParallelNodeRunner):
+    """Run each node as a Ray task as soon as its inputs exist.
 
-    Data pass through the catalog, which every machine must see under the same paths. A node
-    whose process or machine dies is begun again elsewhere, and goes on from its checkpoint.
-    What a node takes of a machine is in ``resources`` (:class:`.ResourcesParameters`). Hooks are
-    called in this process.
+    Data pass through the catalog: every machine must see it under the same paths. If the worker
+    or the machine of a node dies, Ray restarts the node, which continues from its checkpoint.
+    ``resources`` (:class:`.ResourcesParameters`) says how many cores and GPUs a node takes. Hooks
+    are called in this process when a node has ended, without the data.
 
     Args:
-        address: of a cluster, as ``ray.init`` takes it; None: Ray is started on this machine,
-            for this run.
-        workers: how many nodes at a time; default: as many as there is room for.
+        address: of a cluster, as ``ray.init`` takes it; None: start Ray on this machine for this
+            run.
+        workers: how many nodes run at a time; default: as many as there is room for.
         is_async: see Kedro.
 
     Raises:
-        StudyError: ``workers`` is no positive whole number, or Ray is not installed.
+        StudyError: ``workers`` is not a positive whole number, or Ray is not installed.
     """
 
     def __init__(
@@ -68,7 +69,7 @@ class RayRunner(RelayRunner):
         super().__init__(workers, is_async)
         if find_spec("ray") is None:
             raise StudyError("RayRunner needs the package ray: pip install 'adaptive_opt[ray]'")
-        self._address = address
+        self.address = address
 
     def _run(
         self,
@@ -77,7 +78,7 @@ class RayRunner(RelayRunner):
         hook_manager: Any = None,
         run_id: str | None = None,
     ) -> None:
-        if names := in_memory(pipeline, catalog):
+        if names := memory_datasets(pipeline, catalog):
             nodes = sorted(n.name for n in pipeline.nodes if {*names} & {*n.inputs})
             raise StudyError(
                 f"only in memory is {', '.join(names)}, which {', '.join(nodes)} would take from "
@@ -85,111 +86,97 @@ class RayRunner(RelayRunner):
             )
         parameters = catalog.load("parameters") if "parameters" in catalog else {}
         resources = ResourcesParameters(**parameters.get("resources", {}))
-        study = Study(pipeline, catalog, self._is_async, run_id)
-        with _cluster(self._address, self._wished) as ray:
-            device = parameters.get("training", {}).get("device", "cpu")
-            wanted = _wanted(pipeline, resources, device, ray)
-            _check_machines(ray, wanted, pipeline, catalog)
-            with contextlib.closing(_Foreman(ray, study, wanted, resources.retries)) as foreman:
-                at_once = self._wished or len(pipeline.nodes)
-                done = foreman.completed(Agenda(pipeline), at_once, hook_manager)
-                self._follow(done, pipeline, catalog)
+        device = parameters.get("training", {}).get("device", "cpu")
+        job = Job(pipeline, catalog, self._is_async, run_id)
+        with _connected(self.address, self.workers) as ray:
+            gpu = device == "cuda" or (device == "auto" and _cluster_has_gpu(ray))
+            needs = {node.name: _node_needs(node, resources, gpu) for node in pipeline.nodes}
+            _check_cluster(ray, needs, job)
+            tasks = _RayTasks(ray, job, needs, resources.retries, self.workers)
+            self.run_on(tasks, job, hook_manager)
 
 
 @contextlib.contextmanager
-def _cluster(address: str | None, workers: int | None) -> Iterator[Any]:
-    """Ray, connected to a cluster or started here; ended or left afterwards."""
+def _connected(address: str | None, workers: int | None) -> Iterator[Any]:
+    """Connect to a cluster, or start Ray here and stop it afterwards."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    if address is None:  # else Ray replaces the loopback by an address that others reach
-        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
-    import ray
-
-    if ray.is_initialized():  # a notebook's, which will be ended there
-        yield ray
-        return
-    options: dict[str, Any] = {"configure_logging": True, "logging_level": logging.WARNING}
     with contextlib.ExitStack() as stack:
+        options: dict[str, Any] = {"address": address}
         if address is None:
-            folder = stack.enter_context(_short_folder())
-            options |= {"address": "local", "include_dashboard": False, "_temp_dir": folder}
-            options |= {"num_cpus": workers or _cores(), "_node_ip_address": "127.0.0.1"}
-        else:
-            options |= {"address": address}
+            folder = stack.enter_context(_temporary_folder())
+            options = local_ray_options(folder, workers or _count_cores())
+        import ray
+
+        if ray.is_initialized():  # a notebook has done so, and shuts Ray down
+            yield ray
+            return
         stack.callback(ray.shutdown)
         try:
-            _knock(address)
-            ray.init(**options)
+            _check_reachable(address)
+            ray.init(logging_level=logging.WARNING, **options)
         except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
             where = f"at {address}" if address else "on this machine"
-            said = str(error).strip().split("\n")[0]
             raise StudyError(
-                f"no Ray cluster can be used {where} ({said}); --runner-params=address=HOST:PORT "
-                "names one, and without it Ray is started here"
+                f"no Ray cluster can be used {where} ({_first_line(error)}); "
+                "--runner-params=address=HOST:PORT names one, and without it Ray is started here"
             ) from error
         yield ray
 
 
-def _knock(address: str | None) -> None:
-    """Find out in seconds what Ray would find out in minutes."""
+def _check_reachable(address: str | None) -> None:
+    """Fail within seconds; Ray tries for minutes."""
     host, _, port = (address or "").rpartition("://")[2].rpartition(":")
     if host and port.isdecimal():
-        socket.create_connection((host, int(port)), timeout=ANSWERS_WITHIN).close()
+        socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT).close()
 
 
 @contextlib.contextmanager
-def _short_folder() -> Iterator[str]:
-    """For Ray's sockets and logs, gone afterwards."""
-    above = tempfile.gettempdir()
-    name = tempfile.mkdtemp(prefix="ray", dir=above if len(above) <= LONGEST_FOLDER else "/tmp")  # noqa: S108
+def _temporary_folder() -> Iterator[str]:
+    """Make a folder for Ray's sockets and logs, and delete it."""
+    short = len(tempfile.gettempdir()) <= LONGEST_FOLDER
+    folder = tempfile.mkdtemp(prefix="ray", dir=None if short else "/tmp")  # noqa: S108
     try:
-        yield name
+        yield folder
     finally:
-        _remove(Path(name))
-
-
-def _remove(folder: Path) -> None:
-    """Delete a folder in which processes that are ending may still write."""
-    until = time.monotonic() + ENDS_WITHIN
-    while folder.exists() and time.monotonic() < until:
-        shutil.rmtree(folder, ignore_errors=True)
-        if folder.exists():
+        until = time.monotonic() + SHUTDOWN_TIMEOUT
+        while Path(folder).exists() and time.monotonic() < until:  # Ray's last processes write
+            shutil.rmtree(folder, ignore_errors=True)
             time.sleep(0.1)
 
 
-def _cores() -> int:
+def _count_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
-def _wanted(
-    pipeline: Pipeline, resources: ResourcesParameters, device: str, ray: Any
-) -> dict[str, dict[str, Any]]:
-    """Of each node, by its name, the cores and GPUs that it takes."""
-    gpu = device == "cuda" or (device == "auto" and ray.cluster_resources().get("GPU", 0) > 0)
-    found = {}
-    for node in pipeline.nodes:
-        takes = node_resources(resources, node.tags)
-        if not gpu or TRAINS not in node.inputs:
-            takes["gpus"] = 0
-        found[node.name] = takes
-    return found
+def _first_line(error: Any) -> str:
+    return str(error).strip().split("\n")[0]
 
 
-def _check_machines(
-    ray: Any, wanted: dict[str, dict[str, Any]], pipeline: Pipeline, catalog: Any
-) -> None:
+def _cluster_has_gpu(ray: Any) -> bool:
+    return bool(ray.cluster_resources().get("GPU", 0))
+
+
+def _node_needs(node: Node, resources: ResourcesParameters, gpu: bool) -> dict[str, Any]:
+    """Return the cores and GPUs of a node."""
+    needs = node_resources(resources, node.tags)
+    return needs if gpu and GPU_INPUT in node.inputs else {**needs, "gpus": 0}
+
+
+def _check_cluster(ray: Any, needs: Mapping[str, Mapping[str, Any]], job: Job) -> None:
     """Refuse what Ray would wait for without end, and a database that machines cannot share."""
     alive = [n for n in ray.nodes() if n["Alive"]]
-    has = [(n["Resources"].get("CPU", 0), n["Resources"].get("GPU", 0)) for n in alive]
-    for name, takes in wanted.items():
-        if not any(takes["cpus"] <= cpus and takes["gpus"] <= gpus for cpus, gpus in has):
+    machines = [(n["Resources"].get("CPU", 0), n["Resources"].get("GPU", 0)) for n in alive]
+    for name, need in needs.items():
+        if not any(need["cpus"] <= cpus and need["gpus"] <= gpus for cpus, gpus in machines):
             raise StudyError(
-                f"{name} is to have {takes['cpus']} cores and {takes['gpus']:g} GPUs (resources "
+                f"{name} is to have {need['cpus']} cores and {need['gpus']:g} GPUs (resources "
                 "in the parameters), and no machine of the Ray cluster has as many"
             )
-    if len({n["NodeManagerHostname"] for n in alive}) > 1 and "tuning_storage" in pipeline.inputs():
-        url = catalog.load("tuning_storage").name
+    hosts = {n["NodeManagerHostname"] for n in alive}
+    if len(hosts) > 1 and "tuning_storage" in job.pipeline.inputs():
+        url = job.catalog.load("tuning_storage").name
         if url.startswith("sqlite"):
             raise StudyError(
                 f"searches of several machines cannot share {url}: name a PostgreSQL server in "
@@ -197,145 +184,70 @@ def _check_machines(
             )
 
 
-class _Post:
-    """An actor: takes letters from tasks while they go on, and hands them out."""
-
-    def __init__(self) -> None:
-        self._letters: list[tuple[Order, Letter]] = []
-        self._some = asyncio.Event()
-
-    async def put(self, order: Order, letter: Letter) -> None:
-        self._letters.append((order, letter))
-        self._some.set()
-
-    async def take(self) -> list[tuple[Order, Letter]]:
-        await self._some.wait()
-        self._some.clear()
-        letters, self._letters = self._letters, []
-        return letters
-
-
-class _Foreman:
-    """Gives nodes to Ray, and hears what becomes of them.
-
-    Everything comes to one queue, so that each node costs the same however many are under way.
-    """
+class _RayTasks:
+    """The worker pool of a Ray cluster."""
 
     def __init__(
-        self, ray: Any, study: Study, wanted: dict[str, dict[str, Any]], retries: int
+        self, ray: Any, job: Job, needs: Mapping[str, Any], retries: int, workers: int | None
     ) -> None:
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-        self._ray, self._study, self._wanted, self._retries = ray, study, wanted, retries
-        self._inbox: queue.SimpleQueue[tuple[str | None, Any]] = queue.SimpleQueue()
+        self._ray, self._job, self._needs, self._retries = ray, job, needs, retries
+        self._most = workers or len(job.nodes)
         self._running: dict[str, Any] = {}
-        self._heard: dict[str, dict[Order, int]] = {}
-        # Where this process is: no machine that is lost takes it along.
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        # Its process may die all the same: what letters it had comes again with the last ones.
-        actor = ray.remote(_Post).options(
-            num_cpus=0, scheduling_strategy=here, max_restarts=-1, max_task_retries=-1
-        )
-        self._post = actor.remote()
+        self._ended: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
+
+    def open(self) -> None:
         try:
-            self._sent = ray.put(study)
-        except Exception as error:  # of what is in catalogs and nodes, anything can be raised
+            self._sent = self._ray.put(self._job)
+        except Exception as error:  # catalogs and nodes raise anything
             raise StudyError(f"the catalog cannot be sent to other processes ({error})") from error
         level = logging.getLogger("adaptive_opt").getEffectiveLevel()
-        tracked = {ENVIRONMENT: os.environ[ENVIRONMENT]} if ENVIRONMENT in os.environ else {}
-        self._surroundings = Surroundings(tracked, level)
-        self._task = ray.remote(perform)
-        # torch keeps the GPU that a process used first, whichever Ray gives it next.
-        self._task_of_gpu = ray.remote(max_calls=1)(perform)
-        self._gpus = ray.cluster_resources().get("GPU", 0) > 0
-        self._mail: Any = None
+        tracking = {name: os.environ[name] for name in (ENVIRONMENT,) if name in os.environ}
+        self._settings = WorkerSettings(tracking, level)
+        self._hide_gpus = NO_GPU if _cluster_has_gpu(self._ray) else None
+        self._task = self._ray.remote(run_node)
+        # torch keeps the GPU that its process used first, so that process serves one node.
+        self._gpu_task = self._ray.remote(max_calls=1)(run_node)
 
-    def completed(self, agenda: Agenda, at_once: int, hook_manager: Any) -> Iterator[Node]:
-        """Every node when it is done."""
-        self._ask_for_mail()
-        while agenda.left:
-            while len(self._running) < at_once and (node := agenda.take()) is not None:
-                self._begin(node)
-            name, future = self._inbox.get()
-            if name is None:
-                for order, letter in self._letters(future):
-                    self._hear(order, letter, hook_manager)
-                self._ask_for_mail()
-                continue
-            node = self._study.by_name[name]
-            self._hear(*self._result(node, future), hook_manager)
-            del self._running[name], self._heard[name]
-            agenda.finish(node)
-            yield node
+    def has_room(self) -> bool:
+        return len(self._running) < self._most
 
-    def _ask_for_mail(self) -> None:
-        self._mail = self._post.take.remote()
-        self._notice(None, self._mail)
+    def start(self, node: Node) -> None:
+        need, name = self._needs[node.name], node.name
+        task = (self._gpu_task if need["gpus"] else self._task).options(
+            name=name,
+            num_cpus=need["cpus"],
+            num_gpus=need["gpus"],
+            max_retries=self._retries,
+            retry_exceptions=False,
+            runtime_env=None if need["gpus"] else self._hide_gpus,
+        )
+        self._running[name] = task.remote([self._sent], name, need["cpus"], self._settings)
+        ended = self._ended
+        self._running[name].future().add_done_callback(lambda future: ended.put((name, future)))
 
-    def _letters(self, future: Any) -> list[tuple[Order, Letter]]:
+    def receive(self) -> list[Event]:
         from ray import exceptions
 
+        name, future = self._ended.get()
+        del self._running[name]
         try:
-            found: list[tuple[Order, Letter]] = future.result()
-        except exceptions.RayError as error:
-            said = str(error).strip().split("\n")[0]
-            raise StudyError(f"Ray itself has died on this machine ({said})") from error
-        return found
-
-    def _notice(self, name: str | None, ref: Any) -> None:
-        ref.future().add_done_callback(lambda future: self._inbox.put((name, future)))
-
-    def _begin(self, node: Node) -> None:
-        takes = self._wanted[node.name]
-        task = (self._task_of_gpu if takes["gpus"] else self._task).options(
-            name=node.name, num_cpus=takes["cpus"], num_gpus=takes["gpus"],
-            max_retries=self._retries, retry_exceptions=False,
-            # Else it would see those of others; its process never becomes one with a GPU.
-            runtime_env=NO_GPU if self._gpus and not takes["gpus"] else None,
-        )  # fmt: skip
-        # In a list the study is not unpacked before the process is bound to its cores.
-        ref = task.remote([self._sent], node.name, takes["cpus"], self._surroundings, self._post)
-        self._running[node.name], self._heard[node.name] = ref, {}
-        self._notice(node.name, ref)
-
-    def _result(self, node: Node, future: Any) -> tuple[Order, Letter]:
-        from ray import exceptions
-
-        try:
-            found: tuple[Order, Letter] = future.result()
+            events: list[Event] = future.result()
         except exceptions.RayTaskError as error:
-            cause = str(error.cause).split("\n")[0]
-            raise StudyError(f"{node.name} failed in Ray: {cause}") from error
+            raise StudyError(f"{name} failed in Ray: {_first_line(error.cause)}") from error
         except exceptions.RayError as error:
-            times = f"{self._retries + 1} times" if self._retries else "once"
-            said = str(error).strip().split("\n")[0]
             raise StudyError(
-                f"{node.name}: its process died {times} ({said}); if for want of memory, give it "
-                "more cores to itself: resources.cpus"
+                f"{name}: its process died {self._retries + 1} times ({_first_line(error)}); if "
+                "memory ran out, give it more cores of its own: resources.cpus"
             ) from error
-        return found
-
-    def _hear(self, order: Order, letter: Letter, hook_manager: Any) -> None:
-        """Call the hooks of a letter, those apart that an earlier one from there told of."""
-        heard = self._heard.get(order.node)
-        if heard is None:  # a late letter of a node that is done
-            return
-        start = heard.get(order, 0)
-        heard[order] = max(start, len(letter))
-        node = self._study.by_name[order.node]
-        for event, told in letter[start:]:
-            relay(event, told, node, self._study, hook_manager)
+        return events
 
     def close(self) -> None:
-        """End what is under way in order, then by force."""
-        refs = list(self._running.values())
-        for ref in refs:
-            with contextlib.suppress(Exception):
-                self._ray.cancel(ref, force=False)
-        if refs:
-            _, late = self._ray.wait(refs, num_returns=len(refs), timeout=ENDS_WITHIN)
-            for ref in late:
+        references = list(self._running.values())
+        for force in (False, True):
+            for reference in references:
                 with contextlib.suppress(Exception):
-                    self._ray.cancel(ref, force=True)
-        with contextlib.suppress(Exception):
-            self._ray.kill(self._post)
+                    self._ray.cancel(reference, force=force)
+            if references and not force:
+                _, references = self._ray.wait(
+                    references, num_returns=len(references), timeout=SHUTDOWN_TIMEOUT
+                )

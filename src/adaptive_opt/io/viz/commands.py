@@ -1,9 +1,4 @@
-"""``kedro viz run`` and ``kedro viz build``: kedro-viz's page, rearranged and kept to itself.
-
-Both take what kedro-viz says of the project through :mod:`adaptive_opt.io.viz.graph`. Neither the
-page nor the server asks another host: kedro-viz's own would load a font from Google and look up
-its newest version at the Python Package Index.
-"""
+"""The commands ``kedro viz run`` and ``kedro viz build``."""
 
 from __future__ import annotations
 
@@ -12,222 +7,100 @@ import socket
 import sys
 import webbrowser
 from collections.abc import Callable, Sequence
-from datetime import datetime, timezone
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 import kedro_viz
-from kedro.framework.project import PACKAGE_NAME
+from kedro.framework.project import pipelines
 from kedro.utils import find_kedro_project
-from kedro_viz.launchers.cli.run import run as kedro_viz_run
 
-from .graph import adapt_page, machine_paths, nest, replace_in_strings
+from ..private_interfaces import check_versions, create_viz_app, load_into_viz, write_viz_site
+from .graph import adapt_document, adapt_page, machine_paths
 
-__all__ = ["Lineage", "build", "run"]
+__all__ = ["build", "run"]
 
 DEFAULT = "__default__"
-PAGE = Path(kedro_viz.__file__).parent / "html"
-# What kedro-viz's own server is needed for.
-FOREIGN_OPTIONS = ("load_file", "save_file", "autoreload", "include_hooks", "lite")
+PAGE = Path(kedro_viz.__file__).parent / "html" / "index.html"
+ADAPTED = ("main", "nodes/", "pipelines/")
+"""Routes below ``/api/`` whose documents are adapted."""
+NO_METADATA = '{"has_missing_dependencies": false, "package_compatibilities": []}'
+
+ENV = click.option("--env", "-e", envvar="KEDRO_ENV", help="Kedro environment.")
 
 
-class Lineage:
-    """The project in the working directory, as much of it as kedro-viz has been told of.
+def _load(env: str | None, names: Sequence[str]) -> Path:
+    """Load pipelines into kedro-viz and return the project's folder.
 
-    kedro-viz takes seconds to take in a large pipeline, so it is told of each when that is first
-    asked for.
-
-    Attributes:
-        project: its folder.
-        names: of its pipelines.
+    Raises:
+        click.ClickException: there is no such pipeline or no project.
     """
-
-    def __init__(self, env: str | None = None, params: Any = None) -> None:
-        from kedro_viz.data_access import data_access_manager
-        from kedro_viz.integrations.kedro.data_loader import load_data
-        from kedro_viz.server import populate_data
-
-        self.project = find_kedro_project(Path.cwd())
-        if self.project is None:
-            raise click.ClickException("no Kedro project here or above")
-        self._catalog, self._untold, extras = load_data(
-            self.project, env, package_name=PACKAGE_NAME, extra_params=params
-        )
-        self._manager = data_access_manager
-        populate_data(self._manager, self._catalog, {}, extras)
-        self.names = [*self._untold]
-
-    def only(self, names: Sequence[str]) -> None:
-        """Leave out all pipelines but some.
-
-        Raises:
-            click.ClickException: one of them does not exist.
-        """
-        for name in names:
-            if name not in self.names:
-                raise click.ClickException(f"no pipeline is called {name!r}")
-        self.names = [*names]
-
-    @property
-    def first(self) -> str:
-        """The pipeline that the page opens with."""
-        return DEFAULT if DEFAULT in self.names else self.names[0]
-
-    def graph(self, name: str | None = None) -> dict[str, Any]:
-        """What the page draws of a pipeline; None: of the one that it opens with."""
-        from fastapi.encoders import jsonable_encoder
-        from kedro_viz.api.rest.responses.pipelines import get_pipeline_response
-
-        name = name or self.first
-        self._tell(name)
-        graph = nest(jsonable_encoder(get_pipeline_response(name)))
-        return {**graph, "pipelines": [{"id": name, "name": name} for name in self.names]}
-
-    def _tell(self, name: str) -> None:
-        pipeline = self._untold.pop(name, None)
-        if pipeline is None:
-            return
-        self._manager.resolve_dataset_factory_patterns(self._catalog, {name: pipeline})
-        self._manager.add_pipeline(name, pipeline)
-        for node in self._manager.nodes.as_list():
-            task = getattr(node, "kedro_obj", None)
-            function = getattr(task, "func", None)
-            # kedro-viz shows the source of functions, and of partial objects nothing.
-            if task is not None and isinstance(function, partial):
-                task.func = function.func
-
-    def write_site(self, into: Path, *, previews: bool = True) -> None:
-        """Write the page as files for any web server, which do not say where they were made.
-
-        Args:
-            into: the folder.
-            previews: whether tables and figures are in it.
-        """
-        import fsspec
-        import orjson
-        from kedro_viz.api.rest.responses.metadata import (
-            MetadataAPIResponse,
-            get_metadata_response,
-        )
-        from kedro_viz.api.rest.responses.save_responses import (
-            save_api_node_response_to_fs,
-            save_api_run_status_response_to_fs,
-            save_api_version_response_to_fs,
-        )
-
-        api, disk = into / "api", fsspec.filesystem("file")
-        for part in (api, into / "assets"):
-            shutil.rmtree(part, ignore_errors=True)
-        for part in (api / "nodes", api / "pipelines"):
-            part.mkdir(parents=True)
-        documents = {f"pipelines/{name}": self.graph(name) for name in self.names}
-        documents["main"] = documents[f"pipelines/{self.first}"]
-        save_api_node_response_to_fs(str(api / "nodes"), disk, previews)
-        save_api_run_status_response_to_fs(str(api / "run-status"), disk)
-        save_api_version_response_to_fs(str(api / "version"), disk)
-        for file in (p for p in api.rglob("*") if p.is_file()):
-            documents[file.relative_to(api).as_posix()] = orjson.loads(file.read_bytes())
-        metadata = MetadataAPIResponse.model_validate(get_metadata_response())
-        documents["metadata"] = metadata.model_dump()
-        now = datetime.now(timezone.utc).strftime("%d.%m.%Y %H:%M:%S")
-        documents["deploy-viz-metadata"] = {"timestamp": now, "version": kedro_viz.__version__}
-        words = machine_paths(self.project, Path.home(), Path(sys.prefix), Path(sys.base_prefix))
-        for name, document in documents.items():
-            # Not json, which would write NaN, that browsers do not read.
-            text = orjson.dumps(replace_in_strings(document, words), option=orjson.OPT_NON_STR_KEYS)
-            (api / name).write_bytes(text)
-        shutil.copytree(PAGE / "assets", into / "assets")
-        shutil.copy(PAGE / "favicon.ico", into)
-        for name in ("index.html", "404.html"):
-            (into / name).write_text(_page(), encoding="utf-8")
+    check_versions()
+    if (project := find_kedro_project(Path.cwd())) is None:
+        raise click.ClickException("no Kedro project here or above")
+    for name in names:
+        if name not in pipelines:
+            raise click.ClickException(f"no pipeline is called {name!r}; see kedro registry list")
+    load_into_viz(project, env, names)
+    return Path(project)
 
 
 def _page() -> str:
-    return adapt_page((PAGE / "index.html").read_text(encoding="utf-8"))
+    return adapt_page(PAGE.read_text(encoding="utf-8"))
 
 
-def _create_app(lineage: Lineage, started: Callable[[], Any]) -> Any:
-    """kedro-viz's application behind those of its routes that are answered otherwise."""
-    from contextlib import asynccontextmanager
+def _create_app(project: Path) -> Any:
+    """Return kedro-viz's application with its page and documents adapted."""
+    from fastapi import Request
+    from fastapi.responses import HTMLResponse, JSONResponse, Response
 
-    from fastapi import FastAPI, HTTPException
-    from fastapi.encoders import jsonable_encoder
-    from fastapi.responses import HTMLResponse, Response
-    from kedro_viz.api.apps import create_api_app_from_project
-    from kedro_viz.api.rest.responses.nodes import get_node_metadata_response
-    from kedro_viz.api.rest.responses.utils import EnhancedORJSONResponse
-    from kedro_viz.api.rest.responses.version import get_static_version_response
+    app = create_viz_app(project)
+    paths = machine_paths(project)
 
-    @asynccontextmanager
-    async def lifespan(_: Any) -> Any:
-        started()
-        yield
+    @app.middleware("http")  # type: ignore[untyped-decorator]
+    async def adapt(request: Request, call_next: Callable[[Request], Any]) -> Response:
+        path = request.url.path
+        if path in ("/", "/workflow"):
+            return HTMLResponse(_page())
+        if path == "/api/version":  # kedro-viz asks the Python Package Index
+            own = kedro_viz.__version__
+            return JSONResponse({"installed": own, "is_outdated": False, "latest": own})
+        response: Response = await call_next(request)
+        route = path.removeprefix("/api/")
+        if response.status_code != 200 or not route.startswith(ADAPTED):
+            return response
+        body = b"".join([part async for part in response.body_iterator])  # type: ignore[attr-defined]
+        return Response(adapt_document(route, body, paths), media_type="application/json")
 
-    app = FastAPI(lifespan=lifespan, openapi_url=None)
-    words = machine_paths(lineage.project)
-
-    @app.get("/")
-    @app.get("/workflow")
-    async def page() -> Any:
-        return HTMLResponse(_page())
-
-    @app.get("/api/main")
-    async def main() -> Any:
-        return EnhancedORJSONResponse(lineage.graph())
-
-    @app.get("/api/pipelines/{name}")
-    async def pipeline(name: str) -> Any:
-        if name not in lineage.names:
-            raise HTTPException(404)
-        return EnhancedORJSONResponse(lineage.graph(name))
-
-    @app.get("/api/nodes/{node}")
-    async def metadata(node: str) -> Any:
-        found = get_node_metadata_response(node)
-        if isinstance(found, Response):
-            return found
-        document = jsonable_encoder(found, exclude_none=True)
-        return EnhancedORJSONResponse(replace_in_strings(document, words))
-
-    @app.get("/api/version")
-    async def version() -> Any:
-        return get_static_version_response()
-
-    app.mount("/", create_api_app_from_project(lineage.project))
     return app
 
 
-def _free_port(host: str, first: int) -> int:
+def _listen(host: str, first: int) -> socket.socket:
     for port in range(first, first + 10):
-        with socket.socket() as probe:
-            if probe.connect_ex((host, port)):
-                return port
+        try:
+            return socket.create_server((host, port))
+        except OSError:
+            continue
     raise click.ClickException(f"ports {first} to {first + 9} are taken; name another by --port")
 
 
-def _run(**options: Any) -> Any:
-    if any(options[name] for name in FOREIGN_OPTIONS):
-        return kedro_viz_run.callback(**options)
+@click.command(name="run")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address of the server.")
+@click.option("--port", default=4141, show_default=True, help="Port, or the first that is free.")
+@click.option("--browser/--no-browser", default=True, help="Whether to open a browser.")
+@click.option("--pipeline", "-p", default=DEFAULT, show_default=True, help="Pipeline to show.")
+@ENV
+def run(host: str, port: int, browser: bool, pipeline: str, env: str | None) -> None:
+    """Show a pipeline and its results in a browser."""
     import uvicorn
 
-    lineage = Lineage(options["env"], options["params"])
-    if options["pipeline"]:
-        lineage.only([options["pipeline"]])
-    lineage.graph()
-    host, port = options["host"], _free_port(options["host"], options["port"])
-    url = f"http://{host}:{port}/"
-
-    def started() -> None:
+    app = _create_app(_load(env, [pipeline]))
+    with _listen(host, port) as server:  # a browser that connects early waits
+        url = f"http://{host}:{server.getsockname()[1]}/"
         click.echo(f"kedro-viz is at {url}; Ctrl+C stops it.")
-        if options["browser"] and host in ("127.0.0.1", "localhost"):
+        if browser and host in ("127.0.0.1", "localhost"):
             webbrowser.open_new(url)
-
-    return uvicorn.run(_create_app(lineage, started), host=host, port=port, log_level="warning")
-
-
-run = click.Command("run", params=kedro_viz_run.params, callback=_run, help=kedro_viz_run.help)
+        uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[server])
 
 
 @click.command(name="build")
@@ -238,22 +111,31 @@ run = click.Command("run", params=kedro_viz_run.params, callback=_run, help=kedr
     show_default=True,
     help="Folder of the site.",
 )
-@click.option("--env", "-e", default=None, envvar="KEDRO_ENV", help="Kedro environment.")
 @click.option(
     "--pipeline",
     "-p",
-    "pipelines",
+    "names",
     multiple=True,
     default=[DEFAULT],
     show_default=True,
-    help="Name of a pipeline to show; may be given several times.",
+    help="Pipeline to show; may be given several times.",
 )
 @click.option(
     "--include-previews/--no-previews", default=True, help="Whether tables and figures are shown."
 )
-def build(into: Path, env: str | None, pipelines: Sequence[str], include_previews: bool) -> None:
+@ENV
+def build(into: Path, names: Sequence[str], include_previews: bool, env: str | None) -> None:
     """Make a static site of pipelines and their results, for any web server."""
-    lineage = Lineage(env)
-    lineage.only(pipelines)
-    lineage.write_site(into, previews=include_previews)
+    project = _load(env, names)
+    api = into / "api"
+    shutil.rmtree(api, ignore_errors=True)
+    shutil.rmtree(into / "assets", ignore_errors=True)
+    write_viz_site(into, previews=include_previews)
+    paths = machine_paths(project, Path.home(), Path(sys.prefix), Path(sys.base_prefix))
+    for file in (path for path in api.rglob("*") if path.is_file()):
+        route = file.relative_to(api).as_posix()
+        file.write_bytes(adapt_document(route, file.read_bytes(), paths))
+    (api / "metadata").write_text(NO_METADATA, encoding="utf-8")
+    for name in ("index.html", "404.html"):
+        (into / name).write_text(_page(), encoding="utf-8")
     click.echo(f"The site is in {into}; look at it by python -m http.server --directory {into}")
