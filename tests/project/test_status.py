@@ -206,6 +206,7 @@ def test_a_checkpoint_tells_of_a_run_under_way(study, state, age, said):
 def test_results_are_told_by_kind_and_folder(tmp_path):
     base = tmp_path / "data/08_reporting/base"
     made = {
+        "yours": base / "yours.bin",
         "analysis.verdict.page": base / "report.html",
         "analysis.verdict.ladder_figure_png": base / "verdict/ladder.png",
         "tuning.search.best_of_n_figure_png": base / "search/best_of_n.png",

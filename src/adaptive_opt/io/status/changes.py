@@ -1,4 +1,4 @@
-"""What differs between two records of what a result was made of."""
+"""Why a result is stale: the differences between two records of its inputs."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from typing import Any
 
 __all__ = ["changes"]
 
+DIGESTS = ("code", "data")
+"""Keys whose values are hashes, which are not printed."""
+
 
 def changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Keys that differ, with their values where they are short; empty where nothing is on record.
+    """Return the keys that differ, with their values; empty if nothing was recorded.
 
     Example:
         >>> changes({"lr": 0.1, "code": "a1"}, {"lr": 0.2, "code": "b2"})
         'lr: 0.1, now 0.2, code'
     """
     now = json.loads(json.dumps(now))
-    keys = [k for k in {**then, **now} if then.get(k) != now.get(k)]
-    return ", ".join(_change(k, then.get(k), now.get(k)) for k in keys) if then else ""
-
-
-def _change(key: str, then: Any, now: Any) -> str:
-    if key in ("code", "data"):  # digests say nothing
-        return key
-    return f"{key}: {_short(then)}, now {_short(now)}"
+    keys = [key for key in {**then, **now} if then.get(key) != now.get(key)] if then else []
+    return ", ".join(
+        key if key in DIGESTS else f"{key}: {_short(then.get(key))}, now {_short(now.get(key))}"
+        for key in keys
+    )
 
 
 def _short(value: Any) -> str:

@@ -1,6 +1,6 @@
-"""How far the cells of the grid are, from the files there are: read only, and without torch.
+"""The state of each search and training, from files; read only.
 
-Torch is imported where a checkpoint is there to be looked into, or a GPU.
+torch is imported only to read a checkpoint and to name a GPU.
 """
 
 from __future__ import annotations
@@ -34,13 +34,10 @@ from .changes import changes
 
 __all__ = ["Cell", "Files", "Part", "survey"]
 
-DONE = ("done", "given")
-"""States of a part that nothing more is to be done for."""
+RUN_FILES = ("history", "weights", "snapshots", "lengths")
+"""Datasets of a finished run beside its summary."""
 
-PARTS = ("history", "weights", "snapshots", "lengths")
-"""Of a finished run, beside its summary."""
-
-PATIENCE = 30.0
+CHECKPOINT_DELAY = 30.0
 """Seconds that a checkpoint may be late before its run counts as broken off."""
 
 
@@ -49,12 +46,11 @@ class Part:
     """The search or the training of a cell.
 
     Attributes:
-        state: ``done``; ``given``: there is nothing to search; ``running``; ``partly``;
-            ``broken off``: a checkpoint waits to be gone on from; ``stale``: made with something
-            else; ``missing``.
-        share: of the work that is done.
-        why: what has changed, for one that is stale; how far it is.
-        numbers: for machines: ``trials``, ``iteration``, ``iterations``, ``diverged``.
+        state: ``done``, ``given`` (nothing to search), ``running``, ``partly``, ``broken off`` (a
+            run continues from its checkpoint), ``stale`` (inputs have changed) or ``missing``.
+        share: how much of the work is done, from 0 to 1.
+        why: what has changed, or how far it is.
+        numbers: ``trials``, ``iteration``, ``iterations``, ``diverged``.
     """
 
     state: str
@@ -64,8 +60,8 @@ class Part:
 
     @property
     def finished(self) -> bool:
-        """Whether nothing more is to be done."""
-        return self.state in DONE
+        """Whether nothing is left to do."""
+        return self.state in ("done", "given")
 
 
 @dataclass(frozen=True)
@@ -74,8 +70,8 @@ class Cell:
 
     Attributes:
         task, arm: names.
-        search, training: how far they are; None: not asked for.
-        best, summary: the records of the two, of whatever was made last.
+        search, training: their states; None: not asked for.
+        best, summary: the newest records of the two.
     """
 
     task: str
@@ -87,21 +83,21 @@ class Cell:
 
 
 class Files:
-    """Where the catalog says that datasets are.
+    """Reads the files of datasets; what is missing or damaged is empty.
 
     Args:
-        filepath: from the name of a dataset to its file.
+        filepath: returns the file of a dataset by name.
     """
 
     def __init__(self, filepath: Callable[[str], str | Path]) -> None:
         self._filepath = filepath
 
     def path(self, name: str) -> Path:
-        """The file, or the folder, which need not be there."""
+        """Return the file or folder, which need not exist."""
         return at(self._filepath(name))
 
     def record(self, name: str) -> dict[str, Any]:
-        """A JSON record; empty where there is none, or a damaged one."""
+        """Read a JSON record."""
         try:
             found = json.loads(self.path(name).read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -109,7 +105,7 @@ class Files:
         return found if isinstance(found, dict) else {}
 
     def arrays(self, name: str, only: Sequence[str] = ()) -> dict[str, Any]:
-        """Tensors as arrays, all or some of them that are there."""
+        """Read tensors as arrays, all or those of some names."""
         from safetensors import SafetensorError, safe_open
 
         try:
@@ -119,16 +115,6 @@ class Files:
         except (OSError, SafetensorError):
             return {}
 
-    def shape(self, name: str, tensor: str) -> list[int]:
-        """Of a tensor, which is not read; empty where it is not there."""
-        from safetensors import SafetensorError, safe_open
-
-        try:
-            with on_disk(self.path(name)) as path, safe_open(path, framework="numpy") as file:
-                return list(file.get_slice(tensor).get_shape())
-        except (OSError, SafetensorError):
-            return []
-
 
 def survey(
     asked: Mapping[tuple[str, str], set[str]],
@@ -136,144 +122,113 @@ def survey(
     files: Files,
     storage: Storage,
 ) -> tuple[list[Cell], str]:
-    """The state of every cell that is asked for, and what kept the searches from being seen.
+    """Return the state of each cell, and why searches in progress cannot be seen.
 
     Args:
         asked: for each (task, arm), ``search`` and ``training`` or one of them.
-        parameters: all of them, free of faults.
-        files: what is there.
-        storage: of the studies.
+        parameters: all parameters, already checked.
+        files: results.
+        storage: Optuna's studies.
     """
-    data = {task: _data(task, parameters, files) for task in {task for task, _ in asked}}
-    searches = _Searches(parameters, storage)
-    summaries = {cell: files.record("training.{}.{}.summary".format(*cell)) for cell in asked}
+    look = _Survey(asked, parameters, files, storage)
     cells = []
-    for (task, arm), parts in asked.items():
-        digest, reason = data[task]
-        best = files.record(f"tuning.{task}.{arm}.best")
-        searched = searches.part(task, arm, best, digest, reason)
-        training, summary = None, summaries[task, arm]
-        if "training" in parts:
-            run = _Run(task, arm, files, summary, parameters)
-            run.length = _length(task, digest, parameters, files, summaries)
-            training = run.part(best, searched, digest, reason)
-        cells.append(
-            Cell(task, arm, searched if "search" in parts else None, training, best, summary)
-        )
-    return cells, searches.hidden
+    for cell, parts in asked.items():
+        search = look.search(*cell)
+        training = look.training(*cell, search) if "training" in parts else None
+        asked_search = search if "search" in parts else None
+        cells.append(Cell(*cell, asked_search, training, look.best[cell], look.summaries[cell]))
+    return cells, look.hidden
 
 
-def _length(
-    task: str,
-    data: str,
-    parameters: dict[str, Any],
-    files: Files,
-    summaries: Mapping[tuple[str, str], Mapping[str, Any]],
-) -> int:
-    """Iterations of a run, if they are known: from the data or from a run like it; else 0."""
-    given = parameters["tasks"][task]
-    if get_task(task).family == "rahimi_recht":
-        samples = files.shape(get_task(task).dataset, "X")[:1]
-        batch = min(given["batch_size"], *samples) if samples else 1
-        return given["epochs"] * -(-samples[0] // batch) if samples else 0
-    sizes = [name for name in ("batch_size", "streams", "window") if name in given]
-    for (other, _), summary in summaries.items():
-        then = summary.get("configuration", {})
-        alike = all(then.get(name) == given[name] for name in sizes)
-        if other == task and then.get("data") == data and alike:
-            return int(summary["iterations"] * given["epochs"] / then["epochs"])
-    return 0
-
-
-def _data(task: str, parameters: dict[str, Any], files: Files) -> tuple[str, str]:
-    """Digest of what a task learns; and why what is there will not be what it learns."""
-    from adaptive_opt.tasks.digest import data_digest
-    from adaptive_opt.tasks.fingerprint import as_hex
-
-    row = get_task(task)
-    learns = row.learns or task
-    if row.family == "rahimi_recht":
-        tensors = files.arrays(row.dataset)
-        made_with = files.record(f"rr_synthesis.{learns}.report").get("made_with")
-        wanted: Any = RRFunctionParameters(**parameters["rr_synthesis"][learns]).model_dump()
-    else:
-        tensors = files.arrays(row.dataset, ["digest", "parameters"])
-        made_with = as_hex(tensors["parameters"]) if "parameters" in tensors else None
-        model = ImageDataParameters if row.family == "images" else TextDataParameters
-        wanted = model(**parameters["data"][learns]).digest()
-    try:
-        digest = data_digest(task, tensors)
-    except (KeyError, StudyError):
-        return "", "data: not made yet"
-    section = "rr_synthesis" if row.family == "rahimi_recht" else "data"
-    return digest, f"{section}.{learns}" if made_with not in (None, wanted) else ""
-
-
-class _Searches:
-    """The searches, by their records and by the database of studies."""
-
-    def __init__(self, parameters: dict[str, Any], storage: Storage) -> None:
-        self.parameters, self.storage = parameters, storage
+class _Survey:
+    def __init__(
+        self,
+        asked: Mapping[tuple[str, str], set[str]],
+        parameters: dict[str, Any],
+        files: Files,
+        storage: Storage,
+    ) -> None:
+        self.parameters, self.files, self.storage = parameters, files, storage
         self.tuning = TuningParameters(**parameters["tuning"])
+        self.best = {(t, a): files.record(f"tuning.{t}.{a}.best") for t, a in asked}
+        self.summaries = {(t, a): files.record(f"training.{t}.{a}.summary") for t, a in asked}
+        self.data = {task: self._data(task) for task in {task for task, _ in asked}}
         self.hidden = ""
         self._opened: Any = None
 
-    def part(self, task: str, arm: str, best: Mapping[str, Any], data: str, reason: str) -> Part:
-        """How far the search for an arm on a task is."""
+    def _data(self, task: str) -> tuple[str, str]:
+        """Return the digest of a task's data, and why other data will replace them."""
+        from adaptive_opt.tasks.digest import data_digest
+        from adaptive_opt.tasks.fingerprint import as_hex
+
+        row = get_task(task)
+        learns = row.learns or task
+        if row.family == "rahimi_recht":
+            section = "rr_synthesis"
+            tensors = self.files.arrays(row.dataset)
+            made_with = self.files.record(f"rr_synthesis.{learns}.report").get("made_with")
+            wanted: Any = RRFunctionParameters(**self.parameters[section][learns]).model_dump()
+        else:
+            section = "data"
+            tensors = self.files.arrays(row.dataset, ["digest", "parameters"])
+            made_with = as_hex(tensors["parameters"]) if "parameters" in tensors else None
+            model = ImageDataParameters if row.family == "images" else TextDataParameters
+            wanted = model(**self.parameters[section][learns]).digest()
+        try:
+            digest = data_digest(task, tensors)
+        except (KeyError, StudyError):
+            return "", "data: not made yet"
+        return digest, f"{section}.{learns}" if made_with not in (None, wanted) else ""
+
+    def search(self, task: str, arm: str) -> Part:
+        """Return the state of a search."""
+        best, (data, stale_data) = self.best[task, arm], self.data[task]
+        source = best.get("source")
         given = search_space(task, arm, self.tuning, self.parameters["arms"][task])
         if self.tuning.source == "published" or not given:
-            if best.get("source", "published") == "published":
-                return Part("given" if best else "missing", share=1.0)
-            return Part("stale", share=1.0, why="tuning.source")
+            if source in (None, "published"):
+                return Part("given" if best else "missing", 1.0)
+            return Part("stale", 1.0, "tuning.source")
+        if not data or stale_data:
+            return Part("stale", why=stale_data) if best else Part("missing")
         plan, space = self.tuning.tasks[task], Space.from_parameters(given)
-        if not data or reason:
-            return Part("stale" if best else "missing", why=reason if best else "")
         identity = trial_identity(task, arm, data, self.parameters, plan, space)
-        scale = self.parameters["scale"]
-        seeds = [study_seed(self.tuning.seed, i) for i in range(self.tuning.studies)]
-        names = [study_name(scale, task, arm, identity, space, plan, seed) for seed in seeds]
-        if best.get("source") == "search" and self._is_of(best, names, identity, plan):
+
+        def name(number: int, space: Space) -> str:
+            seed, scale = study_seed(self.tuning.seed, number), self.parameters["scale"]
+            return study_name(scale, task, arm, identity, space, plan, seed)
+
+        if source == "search" and self._made_by(best, space, name):
             trials = best.get("trials", {})
             numbers = {"trials": sum(trials.values()), **trials}
             share = best["budget_units"] / plan.budget if "budget_units" in best else 1.0
             if share >= 1:
                 return Part("done", 1.0, numbers=numbers)
             return Part("partly", share, f"{numbers['trials']} trials", numbers)
-        begun = self._begun(names, plan)
-        if begun is not None:
-            return begun
-        if best.get("source") == "published":
-            return Part("stale", why="tuning.source")
-        return (
-            Part("stale", why=changes(best.get("made_of", {}), identity) or "tuning")
-            if (best)
-            else Part("missing")
-        )
+        if unfinished := self._unfinished(
+            [name(i, space) for i in range(self.tuning.studies)], plan
+        ):
+            return unfinished
+        if not best:
+            return Part("missing")
+        changed = changes(best.get("made_of", {}), identity) or "tuning"
+        return Part("stale", why="tuning.source" if source == "published" else changed)
 
-    def _is_of(
-        self,
-        best: Mapping[str, Any],
-        names: Sequence[str],
-        identity: Mapping[str, Any],
-        plan: TaskTuningParameters,
+    def _made_by(
+        self, best: Mapping[str, Any], space: Space, name: Callable[[int, Space], str]
     ) -> bool:
-        """Whether a record is of these searches, or of what they became with wider spaces."""
+        """Whether a record is of these searches, whose spaces may have been widened since."""
         studies = best.get("studies", [])
-        if len(studies) != len(names):
-            return False
-        for number, (study, name) in enumerate(zip(studies, names, strict=True)):
-            wanted = name
+        for number, study in enumerate(studies):
+            searched = space
             if study.get("widened"):
-                wider = Space({n: Dimension(*d) for n, d in study["space"].items()})
-                scale, seed = self.parameters["scale"], study_seed(self.tuning.seed, number)
-                cell = (best["task"], best["arm"])
-                wanted = study_name(scale, *cell, identity, wider, plan, seed)
-            if study.get("study") != wanted or study["widened"] > self.tuning.widen:
+                searched = Space({n: Dimension(*d) for n, d in study["space"].items()})
+            if study.get("study") != name(number, searched) or study["widened"] > self.tuning.widen:
                 return False
-        return True
+        return len(studies) == self.tuning.studies
 
-    def _begun(self, names: Sequence[str], plan: TaskTuningParameters) -> Part | None:
-        """Searches without a record, as far as the database of studies tells."""
+    def _unfinished(self, names: Sequence[str], plan: TaskTuningParameters) -> Part | None:
+        """Return the state of searches that have trials and no record yet."""
         trials = [trial for name in names for trial in self._trials(name)]
         if not trials:
             return None
@@ -281,8 +236,7 @@ class _Searches:
         state = "running" if any(t.state.name == "RUNNING" for t in trials) else "partly"
         budget = plan.budget * len(names)
         numbers = {"trials": ended, "budget_units": budget}
-        share = min(1.0, ended / budget)
-        return Part(state, share, f"{ended} trials of about {budget}", numbers)
+        return Part(state, min(1.0, ended / budget), f"{ended} trials of about {budget}", numbers)
 
     def _trials(self, name: str) -> list[Any]:
         if self.hidden or (self._opened is None and self.storage.absent):
@@ -298,96 +252,80 @@ class _Searches:
             self.hidden = str(error)
             return []
 
-
-class _Run:
-    """The training of an arm on a task."""
-
-    def __init__(
-        self,
-        task: str,
-        arm: str,
-        files: Files,
-        summary: Mapping[str, Any],
-        parameters: dict[str, Any],
-    ) -> None:
-        self.task, self.arm, self.parameters = task, arm, parameters
-        self.files, self.summary = files, summary
-        self.settings = training_parameters(arm, parameters["training"])
-        self.length = 0
-
-    def part(self, best: Mapping[str, Any], searched: Part, data: str, reason: str) -> Part:
-        """How far it is, after a search that is so far."""
-        unsettled = reason or ("" if searched.finished else "its search")
-        identity = self._identity(best, data) if data and best else None
-        running = self._checkpoint(identity)
-        if running is not None:
-            return running
-        if not self._complete():
-            return Part("missing", why=reason)
-        numbers = {"diverged": _diverged(self.summary)}
-        if unsettled or identity is None:
-            return Part("stale", why=unsettled or "its search", numbers=numbers)
-        if self.summary.get("digest") != identity.digest:
-            return Part("stale", why=self._changed(identity), numbers=numbers)
+    def training(self, task: str, arm: str, search: Part) -> Part:
+        """Return the state of a run."""
+        best, summary = self.best[task, arm], self.summaries[task, arm]
+        data, stale_data = self.data[task]
+        identity = None
+        if data and best:
+            try:
+                identity = identify_run(task, arm, data, self.parameters, studies_of(dict(best)))
+            except StudyError:
+                identity = None
+        if identity and (unfinished := self._checkpoint(task, arm, identity)):
+            return unfinished
+        names = [f"training.{task}.{arm}.{part}" for part in RUN_FILES]
+        if not summary or not all(self.files.path(name).exists() for name in names):
+            return Part("missing", why=stale_data)
+        ends = zip(summary.get("seeds", []), summary.get("diverged_at", []), strict=False)
+        numbers = {"diverged": [seed for seed, end in ends if end is not None]}
+        if stale_data or identity is None or not search.finished:
+            return Part("stale", why=stale_data or "its search", numbers=numbers)
+        if summary.get("digest") != identity.digest:
+            return Part("stale", why=_what_changed(summary, identity.record()), numbers=numbers)
         return Part("done", 1.0, numbers=numbers)
 
-    def _identity(self, best: Mapping[str, Any], data: str) -> Identity | None:
-        try:
-            return identify_run(self.task, self.arm, data, self.parameters, studies_of(dict(best)))
-        except StudyError:
-            return None
-
-    def _complete(self) -> bool:
-        names = [f"training.{self.task}.{self.arm}.{part}" for part in PARTS]
-        return bool(self.summary) and all(self.files.path(name).exists() for name in names)
-
-    def _changed(self, identity: Identity) -> str:
-        record = identity.record()
-        found = [
-            changes(self.summary[part], record[part])
-            for part in ("configuration", "logging", "made_by")
-            if part in self.summary
-        ]
-        return ", ".join(filter(None, found)) or "code, device or what is logged"
-
-    def _checkpoint(self, identity: Identity | None) -> Part | None:
-        """A run under way or interrupted; a checkpoint of another configuration is ignored."""
-        path = self.files.path(f"training.{self.task}.{self.arm}.folder") / "checkpoint.pt"
-        if identity is None or not path.is_file():
-            return None
-        saved = _load(path)
+    def _checkpoint(self, task: str, arm: str, identity: Identity) -> Part | None:
+        """Return the state of a run that has a checkpoint of this configuration."""
+        path = self.files.path(f"training.{task}.{arm}.folder") / "checkpoint.pt"
+        saved = _load(path) if path.is_file() else {}
         if saved.get("digest") != identity.digest:
             return None
-        state = saved["state"]
-        done, inner = state.get("done", []), state["state"] or {}
-        iteration, total = int(inner.get("iteration", 0)), self.length
-        late = time.time() - path.stat().st_mtime > 2 * self.settings.checkpoint_seconds + PATIENCE
+        settings = training_parameters(arm, self.parameters["training"])
+        done, state = saved["state"].get("done", []), saved["state"]["state"] or {}
+        iteration, total = int(state.get("iteration", 0)), self._iterations(task)
         why = f"at iteration {iteration:,}"
-        if not done:
-            why += f" of {total:,}" if total else ""
-        else:
+        if done:  # each part is some seeds at one length
             why += f" after {len(done)} finished parts"
-        # Each part is some seeds at one length; whole lengths of a run are what is counted.
-        shares = [1.0, *lengths_of(self.task, self.arm, self.settings)]
-        wanted = int(identity.configuration["seeds"]) * sum(shares)
-        ended = sum(part["share"] * len(part["seeds"]) for part in done)
-        share = min(1.0, ended / wanted) if done else iteration / total if total else 0.0
+            lengths = [1.0, *lengths_of(task, arm, settings)]
+            ended = sum(part["share"] * len(part["seeds"]) for part in done)
+            share = min(1.0, ended / (int(identity.configuration["seeds"]) * sum(lengths)))
+        else:
+            why += f" of {total:,}" if total else ""
+            share = iteration / total if total else 0.0
+        age = time.time() - path.stat().st_mtime
+        late = age > 2 * settings.checkpoint_seconds + CHECKPOINT_DELAY
         numbers = {"iteration": iteration, "iterations": total, "parts_done": len(done)}
         return Part("broken off" if late else "running", share, why, numbers)
 
+    def _iterations(self, task: str) -> int:
+        """Return the iterations of a run, from the data or from another run; 0: unknown."""
+        given = self.parameters["tasks"][task]
+        if get_task(task).family == "rahimi_recht":
+            samples = len(self.files.arrays(get_task(task).dataset, ["X"]).get("X", ()))
+            batches = -(-samples // min(given["batch_size"], samples)) if samples else 0
+            return int(given["epochs"] * batches)
+        sizes = [name for name in ("batch_size", "streams", "window") if name in given]
+        for (other, _), summary in self.summaries.items():
+            then = summary.get("configuration", {})
+            alike = all(then.get(name) == given[name] for name in sizes)
+            if other == task and then.get("data") == self.data[task][0] and alike:
+                return int(summary["iterations"] * given["epochs"] / then["epochs"])
+        return 0
+
+
+def _what_changed(summary: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    sections = [s for s in ("configuration", "logging", "made_by") if s in summary]
+    found = [changes(summary[section], now[section]) for section in sections]
+    return ", ".join(filter(None, found)) or "code, device or what is logged"
+
 
 def _load(path: Path) -> dict[str, Any]:
-    """A checkpoint without its tensors, which stay on the disk; empty if it is damaged."""
+    """Read a checkpoint without loading its tensors; empty if it is damaged."""
     import torch
 
     try:
         with on_disk(path) as file:
             return dict(torch.load(file, map_location="cpu", weights_only=True, mmap=True))
-    except Exception:  # zipfile, pickle and torch raise what they like
+    except Exception:  # zipfile, pickle and torch raise any error
         return {}
-
-
-def _diverged(summary: Mapping[str, Any]) -> list[int]:
-    """Seeds of a run that diverged."""
-    ends = zip(summary.get("seeds", []), summary.get("diverged_at", []), strict=False)
-    return [seed for seed, at in ends if at is not None]

@@ -1,4 +1,4 @@
-"""What ``kedro run`` says last: where its results are, or what failed and how to go on."""
+"""What ``kedro run`` prints last: where the results are, or what failed and how to continue."""
 
 from __future__ import annotations
 
@@ -21,27 +21,32 @@ from ..tracking.store import without_password
 from ..tracking.training import ENVIRONMENT
 from .results import path_of
 
-__all__ = ["EXIT_FAILED_ARMS", "FAILED_ARMS", "OutcomeHooks", "command_line", "how_to_go_on"]
-__all__ += ["where_results_are"]
+__all__ = ["EXIT_FAILED_ARMS", "FAILED_ARMS", "OutcomeHooks", "how_to_go_on", "where_results_are"]
 
-CLOCKS_DIFFER = 1.0
-"""Seconds by which a file may seem older than it is: not every disk tells parts of one."""
+CLOCK_TOLERANCE = 1.0
+"""Seconds that a file may seem too old: some disks store whole seconds."""
 
 FAILED_ARMS = "adaptive_opt.failed_arms"
-"""Key in the click context's ``meta``: arms that failed in this run, and why."""
+"""Key in the click context's ``meta``: the arms that failed in this run, and why."""
 
 EXIT_FAILED_ARMS = 3
-"""Exit code of a run that is complete but for arms that failed."""
-
-SEEN = (".png", ".csv", ".md")
-"""Endings of files that are opened by themselves, not as a part of their folder."""
+"""Exit code of a run that is complete except for arms that failed."""
 
 KINDS = ("report", "figures", "tables", "texts", "runs", "searches", "data")
-"""Of results, in the order in which they are told."""
+"""Kinds of results in the order in which they are printed."""
+
+SUFFIXES = {".png": "figures", ".csv": "tables", ".md": "texts"}
+DATASETS = {
+    ("training", "summary"): "runs",
+    ("tuning", "best"): "searches",
+    ("data", "tensors"): "data",
+    ("rr_synthesis", "function"): "data",
+}
+"""Kinds by the first and the last part of a dataset's name; others come with these."""
 
 
 class OutcomeHooks:
-    """Says at the end of a run what it made, and where; nothing of what was there before."""
+    """Print at the end of a run what it made and where."""
 
     def __init__(self) -> None:
         self._begun = 0.0
@@ -51,28 +56,28 @@ class OutcomeHooks:
 
     @hook_impl(trylast=True)  # after TrackingHooks
     def before_pipeline_run(self) -> None:
-        """Note the time."""
-        self._begun, self._done, self._failed = time.time() - CLOCKS_DIFFER, 0, None
+        """Store the time and where MLflow records this run."""
+        self._begun, self._done, self._failed = time.time() - CLOCK_TOLERANCE, 0, None
         self._tracked = _tracked_run()
 
     @hook_impl
     def after_node_run(self) -> None:
-        """Count it."""
+        """Count the node."""
         self._done += 1
 
     @hook_impl
     def on_node_error(self, node: Any) -> None:
-        """Remember which."""
+        """Store which node failed."""
         self._failed = node.name
 
     @hook_impl(trylast=True)
     def after_pipeline_run(self, pipeline: Any, catalog: Any) -> None:
-        """Say where the results are."""
-        made = _files_made(pipeline.all_outputs(), catalog, self._begun)
-        sent = not (PROJECT / UNSENT).exists()  # TrackingHooks say what MLflow has not taken
+        """Print where the results are, and which arms failed."""
+        paths = {name: path_of(catalog.get(name)) for name in sorted(pipeline.all_outputs())}
+        made = {n: path for n, path in paths.items() if path and changed_at(path) >= self._begun}
+        sent = not (PROJECT / UNSENT).exists()  # otherwise TrackingHooks say what is not sent
         click.echo(where_results_are(made, PROJECT, self._tracked if sent else ""))
-        failed = _failed_arms(pipeline.all_outputs(), catalog)
-        if failed:
+        if failed := _failed_arms(paths, catalog):
             click.echo(f"\nFailed, and left out: {len(failed)} of the arms.", err=True)
             for name, reason in failed.items():
                 click.echo(f"  {name}: {reason}", err=True)
@@ -86,50 +91,39 @@ class OutcomeHooks:
 
     @hook_impl(trylast=True)
     def on_pipeline_error(self, pipeline: Any) -> None:
-        """Say what failed, and how to go on; a fault that was there before any node says itself."""
-        if not self._done and not self._failed:
-            return
-        at = f" in {self._failed}" if self._failed else ""
-        click.echo(
-            f"\nFailed{at}, after {self._done} of {len(pipeline.nodes)} nodes. {how_to_go_on()}",
-            err=True,
-        )
+        """Print what failed and how to continue, unless the error came before any node."""
+        if self._done or self._failed:
+            at = f" in {self._failed}" if self._failed else ""
+            done = f"after {self._done} of {len(pipeline.nodes)} nodes"
+            click.echo(f"\nFailed{at}, {done}. {how_to_go_on()}", err=True)
 
 
 def how_to_go_on() -> str:
-    """Why nothing is lost, and the command that goes on."""
-    return (
-        "What is finished is kept;\n"
-        f"the same command goes on from there:\n    {command_line() or 'the same run'}"
-    )
-
-
-def command_line() -> str:
-    """What was typed; empty in a notebook."""
-    if click.get_current_context(silent=True) is None:
-        return ""
-    program = Path(sys.argv[0])
-    named = program.name if program.suffix != ".py" else f"python -m {program.parent.name}"
-    return shlex.join([*named.split(), *sys.argv[1:]])
+    """Return the command that continues; what was typed, if anything was."""
+    command = "the same run"
+    if click.get_current_context(silent=True) is not None:
+        program = Path(sys.argv[0])
+        name = program.name if program.suffix != ".py" else f"python -m {program.parent.name}"
+        command = shlex.join([*name.split(), *sys.argv[1:]])
+    return f"What is finished is kept;\nthe same command goes on from there:\n    {command}"
 
 
 def where_results_are(made: Mapping[str, Path], project: Path, tracked: str = "") -> str:
-    """A line for each kind of result.
+    """Return a line for each kind of result.
 
     Args:
-        made: files, by the names of their datasets.
-        project: what the paths are relative to.
-        tracked: where its record in MLflow is.
+        made: files by the names of their datasets.
+        project: folder that paths are relative to.
+        tracked: where MLflow has the record of this run.
     """
     by_kind: dict[str, list[Path]] = defaultdict(list)
     for name, path in made.items():
-        if kind := _kind(name, path):
-            inside = path.is_relative_to(project)
-            by_kind[kind].append(path.relative_to(project) if inside else path)
+        inside = path.is_relative_to(project)
+        by_kind[_kind(name, path)].append(path.relative_to(project) if inside else path)
     lines = [
-        f"  {kind:<9} {path}"
+        f"  {kind:<9} {place}"
         for kind in KINDS
-        for path in (by_kind[kind] if kind == "report" else _folders(by_kind[kind]))
+        for place in (by_kind[kind] if kind == "report" else _folders(by_kind[kind]))
     ]
     if tracked:
         lines.append(f"  {'MLflow':<9} {tracked}")
@@ -138,70 +132,48 @@ def where_results_are(made: Mapping[str, Path], project: Path, tracked: str = ""
     return "\n".join(["\nMade by this run, in the project's folder:", *lines])
 
 
-def _kind(name: str, path: Path) -> str | None:
-    """Of a result; None: it comes with another."""
-    namespace, _, last = name.rpartition(".")
+def _kind(name: str, path: Path) -> str:
+    parts = name.split(".")
+    first, last = parts[0], parts[-1]
     if last == "page":
         return "report"
-    kinds = {".png": "figures", ".csv": "tables", ".md": "texts"}
-    if path.suffix in kinds:
-        return kinds[path.suffix]
-    ends = {("training", "summary"): "runs", ("tuning", "best"): "searches"}
-    ends |= {("data", "tensors"): "data", ("rr_synthesis", "function"): "data"}
-    if namespace.startswith("analysis.ledger.") and last == "summary":
+    if name.startswith("analysis.ledger.") and last == "summary":
         return "runs"
-    return ends.get((namespace.partition(".")[0], last))
+    return SUFFIXES.get(path.suffix) or DATASETS.get((first, last), "")
 
 
 def _folders(paths: Iterable[Path]) -> list[str]:
-    """How many there are, and where, as one line; none where there are none."""
-    paths = sorted(paths, key=str)
-    if len(paths) < 2:
-        return [str(path if path.suffix in SEEN else path.parent) for path in paths]
-    shared = (p for p in paths[0].parents if all(p in path.parents for path in paths))
-    if (above := next(shared, None)) is None:  # on several file systems
-        return [line for kept in _by_file_system(paths) for line in _folders(kept)]
-    below = sorted({path.relative_to(above).parts[0] for path in paths if path.parent != above})
-    named = f": {', '.join(below)}" if below else ""
-    return [f"{len(paths)} in {above}{named}"]
-
-
-def _by_file_system(paths: Iterable[Path]) -> list[list[Path]]:
-    found: dict[str, list[Path]] = {}
-    for path in paths:
-        found.setdefault(str(path).partition("://")[0] if is_remote(path) else "", []).append(path)
-    return list(found.values())
+    """Return a line for each file system: how many files there are, and where."""
+    systems: dict[str, list[Path]] = defaultdict(list)
+    for path in sorted(paths, key=str):
+        systems[str(path).partition("://")[0] if is_remote(path) else path.anchor].append(path)
+    lines = []
+    for found in systems.values():
+        if len(found) == 1:
+            lines.append(str(found[0] if found[0].suffix in SUFFIXES else found[0].parent))
+            continue
+        above = next(p for p in found[0].parents if all(p in path.parents for path in found))
+        below = sorted({p.relative_to(above).parts[0] for p in found if p.parent != above})
+        lines.append(f"{len(found)} in {above}" + (f": {', '.join(below)}" if below else ""))
+    return lines
 
 
 def _failed_arms(names: Iterable[str], catalog: Any) -> dict[str, str]:
-    """Arms without a run, by ``task.arm``, and why."""
+    """Return why arms failed, by ``task.arm``."""
     found = {}
-    for name in sorted(names):
-        namespace, _, last = name.rpartition(".")
-        if not (namespace.startswith("training.") and last == "summary" and catalog.exists(name)):
-            continue
-        if reason := catalog.load(name).get("failed"):
-            found[namespace.removeprefix("training.")] = str(reason)
-    return found
-
-
-def _files_made(names: Iterable[str], catalog: Any, since: float) -> dict[str, Path]:
-    """The files of datasets that were written since, by name."""
-    found = {}
-    for name in sorted(names):
-        path = path_of(catalog.get(name))
-        if path is not None and changed_at(path) >= since:
-            found[name] = path
+    for name in names:
+        is_summary = name.startswith("training.") and name.endswith(".summary")
+        if is_summary and catalog.exists(name) and (reason := catalog.load(name).get("failed")):
+            found[name.removeprefix("training.").removesuffix(".summary")] = str(reason)
     return found
 
 
 def _tracked_run() -> str:
-    """Where the record of this run can be looked at; empty if there is none."""
+    """Return how to look at this run in MLflow; empty if it is not recorded."""
     mlflow: Any = sys.modules.get("mlflow")
     if mlflow is None or ENVIRONMENT not in os.environ:
         return ""
-    server = str(mlflow.get_tracking_uri())
+    server = without_password(str(mlflow.get_tracking_uri()))
     if server.startswith("http"):
-        return without_password(server)
-    by_hand = f"mlflow ui --backend-store-uri {without_password(server)}"
-    return "make mlflow" if PROJECT == CHECKOUT else by_hand
+        return server
+    return "make mlflow" if PROJECT == CHECKOUT else f"mlflow ui --backend-store-uri {server}"
