@@ -3,7 +3,7 @@
 import os
 
 from adaptive_opt.io.configuration import LOADER_ARGUMENTS, ConfigurationLoader
-from adaptive_opt.io.hooks import CheckpointHooks, ValidationHooks
+from adaptive_opt.io.hooks import ValidationHooks
 from adaptive_opt.io.status.outcome import OutcomeHooks
 from adaptive_opt.io.tracking.hooks import TrackingHooks
 
@@ -13,7 +13,7 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 DISABLE_HOOKS_FOR_PLUGINS = ("kedro-telemetry", "kedro_mlflow")
 
 # OutcomeHooks come last: of hooks that ask to be, the last one is called after all others.
-HOOKS = (TrackingHooks(), ValidationHooks(), CheckpointHooks(), OutcomeHooks())
+HOOKS = (TrackingHooks(), ValidationHooks(), OutcomeHooks())
 
 CONFIG_LOADER_CLASS = ConfigurationLoader
 CONFIG_LOADER_ARGS = LOADER_ARGUMENTS

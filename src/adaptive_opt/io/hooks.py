@@ -1,8 +1,7 @@
-"""Kedro hooks: parameters are checked before anything is computed, checkpoints cleared after."""
+"""A Kedro hook that checks parameters, data and options before anything is computed."""
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,6 @@ import yaml
 from kedro.framework.hooks import hook_impl
 
 from adaptive_opt.errors import StudyError
-from adaptive_opt.files import remove
 from adaptive_opt.parameters import (
     Fault,
     RRFunctionParameters,
@@ -23,6 +21,7 @@ from adaptive_opt.parameters import (
     with_values,
 )
 from adaptive_opt.parameters.data import ImageDataParameters, TextDataParameters
+from adaptive_opt.processes import one_thread
 from adaptive_opt.study import (
     ARMS,
     EVERY_TASK,
@@ -34,7 +33,7 @@ from adaptive_opt.study import (
     tasks_of,
 )
 
-__all__ = ["CheckpointHooks", "ValidationHooks", "check_parameters", "check_way", "known_tags"]
+__all__ = ["ValidationHooks", "check_parameters", "check_way", "known_tags"]
 
 FOREIGN_RUNNERS = {
     "ThreadRunner": "would mix the random numbers of runs",
@@ -72,10 +71,9 @@ class ValidationHooks:
         namespaces = {n.split(".")[0] for n in pipeline.inputs() | pipeline.all_outputs()}
         # Of a cluster RayRunner asks which GPUs there are, as this machine need not have one.
         here = "RayRunner" not in str(run_params.get("runner"))
-        faults = [
-            *(_device_faults(parameters) if here else []),
-            *_deep_faults(parameters, namespaces),
-        ]
+        faults = _device_faults(parameters) if here else []
+        with one_thread():  # a runner may fork this process
+            faults += _deep_faults(parameters, namespaces)
         if not faults:
             faults = _stale_data(parameters["data"], pipeline, catalog)
         if not faults:
@@ -109,27 +107,6 @@ def check_parameters(
     faults = find_faults(parameters, _zoo_arms(pipeline), classes=classes)
     if faults:
         raise StudyError(_report(faults, conf, env, given))
-
-
-class CheckpointHooks:
-    """Deletes a run's checkpoint when the last part of its results is on disk."""
-
-    def __init__(self) -> None:
-        self._catalog: Any = None
-
-    @hook_impl
-    def after_catalog_created(self, catalog: Any) -> None:
-        """Remember where runs are."""
-        self._catalog = catalog
-
-    @hook_impl
-    def after_dataset_saved(self, dataset_name: str) -> None:
-        """The summary is the last."""
-        namespace, _, name = dataset_name.rpartition(".")
-        if namespace.startswith("training.") and name == "summary" and self._catalog is not None:
-            checkpoint = self._catalog.load(f"{namespace}.folder").checkpoint
-            with contextlib.suppress(OSError):  # of no use any more, and of no harm
-                remove(checkpoint)
 
 
 def check_way(run_params: dict[str, Any]) -> None:

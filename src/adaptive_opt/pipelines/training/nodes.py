@@ -29,14 +29,29 @@ def train(
 ) -> tuple[Any, dict[str, Any], dict[str, Any], Any, dict[str, Any]]:
     """Train all seeds of an arm at every length, each with what its search found.
 
-    A run that ``folder`` has already, of the same configuration on the same data, is taken
-    from there; one that was broken off goes on. An error inside the training fails this arm and
-    not the study: the summary then says ``failed``, and there are no rows.
+    A finished run in ``folder`` of the same configuration and data is returned as it is; one that
+    was interrupted continues from its checkpoint. One process at a time trains in a folder. An
+    error in the training fails this arm and not the study: ``failed`` in the summary says why, and
+    there are no rows.
 
     Returns:
         History, final weights and weights after chosen epochs, all of the full length; final
         losses at every length; summary.
     """
+    with folder.locked():
+        return _train(task, arm, tensors, folder, best, tasks, arms, training)
+
+
+def _train(
+    task: str,
+    arm: str,
+    tensors: dict[str, Any],
+    folder: Any,
+    best: dict[str, Any],
+    tasks: dict[str, Any],
+    arms: dict[str, Any],
+    training: dict[str, Any],
+) -> tuple[Any, dict[str, Any], dict[str, Any], Any, dict[str, Any]]:
     from adaptive_opt.engine.checkpoint import Checkpoint
     from adaptive_opt.engine.failures import failed_run, reason_of
     from adaptive_opt.engine.lengths import Lengths
@@ -86,7 +101,6 @@ def train(
         if (reason := reason_of(error)) is None:
             raise
         logger.warning("%s, %s: the arm failed: %s", task, arm, reason)
-        checkpoint.remove()
         folder.forget()
         return failed_run(task, arm, reason)
     folder.forget()
