@@ -37,7 +37,9 @@ __all__ = ["ValidationHooks", "check_parameters", "check_way", "known_tags"]
 
 FOREIGN_RUNNERS = {
     "ThreadRunner": "would mix the random numbers of runs",
-    "ParallelRunner": "would wait forever for its processes",
+    # Its forked processes waited without end for OpenMP threads that the checks below had started
+    # in their parent (see processes.one_thread). They also share no cores among them.
+    "ParallelRunner": "gives every process as many torch threads as there are cores",
 }
 """Runners of Kedro's that are refused, and why."""
 

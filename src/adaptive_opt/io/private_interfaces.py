@@ -99,14 +99,14 @@ def write_viz_site(folder: Path, *, previews: bool) -> None:
     deployer.deploy(previews)
 
 
-def local_ray_options(folder: str, cores: int) -> dict[str, Any]:
+def local_ray_options(folder: str, cores: int | None) -> dict[str, Any]:
     """Return options of ``ray.init`` for a Ray of this machine that no other machine can reach.
 
     Call it before Ray is imported.
 
     Args:
         folder: for sockets and logs.
-        cores: how many Ray may use.
+        cores: how many Ray may use; None: all of them.
     """
     # Elsewhere than on Linux, Ray would replace the loopback address if this were 1.
     os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")

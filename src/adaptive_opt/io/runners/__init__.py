@@ -2,9 +2,9 @@
 
 Data flow::
 
-    pipeline ─→ ReadyQueue ─→ node ─→ worker process ─→ events ─→ hooks in this process
+    pipeline ─→ nodes whose inputs exist ─→ worker processes ─→ events ─→ hooks in this process
 
-- :mod:`.queue`: nodes whose inputs exist, in Kedro's order;
+- :mod:`.base`: the loop of both runners, which starts nodes and handles events;
 - :mod:`.events`: a worker reports what Kedro's hooks are called with; this process calls them;
 - :mod:`.local_runner`: ``StudyRunner``, the default, with forked processes as workers;
 - :mod:`.ray_runner` and :mod:`.ray_worker`: ``RayRunner``, with tasks of Ray as workers.

@@ -32,9 +32,6 @@ from .ray_worker import WorkerSettings, run_node
 
 __all__ = ["RayRunner"]
 
-LONGEST_FOLDER = 40
-"""Letters of a temporary folder's path: the paths of Ray's sockets, at most 107, begin with it."""
-
 CONNECT_TIMEOUT = 10.0
 """Seconds in which a cluster must answer."""
 
@@ -104,7 +101,7 @@ def _connected(address: str | None, workers: int | None) -> Iterator[Any]:
         options: dict[str, Any] = {"address": address}
         if address is None:
             folder = stack.enter_context(_temporary_folder())
-            options = local_ray_options(folder, workers or _count_cores())
+            options = local_ray_options(folder, workers)
         import ray
 
         if ray.is_initialized():  # a notebook has done so, and shuts Ray down
@@ -133,8 +130,8 @@ def _check_reachable(address: str | None) -> None:
 @contextlib.contextmanager
 def _temporary_folder() -> Iterator[str]:
     """Make a folder for Ray's sockets and logs, and delete it."""
-    short = len(tempfile.gettempdir()) <= LONGEST_FOLDER
-    folder = tempfile.mkdtemp(prefix="ray", dir=None if short else "/tmp")  # noqa: S108
+    # A socket's path has at most 107 letters, and Ray's own part takes most of them.
+    folder = tempfile.mkdtemp(prefix="ray", dir="/tmp" if os.name == "posix" else None)  # noqa: S108
     try:
         yield folder
     finally:
@@ -142,12 +139,6 @@ def _temporary_folder() -> Iterator[str]:
         while Path(folder).exists() and time.monotonic() < until:  # Ray's last processes write
             shutil.rmtree(folder, ignore_errors=True)
             time.sleep(0.1)
-
-
-def _count_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _first_line(error: Any) -> str:

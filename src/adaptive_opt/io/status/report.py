@@ -212,9 +212,9 @@ def look(
         )
     cells, hidden = survey(asked, parameters, files, StudyStorageDataset(**database).load())
     given = {name: ",".join(options.get(name) or ()) for name in ("pipelines", "tags")}
-    given = {"env": env, **given, "params": ",".join(_assignments(params))}
-    words = [f"--{name}={value}" for name, value in given.items() if value]
-    return as_record(cells, parameters, hidden), shlex.join(["kedro", "run", *words])
+    words = [("env", env), *given.items(), ("params", ",".join(_assignments(params)))]
+    asked_for = [f"--{name}={value}" for name, value in words if value]
+    return as_record(cells, parameters, hidden), shlex.join(["kedro", "run", *asked_for])
 
 
 def _assignments(tree: Mapping[str, Any], prefix: str = "") -> Iterator[str]:

@@ -136,6 +136,7 @@ def build(into: Path, names: Sequence[str], include_previews: bool, env: str | N
         route = file.relative_to(api).as_posix()
         file.write_bytes(adapt_document(route, file.read_bytes(), paths))
     (api / "metadata").write_text(NO_METADATA, encoding="utf-8")
+    (into / "telemetry.html").unlink()
     for name in ("index.html", "404.html"):
         (into / name).write_text(_page(), encoding="utf-8")
     click.echo(f"The site is in {into}; look at it by python -m http.server --directory {into}")
