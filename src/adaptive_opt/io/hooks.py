@@ -70,18 +70,24 @@ class ValidationHooks:
         conf = self._conf or Path(run_params["project_path"]) / "conf"
         given = run_params.get("runtime_params") or {}
         check_parameters(parameters, pipeline, conf, env, given)
-        namespaces = {n.split(".")[0] for n in pipeline.inputs() | pipeline.all_outputs()}
-        # Of a cluster RayRunner asks which GPUs there are, as this machine need not have one.
+        # RayRunner checks the GPUs of its cluster; this machine need not have one.
         here = "RayRunner" not in str(run_params.get("runner"))
-        faults = _device_faults(parameters) if here else []
         with one_thread():  # a runner may fork this process
-            faults += _deep_faults(parameters, namespaces)
-        if not faults:
-            faults = _stale_data(parameters["data"], pipeline, catalog)
-        if not faults:
-            faults = _search_faults(parameters, pipeline, catalog)
+            faults = _find_deep_faults(parameters, pipeline, catalog, device=here)
         if faults:
             raise StudyError(_report(faults, conf, env, given))
+
+
+def _find_deep_faults(
+    parameters: dict[str, Any], pipeline: Any, catalog: Any, *, device: bool
+) -> list[Fault]:
+    """Return the faults that show only in files and data."""
+    namespaces = {n.split(".")[0] for n in pipeline.inputs() | pipeline.all_outputs()}
+    faults = _device_faults(parameters) if device else []
+    faults += _deep_faults(parameters, namespaces)
+    if not faults:
+        faults = _stale_data(parameters["data"], pipeline, catalog)
+    return faults or _search_faults(parameters, pipeline, catalog)
 
 
 def check_parameters(

@@ -143,16 +143,17 @@ def _work(connection: Connection, number: int, cores: Sequence[int], job: Job) -
     from adaptive_opt.engine.results import BAR_POSITION
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal interrupts every process; see close()
-    signal.signal(signal.SIGTERM, _interrupt)
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
-    os.environ[BAR_POSITION] = str(number)
-    os.sched_setaffinity(0, cores)
-    keep_freed_memory()
-    if torch := sys.modules.get("torch"):  # otherwise torch counts the cores at its import
-        torch.set_num_threads(len(cores))
-    with contextlib.suppress(EOFError, OSError, KeyboardInterrupt):
-        while True:
-            job.run_node(connection.recv(), connection.send)
+    with contextlib.suppress(KeyboardInterrupt):
+        signal.signal(signal.SIGTERM, _interrupt)
+        threading.Thread(target=_exit_with_parent, daemon=True).start()
+        os.environ[BAR_POSITION] = str(number)
+        os.sched_setaffinity(0, cores)
+        keep_freed_memory()
+        if torch := sys.modules.get("torch"):  # otherwise torch counts the cores at its import
+            torch.set_num_threads(len(cores))
+        with contextlib.suppress(EOFError, OSError):  # the parent has closed the connection
+            while True:
+                job.run_node(connection.recv(), connection.send)
 
 
 def _interrupt(*_: Any) -> NoReturn:
