@@ -28,7 +28,7 @@ from ..private_interfaces import local_ray_options
 from ..tracking.training import ENVIRONMENT
 from .base import SHUTDOWN_TIMEOUT, ParallelNodeRunner, memory_datasets
 from .events import Event, Job
-from .ray_worker import WorkerSettings, run_node
+from .ray_worker import run_node
 
 __all__ = ["RayRunner"]
 
@@ -187,13 +187,12 @@ class _RayTasks:
         self._ended: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
 
     def open(self) -> None:
+        level = logging.getLogger("adaptive_opt").getEffectiveLevel()
+        environment = {name: os.environ[name] for name in (ENVIRONMENT,) if name in os.environ}
         try:
-            self._sent = self._ray.put(self._job)
+            self._sent = self._ray.put((self._job, environment, level))
         except Exception as error:  # catalogs and nodes raise anything
             raise StudyError(f"the catalog cannot be sent to other processes ({error})") from error
-        level = logging.getLogger("adaptive_opt").getEffectiveLevel()
-        tracking = {name: os.environ[name] for name in (ENVIRONMENT,) if name in os.environ}
-        self._settings = WorkerSettings(tracking, level)
         self._hide_gpus = NO_GPU if _cluster_has_gpu(self._ray) else None
         self._task = self._ray.remote(run_node)
         # torch keeps the GPU that its process used first, so that process serves one node.
@@ -212,7 +211,7 @@ class _RayTasks:
             retry_exceptions=False,
             runtime_env=None if need["gpus"] else self._hide_gpus,
         )
-        self._running[name] = task.remote([self._sent], name, need["cpus"], self._settings)
+        self._running[name] = task.remote([self._sent], name, need["cpus"])
         ended = self._ended
         self._running[name].future().add_done_callback(lambda future: ended.put((name, future)))
 
