@@ -1,6 +1,6 @@
 """The only module that uses interfaces which Kedro, kedro-viz and Ray do not document.
 
-Such an interface may change in any release. :data:`REQUIREMENTS` has the versions that this
+Such an interface may change in any release. ``REQUIREMENTS`` has the versions that this
 module was tested with; ``pyproject.toml`` has the same bounds.
 """
 
@@ -41,7 +41,7 @@ REQUIREMENTS = {
 
 
 def check_versions() -> None:
-    """Compare the installed versions with :data:`REQUIREMENTS`.
+    """Compare the installed versions with ``REQUIREMENTS``.
 
     Raises:
         StudyError: a version is outside its bounds.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import socket
 import sys
@@ -24,7 +25,11 @@ DEFAULT = "__default__"
 PAGE = Path(kedro_viz.__file__).parent / "html" / "index.html"
 ADAPTED = ("main", "nodes/", "pipelines/")
 """Routes below ``/api/`` whose documents are adapted."""
-NO_METADATA = '{"has_missing_dependencies": false, "package_compatibilities": []}'
+METADATA = {
+    "has_missing_dependencies": False,
+    "package_compatibilities": [{"package_name": "fsspec", "is_compatible": True}],
+}
+"""What the page reads of the environment, and the static site of kedro-viz lacks."""
 
 ENV = click.option("--env", "-e", envvar="KEDRO_ENV", help="Kedro environment.")
 
@@ -135,7 +140,7 @@ def build(into: Path, names: Sequence[str], include_previews: bool, env: str | N
     for file in (path for path in api.rglob("*") if path.is_file()):
         route = file.relative_to(api).as_posix()
         file.write_bytes(adapt_document(route, file.read_bytes(), paths))
-    (api / "metadata").write_text(NO_METADATA, encoding="utf-8")
+    (api / "metadata").write_text(json.dumps(METADATA), encoding="utf-8")
     (into / "telemetry.html").unlink()
     for name in ("index.html", "404.html"):
         (into / name).write_text(_page(), encoding="utf-8")

@@ -161,7 +161,7 @@ def adapt_page(page: str) -> str:
     """Make kedro-viz's HTML page load nothing from other hosts.
 
     Links to other hosts are removed; kedro-viz's font is one. A content security policy blocks
-    what scripts request. The page opens with :data:`SETTINGS`.
+    what scripts request. The page opens with ``SETTINGS``.
     """
     page = re.sub(r"<link\b[^>]*\bhref=\"https?://[^>]*>\s*", "", page)
     policy = f'<meta http-equiv="Content-Security-Policy" content="{POLICY}" />'
