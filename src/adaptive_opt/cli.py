@@ -14,21 +14,21 @@ from kedro.framework.cli.utils import KedroCliError
 from kedro.framework.project import pipelines
 from kedro.io import DatasetError
 from kedro.pipeline import Pipeline
-from kedro_viz.launchers.cli.main import viz
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 
 from adaptive_opt.errors import StudyError
 from adaptive_opt.io.configuration import nearest
 from adaptive_opt.io.hooks import check_way, known_tags
-from adaptive_opt.io.outcome import EXIT_FAILED_ARMS, FAILED_ARMS, how_to_go_on
+from adaptive_opt.io.private_interfaces import check_versions, replace_viz_commands
+from adaptive_opt.io.status.outcome import EXIT_FAILED_ARMS, FAILED_ARMS, how_to_go_on
 
 USER_ERRORS = (StudyError, DatasetError, MissingConfigException)
 """Errors that the user can correct; shown without a traceback."""
 
 RUNNERS = ("SequentialRunner", "ParallelRunner", "ThreadRunner")
 
-DEFAULT_RUNNER = "adaptive_opt.io.runner.StudyRunner"
+DEFAULT_RUNNER = "adaptive_opt.io.StudyRunner"
 
 LIST_HINT = "kedro registry describe lists the valid names"
 
@@ -110,6 +110,7 @@ def _run(**options: Any) -> Any:
     if kedro_run.callback is None:
         raise RuntimeError("kedro's run command has no callback")
     try:
+        check_versions()
         if (runner := options["runner"]) and "." not in runner:
             _check_names("runner", [runner], RUNNERS)
         options = with_own_pipeline(options, pipelines)
@@ -195,7 +196,7 @@ def _check_names(kind: str, names: Sequence[str], known: Sequence[str], hint: st
 def _status(*, as_json: bool, env: str | None, params: dict[str, Any], **options: Any) -> None:
     import json
 
-    from adaptive_opt.io.status import as_text, look
+    from adaptive_opt.io.status.report import as_text, look
 
     try:
         options = with_own_pipeline({"env": env, **options}, pipelines)
@@ -213,9 +214,8 @@ def cli() -> None:
 run = _Command("run", params=_options(), callback=_run, help=RUN_HELP)
 cli.add_command(run)
 
-# A project cannot redefine Kedro-Viz's commands, which are global, so replace their targets. Omit
-# `deploy`, which would publish the paths of this machine.
-viz.lazy_subcommands = {"run": "adaptive_opt.io.viz.run", "build": "adaptive_opt.io.viz.build"}
+# Omit kedro-viz's `deploy`, which would publish the paths of this machine.
+replace_viz_commands({name: f"adaptive_opt.io.viz.commands.{name}" for name in ("run", "build")})
 
 adaptive = click.Group("adaptive", help=ADAPTIVE_HELP)
 cli.add_command(adaptive)

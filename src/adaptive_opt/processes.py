@@ -5,11 +5,12 @@ from __future__ import annotations
 import ctypes
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-__all__ = ["is_gone", "is_running", "keep_freed_memory", "this_worker"]
+__all__ = ["is_gone", "is_running", "keep_freed_memory", "one_thread", "this_worker"]
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Options of glibc's mallopt(3)."""
@@ -34,6 +35,23 @@ def keep_freed_memory() -> bool:
     return bool(
         mallopt(M_MMAP_THRESHOLD, MAX_MMAP_THRESHOLD) and mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
     )
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch compute on one thread in the block, so that this process can be forked afterwards.
+
+    GNU OpenMP does not support a fork after it has started threads: the child takes its parent's
+    threads for its own and waits for them without end.
+    """
+    import torch
+
+    count = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(count)
 
 
 def this_worker() -> dict[str, Any]:

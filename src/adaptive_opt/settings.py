@@ -4,8 +4,8 @@ import os
 import warnings
 
 from adaptive_opt.io.configuration import LOADER_ARGUMENTS, ConfigurationLoader
-from adaptive_opt.io.hooks import CheckpointHooks, ValidationHooks
-from adaptive_opt.io.outcome import OutcomeHooks
+from adaptive_opt.io.hooks import ValidationHooks
+from adaptive_opt.io.status.outcome import OutcomeHooks
 from adaptive_opt.io.tracking.hooks import TrackingHooks
 
 # No usage statistics of Kedro's or MLflow's leave this machine.
@@ -18,7 +18,7 @@ DISABLE_HOOKS_FOR_PLUGINS = ("kedro-telemetry", "kedro_mlflow")
 
 # OutcomeHooks come last: of hooks that ask to be, the last one is called after all others.
 _tracking = TrackingHooks()
-HOOKS = (_tracking, ValidationHooks(), CheckpointHooks(), OutcomeHooks(lambda: _tracking.address))
+HOOKS = (_tracking, ValidationHooks(), OutcomeHooks(lambda: _tracking.address))
 
 CONFIG_LOADER_CLASS = ConfigurationLoader
 CONFIG_LOADER_ARGS = LOADER_ARGUMENTS

@@ -25,8 +25,8 @@ from adaptive_opt.engine.checkpoint import Checkpoint
 from adaptive_opt.errors import StudyError
 from adaptive_opt.io.configuration import LOADER_ARGUMENTS, ConfigurationLoader
 from adaptive_opt.io.datasets import ParquetDataset, RecordDataset, RecordsDataset, TensorsDataset
-from adaptive_opt.io.grid import Files
 from adaptive_opt.io.runs import RunFolder
+from adaptive_opt.io.status.grid import Files
 from adaptive_opt.io.tracking.spool import read
 from adaptive_opt.parameters import find_faults
 from adaptive_opt.parameters.data import ImageDataParameters, TextDataParameters

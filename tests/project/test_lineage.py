@@ -1,10 +1,12 @@
 """What kedro-viz is shown: namespaces, layers, and nothing of the machine."""
 
+import json
 from pathlib import Path
 
+import orjson
 import pytest
 
-from adaptive_opt.io.lineage import adapt_page, machine_paths, nest, replace_in_strings
+from adaptive_opt.io.viz.graph import adapt_document, adapt_page, hide_paths, machine_paths, nest
 
 
 def node(name, kind, **more):
@@ -90,6 +92,15 @@ def test_the_graph_is_left_as_it_was(graph):
     assert str(graph) == before
 
 
+@pytest.mark.parametrize(
+    ("route", "nested"), [("main", True), ("pipelines/x", True), ("nodes/x", False)]
+)
+def test_only_graphs_are_nested(graph, route, nested):
+    adapted = json.loads(adapt_document(route, orjson.dumps(graph), {"06_models": "models"}))
+    assert (adapted["edges"] != graph["edges"]) == nested
+    assert "models" in adapted["layers"]
+
+
 def test_nothing_is_said_of_the_machine():
     words = machine_paths(Path("/home/zoë/study"), Path("/home/zoë"), Path("/opt/py"), Path("/"))
     said = {
@@ -98,7 +109,7 @@ def test_nothing_is_said_of_the_machine():
         "sqlite:////home/zoë/study/mlflow.db": ["in /home/zoë/study", 1, None, True],
         "trace": "/opt/py/lib/torch.py /home/zoë/other",
     }
-    assert replace_in_strings(said, words) == {
+    assert json.loads(hide_paths(orjson.dumps(said), words)) == {
         "filepath": "data/a.csv",
         "code": "src/adaptive_opt/nodes.py",
         "sqlite:///mlflow.db": ["in .", 1, None, True],

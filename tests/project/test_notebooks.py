@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from adaptive_opt.errors import StudyError
-from adaptive_opt.io.results import load_runs
+from adaptive_opt.io import load_runs
 from adaptive_opt.plots.intervals import VERDICT_COLOURS
 from adaptive_opt.study import default_arms, tasks_of
 from tests.conftest import PROJECT, script
@@ -158,7 +158,7 @@ def test_notebooks_hold_no_logic(name):
     """They name, load, call and show; the one class is that of the reader's own optimizer."""
     files = sum("%%writefile" in "".join(c["source"]) for c in committed(name)["cells"])
     assert files == (name == "your_own_optimizer")
-    known = ("plots", "evidence", "parameters", "io.results", "study")
+    known = ("plots", "evidence", "parameters", "io", "study")
     for source in code(committed(name)):
         tree = ast.parse(source)
         found = [type(n).__name__ for n in ast.walk(tree) if isinstance(n, LOGIC)]

@@ -10,7 +10,6 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from kedro.framework.hooks.manager import _create_hook_manager
 from kedro.io import DataCatalog, MemoryDataset
 from kedro.pipeline import Pipeline, node
 from kedro.runner import SequentialRunner
@@ -19,12 +18,11 @@ from kedro_datasets.pandas import CSVDataset
 
 import adaptive_opt.io
 from adaptive_opt.errors import StudyError
-from adaptive_opt.io.relay import Agenda
 from adaptive_opt.parameters import find_faults
 from adaptive_opt.parameters.resources import ResourcesParameters, node_resources
 from tests.conftest import PROJECT
 from tests.project.conftest import KEDRO, kedro
-from tests.project.test_runner import Seen, UnsendableError
+from tests.project.test_runner import Seen, UnsendableError, check_events, hook_manager
 from tests.project.test_site import parameters
 
 HERE = "adaptive_opt.io.RayRunner"
@@ -52,7 +50,6 @@ def cluster(ray):
 def where(given):
     return {
         "process": os.getpid(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1,
         "threads": torch.get_num_threads(),
     }
 
@@ -78,10 +75,9 @@ def files(folder, *names, given=CPU):
 
 
 def run(pipeline, catalog, **options):
-    seen, manager = Seen(), _create_hook_manager()
-    manager.register(seen)
+    seen = Seen()
     try:
-        adaptive_opt.io.RayRunner(**options).run(pipeline, catalog, manager)
+        adaptive_opt.io.RayRunner(**options).run(pipeline, catalog, hook_manager(seen))
     finally:
         run.seen = seen.events
     return seen.events
@@ -106,13 +102,8 @@ def test_nodes_run_elsewhere_and_hooks_here(cluster, tmp_path):
     left, right = catalog.load("left"), catalog.load("right")
     assert os.getpid() not in {left["process"], right["process"]}
     for place in (left, right):
-        assert place["threads"] == place["cores"] == 1
-    for name in ("left", "right", "both"):
-        own = [event for event, told in events if told["node"] == name]
-        assert own == ["before_node_run", "after_node_run", "after_dataset_saved"]
-    saved = {t["name"]: t["data"] for e, t in events if e == "after_dataset_saved"}
-    assert saved["both"].shape == (2, 1)
-    assert saved["left"] == "in another process"
+        assert place["threads"] == 1
+    check_events(events)
 
 
 def test_what_lives_in_memory_is_refused_at_the_start(ray, tmp_path):
@@ -177,27 +168,6 @@ def test_a_node_whose_process_dies_is_begun_again(cluster, tmp_path):
             catalog,
             address=cluster.address,
         )
-
-
-def test_the_post_may_die(cluster, tmp_path):
-    """What it was told and had not passed on comes again with what a node says last."""
-
-    def kill_the_post(_):
-        killed = [int(p) for p, line in processes_of_ray().items() if "ray::_Post" in line]
-        for process in killed:
-            os.kill(process, signal.SIGKILL)
-        return {"killed": len(killed)}
-
-    catalog = files(tmp_path, "left", "right")
-    nodes = [
-        node(kill_the_post, "parameters", "left", name="killer"),
-        node(where, "left", "right", name="after"),
-    ]
-    events = run(Pipeline(nodes), catalog, address=cluster.address)
-    assert catalog.load("left")["killed"] >= 1  # an earlier test's may not have ended yet
-    for name in ("killer", "after"):
-        own = [event for event, told in events if told["node"] == name]
-        assert own == ["before_node_run", "after_node_run", "after_dataset_saved"]
 
 
 def test_more_than_any_machine_has(cluster, tmp_path):
@@ -316,7 +286,7 @@ def test_gpus_are_asked_of_the_cluster_and_not_of_this_machine(ray, project):
 
 
 def test_without_ray_a_sentence_says_what_to_install(monkeypatch):
-    monkeypatch.setattr("adaptive_opt.io.ray_runner.find_spec", lambda _: None)
+    monkeypatch.setattr("adaptive_opt.io.runners.ray_runner.find_spec", lambda _: None)
     with pytest.raises(StudyError, match=r"pip install 'adaptive_opt\[ray\]'"):
         adaptive_opt.io.RayRunner()
 
@@ -350,16 +320,3 @@ def test_faults_of_resources_are_told():
     }  # Ray gives a part of one GPU, or whole ones
     faults = find_faults(parameters(given={"resources": given}))
     assert {f.path for f in faults} == {("resources", n) for n in ("cpus", "gpus", "tags")}
-
-
-def test_an_agenda_keeps_to_the_order_and_to_what_nodes_wait_for():
-    agenda, begun = Agenda(FORK), []
-    while agenda.left:
-        begun.append(agenda.take())
-        if begun[-1].name != "both":
-            with_left = agenda.take()
-            assert {begun[-1].name, with_left.name} == {"left", "right"}
-            assert agenda.take() is None
-            agenda.finish(with_left)
-        agenda.finish(begun[-1])
-    assert [n.name for n in begun][-1] == "both"

@@ -5,6 +5,7 @@ import logging
 import sqlite3
 import sys
 from contextlib import closing
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -21,9 +22,9 @@ from adaptive_opt.io.datasets import (
     TensorsDataset,
     TextDataset,
 )
-from adaptive_opt.io.outcome import _folders
-from adaptive_opt.io.results import path_of
 from adaptive_opt.io.runs import RunFolderDataset
+from adaptive_opt.io.status.outcome import _folders
+from adaptive_opt.io.status.results import path_of
 from tests.project.conftest import kedro
 from tests.project.warm import run_kedro
 
@@ -194,6 +195,8 @@ def test_what_was_made_on_two_file_systems_is_told_of_each(memory, tmp_path):
         at("memory://h/x.csv"),
     )
     assert _folders([elsewhere, *on_disk]) == [f"2 in {tmp_path}: a, b", str(elsewhere)]
+    inside = Path("data/y.csv")
+    assert _folders([*on_disk, inside]) == [f"2 in {tmp_path}: a, b", str(inside)]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="nodes run side by side on Linux alone")

@@ -1,10 +1,17 @@
 """A finished run is known by its summary, and no other results pass for it."""
 
+import subprocess
+import sys
+import threading
+
 import pandas as pd
+import pytest
 import torch
+from kedro.io import DatasetError
 
 from adaptive_opt.io.datasets import ParquetDataset, RecordDataset, TensorsDataset
-from adaptive_opt.io.runs import RunFolder, RunFolderDataset
+from adaptive_opt.io.runs import RunFolder, RunFolderDataset, RunSummaryDataset
+from adaptive_opt.pipelines.training.nodes import train
 
 
 def save(path, digest, value, upto=3):
@@ -56,3 +63,97 @@ def test_a_summary_that_is_no_record_is_no_summary(tmp_path, caplog):
         assert RunFolder(tmp_path).finished("a") is None
         assert "is damaged" in caplog.text
         caplog.clear()
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from adaptive_opt.io.runs import RunFolder, RunSummaryDataset
+
+folder = Path(sys.argv[1])
+with RunFolder(folder).locked():
+    print("locked", flush=True)
+    sys.stdin.readline()
+(folder / "saving").touch()
+RunSummaryDataset(filepath=str(folder / "summary.json")).save({"digest": "a"})
+sys.stdin.readline()
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """Another process that trains in a folder, until it reads a line and saves its summary."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout.readline() == "locked\n"
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def test_a_second_process_waits_until_the_first_has_saved(tmp_path, holder, caplog):
+    def save_later():
+        holder.stdin.write("\n")
+        holder.stdin.flush()
+
+    threading.Timer(0.5, save_later).start()
+    folder = RunFolder(tmp_path)
+    with folder.locked():
+        assert (tmp_path / "saving").exists()
+        assert holder.poll() is None  # released by the summary and not by its end
+    assert f"process {holder.pid} on" in caplog.text
+    assert "waiting until it ends" in caplog.text
+    folder.unlock()
+    assert {path.name for path in tmp_path.iterdir()} <= {"saving", "summary.json", "training.lock"}
+
+
+def test_a_process_that_is_killed_leaves_no_lock(tmp_path, holder, caplog):
+    holder.kill()
+    holder.wait()
+    folder = RunFolder(tmp_path)
+    with folder.locked():
+        assert "waiting" not in caplog.text
+    folder.unlock()
+
+
+def test_an_error_releases_the_lock(tmp_path):
+    folder = RunFolder(tmp_path)
+
+    def fail():
+        with folder.locked():
+            assert folder.holder.startswith("process ")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert folder.holder == "another process"
+
+
+def test_training_takes_the_lock(tmp_path):
+    class Refused(RunFolder):
+        def locked(self):
+            raise PermissionError
+
+    with pytest.raises(PermissionError):
+        train("rr_cond29", "adam", {}, Refused(tmp_path), {}, {}, {}, {})
+
+
+def test_a_folder_that_cannot_be_written_to_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    locked = RunFolder(tmp_path / "file" / "run").locked()
+    with pytest.raises(DatasetError, match=r"file/run cannot be locked \(Not a directory\)"):
+        locked.__enter__()
+
+
+def test_the_summary_ends_a_run(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.checkpoint.touch()
+    with folder.locked():
+        pass
+    assert folder.holder.startswith("process ")
+    RunSummaryDataset(filepath=str(tmp_path / "summary.json")).save({"digest": "a"})
+    assert not folder.checkpoint.exists()
+    assert folder.holder == "another process"
+    assert RecordDataset(filepath=str(tmp_path / "summary.json")).load() == {"digest": "a"}

@@ -13,9 +13,9 @@ from kedro.config import OmegaConfigLoader
 from safetensors.numpy import save_file
 
 from adaptive_opt.engine.provenance import identify_run
-from adaptive_opt.io.grid import Files, survey
-from adaptive_opt.io.outcome import OutcomeHooks, where_results_are
-from adaptive_opt.io.status import as_record, as_text
+from adaptive_opt.io.status.grid import Files, survey
+from adaptive_opt.io.status.outcome import OutcomeHooks, where_results_are
+from adaptive_opt.io.status.report import as_record, as_text
 from adaptive_opt.parameters import TuningParameters, search_space, studies_of
 from adaptive_opt.search.identity import study_name, study_seed, trial_identity
 from adaptive_opt.search.spaces import Space
@@ -206,6 +206,7 @@ def test_a_checkpoint_tells_of_a_run_under_way(study, state, age, said):
 def test_results_are_told_by_kind_and_folder(tmp_path):
     base = tmp_path / "data/08_reporting/base"
     made = {
+        "yours": base / "yours.bin",
         "analysis.verdict.page": base / "report.html",
         "analysis.verdict.ladder_figure_png": base / "verdict/ladder.png",
         "tuning.search.best_of_n_figure_png": base / "search/best_of_n.png",
@@ -225,7 +226,7 @@ def test_results_are_told_by_kind_and_folder(tmp_path):
 
 
 def test_only_what_a_run_made_is_told(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("adaptive_opt.io.outcome.PROJECT", tmp_path)
+    monkeypatch.setattr("adaptive_opt.io.status.outcome.PROJECT", tmp_path)
     old, new = "analysis.networks.costs", "analysis.networks.outcomes"
     for name in (old, new):
         (tmp_path / f"{name}.csv").touch()

@@ -16,7 +16,6 @@ from typing import Any
 
 from fsspec.implementations.local import LocalFileSystem
 from kedro.io import AbstractDataset, DatasetError
-from kedro_datasets._typing import HTMLPreview, JSONPreview, TablePreview
 from kedro_datasets.json import JSONDataset as KedroJSONDataset
 from kedro_datasets.matplotlib import MatplotlibDataset as KedroMatplotlibDataset
 from kedro_datasets.pandas import CSVDataset as KedroCSVDataset
@@ -34,6 +33,7 @@ from .checksums import (
     tensors_checksum,
     unsealed,
 )
+from .private_interfaces import HTMLPreview, JSONPreview, TablePreview
 
 __all__ = [
     "CSVDataset",

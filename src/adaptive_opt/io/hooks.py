@@ -1,8 +1,7 @@
-"""Kedro hooks: parameters are checked before anything is computed, checkpoints cleared after."""
+"""A Kedro hook that checks parameters, data and options before anything is computed."""
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,6 @@ import yaml
 from kedro.framework.hooks import hook_impl
 
 from adaptive_opt.errors import StudyError
-from adaptive_opt.files import remove
 from adaptive_opt.parameters import (
     Fault,
     RRFunctionParameters,
@@ -23,6 +21,7 @@ from adaptive_opt.parameters import (
     with_values,
 )
 from adaptive_opt.parameters.data import ImageDataParameters, TextDataParameters
+from adaptive_opt.processes import one_thread
 from adaptive_opt.study import (
     ARMS,
     EVERY_TASK,
@@ -34,11 +33,13 @@ from adaptive_opt.study import (
     tasks_of,
 )
 
-__all__ = ["CheckpointHooks", "ValidationHooks", "check_parameters", "check_way", "known_tags"]
+__all__ = ["ValidationHooks", "check_parameters", "check_way", "known_tags"]
 
 FOREIGN_RUNNERS = {
     "ThreadRunner": "would mix the random numbers of runs",
-    "ParallelRunner": "would wait forever for its processes",
+    # Its forked processes waited without end for OpenMP threads that the checks below had started
+    # in their parent (see processes.one_thread). They also share no cores among them.
+    "ParallelRunner": "gives every process as many torch threads as there are cores",
 }
 """Runners of Kedro's that are refused, and why."""
 
@@ -69,19 +70,24 @@ class ValidationHooks:
         conf = self._conf or Path(run_params["project_path"]) / "conf"
         given = run_params.get("runtime_params") or {}
         check_parameters(parameters, pipeline, conf, env, given)
-        namespaces = {n.split(".")[0] for n in pipeline.inputs() | pipeline.all_outputs()}
-        # Of a cluster RayRunner asks which GPUs there are, as this machine need not have one.
+        # RayRunner checks the GPUs of its cluster; this machine need not have one.
         here = "RayRunner" not in str(run_params.get("runner"))
-        faults = [
-            *(_device_faults(parameters) if here else []),
-            *_deep_faults(parameters, namespaces),
-        ]
-        if not faults:
-            faults = _stale_data(parameters["data"], pipeline, catalog)
-        if not faults:
-            faults = _search_faults(parameters, pipeline, catalog)
+        with one_thread():  # a runner may fork this process
+            faults = _find_deep_faults(parameters, pipeline, catalog, device=here)
         if faults:
             raise StudyError(_report(faults, conf, env, given))
+
+
+def _find_deep_faults(
+    parameters: dict[str, Any], pipeline: Any, catalog: Any, *, device: bool
+) -> list[Fault]:
+    """Return the faults that show only in files and data."""
+    namespaces = {n.split(".")[0] for n in pipeline.inputs() | pipeline.all_outputs()}
+    faults = _device_faults(parameters) if device else []
+    faults += _deep_faults(parameters, namespaces)
+    if not faults:
+        faults = _stale_data(parameters["data"], pipeline, catalog)
+    return faults or _search_faults(parameters, pipeline, catalog)
 
 
 def check_parameters(
@@ -109,27 +115,6 @@ def check_parameters(
     faults = find_faults(parameters, _zoo_arms(pipeline), classes=classes)
     if faults:
         raise StudyError(_report(faults, conf, env, given))
-
-
-class CheckpointHooks:
-    """Deletes a run's checkpoint when the last part of its results is on disk."""
-
-    def __init__(self) -> None:
-        self._catalog: Any = None
-
-    @hook_impl
-    def after_catalog_created(self, catalog: Any) -> None:
-        """Remember where runs are."""
-        self._catalog = catalog
-
-    @hook_impl
-    def after_dataset_saved(self, dataset_name: str) -> None:
-        """The summary is the last."""
-        namespace, _, name = dataset_name.rpartition(".")
-        if namespace.startswith("training.") and name == "summary" and self._catalog is not None:
-            checkpoint = self._catalog.load(f"{namespace}.folder").checkpoint
-            with contextlib.suppress(OSError):  # of no use any more, and of no harm
-                remove(checkpoint)
 
 
 def check_way(run_params: dict[str, Any]) -> None:

@@ -1,21 +1,28 @@
-"""The folder of a run: what it left, or how far it got."""
+"""The folder of a run: its results, its checkpoint and the lock of the process that trains."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import os
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from kedro.io import AbstractDataset, DatasetError
 
-from adaptive_opt.files import UnreachableError, at, exists, remove
+from adaptive_opt.files import UnreachableError, at, exists, is_remote, remove
 
 from .datasets import ParquetDataset, RecordDataset, TensorsDataset, UnreachableDatasetError
 
-__all__ = ["RunFolder", "RunFolderDataset"]
+__all__ = ["RunFolder", "RunFolderDataset", "RunSummaryDataset"]
 
 logger = logging.getLogger(__name__)
+
+_LOCKS: dict[Path, FileLock] = {}
+"""Locks that this process holds, by folder."""
 
 
 class RunFolder:
@@ -35,6 +42,61 @@ class RunFolder:
     def checkpoint(self) -> Path:
         """The file of the state of a run that is not finished."""
         return self.path / "checkpoint.pt"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Train in this folder alone: another process waits, and logs who holds the lock.
+
+        The lock outlasts the block, as the catalog saves the results after it. Saving the summary
+        (:class:`RunSummaryDataset`), an error or the end of the process releases it. Object
+        stores have no locks.
+
+        Raises:
+            DatasetError: the folder cannot be written to.
+        """
+        if not is_remote(self.path) and self.path not in _LOCKS:
+            self._lock()
+        try:
+            yield
+        except BaseException:
+            self.unlock()
+            raise
+
+    def _lock(self) -> None:
+        lock = FileLock(self.path / "training.lock", thread_local=False)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                logger.warning("%s: %s trains here; waiting until it ends", self.path, self.holder)
+                lock.acquire()
+            _LOCKS[self.path] = lock
+            self._holder.write_text(f"process {os.getpid()} on {socket.gethostname()}", "utf-8")
+        except OSError as error:
+            self.unlock()
+            raise DatasetError(
+                f"{self.path} cannot be locked ({error.strerror or error}); make the folder "
+                "writable, or name another one in ADAPTIVE_OPT_FOLDER"
+            ) from error
+
+    def unlock(self) -> None:
+        """Release the lock, if this process holds it."""
+        if (lock := _LOCKS.pop(self.path, None)) is not None:
+            self._holder.unlink(missing_ok=True)
+            lock.release()
+
+    @property
+    def _holder(self) -> Path:
+        return self.path / "training.holder"
+
+    @property
+    def holder(self) -> str:
+        """The process that trains here."""
+        try:
+            return self._holder.read_text(encoding="utf-8")
+        except OSError:
+            return "another process"
 
     def forget(self) -> None:
         """No finished run is here any more; to be called before another is written.
@@ -111,3 +173,16 @@ class RunFolderDataset(AbstractDataset[Any, RunFolder]):
 
     def _describe(self) -> dict[str, Any]:
         return {"filepath": self._filepath}
+
+
+class RunSummaryDataset(RecordDataset):
+    """The summary of a run. It is saved last: the checkpoint and the lock are not needed after."""
+
+    def save(self, data: dict[str, Any]) -> None:
+        """Write the summary, delete the checkpoint, release the lock."""
+        from adaptive_opt.engine.checkpoint import Checkpoint
+
+        super().save(data)
+        folder = RunFolder(self._place().parent)
+        Checkpoint(folder.checkpoint).remove()
+        folder.unlock()

@@ -15,7 +15,7 @@ from typing import Any
 import adaptive_opt
 from adaptive_opt.errors import StudyError
 
-from ..outcome import command_line
+from ..status.outcome import command_line
 
 __all__ = ["describe_run", "run_name"]
 

@@ -30,13 +30,28 @@ def train(
     """Train all seeds of an arm at every length, each with its search's configuration.
 
     A finished run with the same parameters, data and code is loaded from ``folder``; an
-    interrupted one resumes from its checkpoint. An error in the training fails this arm only:
-    the summary then has the reason in ``failed``, and the tables are empty.
+    interrupted one resumes from its checkpoint. One process at a time trains in a folder. An error
+    in the training fails this arm only: the summary then has the reason in ``failed``, and the
+    tables are empty.
 
     Returns:
         History, final weights and weight snapshots of the runs of full length; final losses at
         every length; summary.
     """
+    with folder.locked():
+        return _train(task, arm, tensors, folder, best, tasks, arms, training)
+
+
+def _train(
+    task: str,
+    arm: str,
+    tensors: dict[str, Any],
+    folder: Any,
+    best: dict[str, Any],
+    tasks: dict[str, Any],
+    arms: dict[str, Any],
+    training: dict[str, Any],
+) -> tuple[Any, dict[str, Any], dict[str, Any], Any, dict[str, Any]]:
     from adaptive_opt.engine.checkpoint import Checkpoint
     from adaptive_opt.engine.failures import failed_run, reason_of
     from adaptive_opt.engine.lengths import Lengths
@@ -87,7 +102,6 @@ def train(
         if (reason := reason_of(error)) is None:
             raise
         logger.warning("%s, %s: the arm failed: %s", task, arm, reason)
-        checkpoint.remove()
         folder.forget()
         return failed_run(task, arm, reason)
     folder.forget()

@@ -1,8 +1,8 @@
-"""What kedro-viz shows, rearranged: pure functions of the documents that its page asks for.
+"""Adapt kedro-viz's page and documents to a grid: pure functions.
 
-kedro-viz draws what enters and leaves a collapsed namespace beside it. Of a grid with hundreds of
-results that is everything there is, at once. Here each dataset stands in the namespace that makes
-it, and a collapsed namespace is joined to those that use what it makes.
+kedro-viz draws the datasets that enter and leave a collapsed namespace beside it. In a grid, these
+are hundreds. Here each dataset is in the namespace that makes it, and edges join a collapsed
+namespace to those that use what it makes.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["adapt_page", "machine_paths", "nest", "replace_in_strings"]
+import orjson
+
+__all__ = ["adapt_document", "adapt_page", "hide_paths", "machine_paths", "nest"]
 
 ROOT = "__root__"
 POLICY = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:"
@@ -21,16 +23,15 @@ POLICY = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:"
 SETTINGS = """<script>
 localStorage.KedroViz ??= JSON.stringify({theme: "light", showFeatureHints: false});
 </script>"""
-"""The first time that the page is opened; figures are drawn for a light ground."""
+"""Settings at the first visit; the study's figures are drawn for a light background."""
 
 
 def nest(graph: Mapping[str, Any]) -> dict[str, Any]:
-    """A pipeline as kedro-viz describes it, with each dataset in the namespace that makes it.
+    """Move each dataset of kedro-viz's graph into the namespace that makes it.
 
-    A dataset that nothing makes stands in the innermost namespace that all its users share. An
-    edge joins every two things that can be seen at the same time, whichever namespaces are open,
-    if data pass between them. Layers are in the order of their names, which begin with numbers,
-    and a namespace has the first of those that it fills.
+    A dataset that no node makes goes into the innermost namespace that all its users share. An
+    edge joins each two things that data pass between, whichever namespaces are open. A namespace
+    gets the first of the layers that it fills; layers are sorted by name.
 
     Args:
         graph: ``nodes``, ``edges``, ``layers`` and the tree ``modular_pipelines``.
@@ -65,7 +66,7 @@ def nest(graph: Mapping[str, Any]) -> dict[str, Any]:
 def _flow(
     nodes: Mapping[str, Mapping[str, Any]], edges: Iterable[Mapping[str, str]]
 ) -> tuple[dict[str, str], dict[str, list[str]]]:
-    """The task that makes each dataset, and those that use each dataset or parameter."""
+    """Return the task that makes each dataset, and the tasks that use each dataset or parameter."""
     maker, users = {}, defaultdict(list)
     for edge in edges:
         source, target = edge["source"], edge["target"]
@@ -77,7 +78,7 @@ def _flow(
 
 
 def _around(namespace: str) -> list[str]:
-    """A namespace and those that it is in, innermost first.
+    """Return a namespace and those around it, innermost first.
 
     >>> _around("training.rr_cond29.adam")
     ['training.rr_cond29.adam', 'training.rr_cond29', 'training']
@@ -89,7 +90,7 @@ def _around(namespace: str) -> list[str]:
 
 
 def _shared(home: Mapping[str, str], tasks: Iterable[str]) -> str:
-    """The innermost namespace that has all of some tasks in it."""
+    """Return the innermost namespace that contains all of the tasks."""
     chains = [_around(home[task]) for task in tasks]
     return next((n for n in chains[0] if all(n in chain for chain in chains)), ROOT)
 
@@ -111,7 +112,7 @@ def _edges(
 def _layers(
     nodes: Mapping[str, Mapping[str, Any]], maker: Mapping[str, str], home: Mapping[str, str]
 ) -> dict[str, str]:
-    """The first layer that each namespace fills."""
+    """Return the first layer that each namespace fills."""
     first: dict[str, str] = {}
     for data, task in maker.items():
         layer: str = nodes[data].get("layer") or ""
@@ -120,44 +121,48 @@ def _layers(
     return first
 
 
-def replace_in_strings(document: Any, words: Mapping[str, str]) -> Any:
-    """A JSON document with words replaced in its strings, longest first, keys included.
+def adapt_document(route: str, document: bytes, paths: Mapping[str, str]) -> bytes:
+    """Adapt a JSON document of kedro-viz: nest a graph, hide paths.
 
-    >>> replace_in_strings({"path": ["/home/me/study/data"]}, {"/home/me/study/": ""})
-    {'path': ['data']}
+    Args:
+        route: of the document below ``/api/``.
+        document: what kedro-viz answers.
+        paths: see :func:`machine_paths`.
     """
-    ordered = sorted(words, key=len, reverse=True)
+    if route == "main" or route.startswith("pipelines/"):
+        document = orjson.dumps(nest(orjson.loads(document)))
+    return hide_paths(document, paths)
 
-    def replaced(value: Any) -> Any:
-        if isinstance(value, str):
-            for word in ordered:
-                value = value.replace(word, words[word])
-            return value
-        if isinstance(value, dict):
-            return {replaced(key): replaced(item) for key, item in value.items()}
-        return [replaced(item) for item in value] if isinstance(value, list) else value
 
-    return replaced(document)
+def hide_paths(document: bytes, paths: Mapping[str, str]) -> bytes:
+    """Replace paths in a JSON document, the longest first.
+
+    >>> hide_paths(b'{"path": ["/home/me/study/data"]}', {"/home/me/study/": ""})
+    b'{"path": ["data"]}'
+    """
+    for path in sorted(paths, key=len, reverse=True):
+        written = orjson.dumps(path)[1:-1]  # as in the document, a backslash is escaped
+        document = document.replace(written, paths[path].encode())
+    return document
+
+
+def machine_paths(project: Path, *others: Path) -> dict[str, str]:
+    """Return the paths of this machine and what to write instead.
+
+    Args:
+        project: the project's folder; paths in it become relative to it.
+        others: other folders, such as the user's, which become ``…``.
+    """
+    words = {f"{folder}/": "…/" for folder in others if folder != Path(folder.anchor)}
+    return {**words, f"{project}/": "", str(project): ".", f"{project.name}/src/": "src/"}
 
 
 def adapt_page(page: str) -> str:
-    """kedro-viz's HTML page, so that it asks nobody but the host that it comes from.
+    """Make kedro-viz's HTML page load nothing from other hosts.
 
-    Links to other hosts (kedro-viz's font is one; the browser's own takes its place) are taken
-    out, and a content security policy holds back whatever a script would ask for. It opens with
-    :data:`SETTINGS`.
+    Links to other hosts are removed; kedro-viz's font is one. A content security policy blocks
+    what scripts request. The page opens with ``SETTINGS``.
     """
     page = re.sub(r"<link\b[^>]*\bhref=\"https?://[^>]*>\s*", "", page)
     policy = f'<meta http-equiv="Content-Security-Policy" content="{POLICY}" />'
     return page.replace("<head>", f"<head>\n{policy}\n{SETTINGS}", 1)
-
-
-def machine_paths(project: Path, *others: Path) -> dict[str, str]:
-    """What to replace so that a document says nothing of where it was made.
-
-    Args:
-        project: the project's folder; paths in it become relative to it.
-        others: further folders, such as the user's, which become ``…``.
-    """
-    words = {f"{folder}/": "…/" for folder in others if folder != Path(folder.anchor)}
-    return {**words, f"{project}/": "", str(project): ".", f"{project.name}/src/": "src/"}

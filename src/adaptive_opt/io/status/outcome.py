@@ -1,0 +1,172 @@
+"""What ``kedro run`` prints last: where the results are, or what failed and how to continue."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+from kedro.framework.hooks import hook_impl
+
+from adaptive_opt.files import PROJECT, changed_at, is_remote
+
+from .results import path_of
+
+__all__ = ["EXIT_FAILED_ARMS", "FAILED_ARMS", "OutcomeHooks", "command_line", "how_to_go_on"]
+__all__ += ["where_results_are"]
+
+CLOCK_TOLERANCE = 1.0
+"""Seconds that a file may seem too old: some disks store whole seconds."""
+
+FAILED_ARMS = "adaptive_opt.failed_arms"
+"""Key in the click context's ``meta``: the arms that failed in this run, and why."""
+
+EXIT_FAILED_ARMS = 3
+"""Exit code of a run that is complete except for arms that failed."""
+
+KINDS = ("report", "figures", "tables", "texts", "runs", "searches", "data")
+"""Kinds of results in the order in which they are printed."""
+
+SUFFIXES = {".png": "figures", ".csv": "tables", ".md": "texts"}
+DATASETS = {
+    ("training", "summary"): "runs",
+    ("tuning", "best"): "searches",
+    ("data", "tensors"): "data",
+    ("rr_synthesis", "function"): "data",
+}
+"""Kinds by the first and the last part of a dataset's name; others come with these."""
+
+
+class OutcomeHooks:
+    """Print at the end of a run what it made and where.
+
+    Args:
+        tracked: returns the address of the last run in MLflow; empty if it has none.
+    """
+
+    def __init__(self, tracked: Callable[[], str] = lambda: "") -> None:
+        self._begun = 0.0
+        self._done = 0
+        self._failed: str | None = None
+        self._tracked = tracked
+
+    @hook_impl
+    def before_pipeline_run(self) -> None:
+        """Store the time."""
+        self._begun, self._done, self._failed = time.time() - CLOCK_TOLERANCE, 0, None
+
+    @hook_impl
+    def after_node_run(self) -> None:
+        """Count the node."""
+        self._done += 1
+
+    @hook_impl
+    def on_node_error(self, node: Any) -> None:
+        """Store which node failed."""
+        self._failed = node.name
+
+    @hook_impl(trylast=True)
+    def after_pipeline_run(self, pipeline: Any, catalog: Any) -> None:
+        """Print where the results are, and which arms failed."""
+        paths = {name: path_of(catalog.get(name)) for name in sorted(pipeline.all_outputs())}
+        made = {n: path for n, path in paths.items() if path and changed_at(path) >= self._begun}
+        click.echo(where_results_are(made, PROJECT, self._tracked()))
+        if failed := _failed_arms(paths, catalog):
+            click.echo(f"\nFailed, and left out: {len(failed)} of the arms.", err=True)
+            for name, reason in failed.items():
+                click.echo(f"  {name}: {reason}", err=True)
+            click.echo(
+                "Everything else is complete. Change their search space (tuning.spaces) and run "
+                "the same command again.",
+                err=True,
+            )
+        if (context := click.get_current_context(silent=True)) is not None:
+            context.meta[FAILED_ARMS] = failed
+
+    @hook_impl(trylast=True)
+    def on_pipeline_error(self, pipeline: Any) -> None:
+        """Print what failed and how to continue, unless the error came before any node."""
+        if self._done or self._failed:
+            at = f" in {self._failed}" if self._failed else ""
+            done = f"after {self._done} of {len(pipeline.nodes)} nodes"
+            click.echo(f"\nFailed{at}, {done}. {how_to_go_on()}", err=True)
+
+
+def how_to_go_on() -> str:
+    """Return how to continue, with the command."""
+    command = command_line() or "the same run"
+    return f"What is finished is kept;\nthe same command goes on from there:\n    {command}"
+
+
+def command_line() -> str:
+    """Return the command that was typed; empty outside of the command line."""
+    if click.get_current_context(silent=True) is None:
+        return ""
+    program = Path(sys.argv[0])
+    name = program.name if program.suffix != ".py" else f"python -m {program.parent.name}"
+    return shlex.join([*name.split(), *sys.argv[1:]])
+
+
+def where_results_are(made: Mapping[str, Path], project: Path, tracked: str = "") -> str:
+    """Return a line for each kind of result.
+
+    Args:
+        made: files by the names of their datasets.
+        project: folder that paths are relative to.
+        tracked: where MLflow has the record of this run.
+    """
+    by_kind: dict[str, list[Path]] = defaultdict(list)
+    for name, path in made.items():
+        inside = path.is_relative_to(project)
+        by_kind[_kind(name, path)].append(path.relative_to(project) if inside else path)
+    lines = [
+        f"  {kind:<9} {place}"
+        for kind in KINDS
+        for place in (by_kind[kind] if kind == "report" else _folders(by_kind[kind]))
+    ]
+    if tracked:
+        lines.append(f"  {'MLflow':<9} {tracked}")
+    if not lines:
+        return "\nThis run left no files."
+    return "\n".join(["\nMade by this run, in the project's folder:", *lines])
+
+
+def _kind(name: str, path: Path) -> str:
+    parts = name.split(".")
+    first, last = parts[0], parts[-1]
+    if last == "page":
+        return "report"
+    if name.startswith("analysis.ledger.") and last == "summary":
+        return "runs"
+    return SUFFIXES.get(path.suffix) or DATASETS.get((first, last), "")
+
+
+def _folders(paths: Iterable[Path]) -> list[str]:
+    """Return a line for each file system: how many files there are, and where."""
+    systems: dict[str, list[Path]] = defaultdict(list)
+    for path in sorted(paths, key=str):
+        systems[str(path).partition("://")[0] if is_remote(path) else path.anchor].append(path)
+    lines = []
+    for found in systems.values():
+        if len(found) == 1:
+            lines.append(str(found[0] if found[0].suffix in SUFFIXES else found[0].parent))
+            continue
+        above = next(p for p in found[0].parents if all(p in path.parents for path in found))
+        below = sorted({p.relative_to(above).parts[0] for p in found if p.parent != above})
+        lines.append(f"{len(found)} in {above}" + (f": {', '.join(below)}" if below else ""))
+    return lines
+
+
+def _failed_arms(names: Iterable[str], catalog: Any) -> dict[str, str]:
+    """Return why arms failed, by ``task.arm``."""
+    found = {}
+    for name in names:
+        is_summary = name.startswith("training.") and name.endswith(".summary")
+        if is_summary and catalog.exists(name) and (reason := catalog.load(name).get("failed")):
+            found[name.removeprefix("training.").removesuffix(".summary")] = str(reason)
+    return found
