@@ -308,7 +308,7 @@ def test_datasets(folder, kind):
         read(file)
         if kind in ("tensors", "record"):
             files = Files(lambda _: file)
-            files.record("x"), files.arrays("x"), files.shape("x", "w")
+            files.record("x"), files.arrays("x"), files.arrays("x", ["w"])
 
     tries()
     file.write_bytes(good)

@@ -86,7 +86,7 @@ def test_the_wheel_has_types_and_nothing_but_the_package(wheel):
 
 
 def test_the_example_of_the_page_trains_a_network_of_torchvision(python, tmp_path):
-    page = (PROJECT / "docs" / "optimizers.md").read_text(encoding="utf-8")
+    page = (PROJECT / "docs" / "howto" / "your_training_loop.md").read_text(encoding="utf-8")
     blocks = re.findall(r"(?:^    .*\n(?:\n(?=    ))?)+", page, re.MULTILINE)
     (example,) = [textwrap.dedent(b) for b in blocks if "torchvision" in b]
     assert len(example.split("\n")) < 16

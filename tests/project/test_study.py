@@ -335,7 +335,7 @@ def test_fidelity_has_a_table_and_a_figure(smoke):
     exact = table[(table["probe"] == "exact") & (table["stage"] == "clipped")]
     assert (exact["relative_error"] == 0).all()
     report = (folder / "report.md").read_text(encoding="utf-8")
-    assert "Along SSDH's runs of 2 seeds, at iterations 0, 30, 100, 310." in report
+    assert "Runs of SSDH with 2 seeds, at iterations 0, 30, 100, 310." in report
     figure = json.loads((folder / "estimates.plotly.json").read_text(encoding="utf-8"))
     assert len(figure["data"]) == 2 * 2 * (4 + 7 + 6)
     with Image.open(folder / "estimates.png") as picture:
@@ -591,6 +591,7 @@ def test_a_killed_run_goes_on(smoke):
         "lengths.parquet",
         "snapshots.safetensors",
         "summary.json",
+        "training.lock",
         "weights.safetensors",
     ]
 
@@ -667,7 +668,7 @@ def test_mlflow_has_every_seed_with_its_curves(smoke):
                 "--nodes=training.transformer.sgdm.train",
                 "--params=tasks.transformer.streams=99999",
             ],
-            "too few for one batch of 99999 streams of 32 tokens",
+            "too few for one batch of 99999 streams of 16 tokens",
         ),
     ],
 )

@@ -104,7 +104,8 @@ def test_only_relevant_parameters_start_a_new_study(tmp_path):
 
 def test_hyperband_prunes_within_an_epoch(tmp_path):
     """Trials end at a multiple of min_epochs and cost only the iterations trained."""
-    within = {"epochs": 1, "min_epochs": 0.25, "budget": 4}
+    # Enough trials: Hyperband assigns brackets by the study's name, which contains a code digest.
+    within = {"epochs": 1, "min_epochs": 0.25, "budget": 10}
     trials, best = run_search(tmp_path, "transformer", "sgdm", parameters(**within))
     iterations = (7 * trials["epochs"]).round()  # an epoch has seven batches
     assert set(iterations) <= {2, 4, 5, 7}

@@ -18,7 +18,7 @@ from .checkpoint import Checkpoint
 from .contract import EnsembleResult
 from .results import pack_result
 
-__all__ = ["COLUMNS", "Job", "Lengths", "merge_configurations", "plan_jobs", "train_jobs"]
+__all__ = ["COLUMNS", "Lengths", "TrainingJob", "merge_configurations", "plan_jobs", "train_jobs"]
 
 COLUMNS = (
     *("task", "arm", "seed", "study", "share", "iterations"),
@@ -27,11 +27,11 @@ COLUMNS = (
 """Columns of the table of final losses."""
 
 Enclose = Callable[[dict[str, Any] | None], dict[str, Any]]
-Train = Callable[["Job", dict[str, Any] | None, Enclose], EnsembleResult]
+Train = Callable[["TrainingJob", dict[str, Any] | None, Enclose], EnsembleResult]
 
 
 @dataclass(frozen=True)
-class Job:
+class TrainingJob:
     """Seeds that are trained together at one length.
 
     Attributes:
@@ -104,7 +104,7 @@ def plan_jobs(
     *,
     together: bool,
     per_member: bool,
-) -> list[Job]:
+) -> list[TrainingJob]:
     """Jobs of an arm, in the order of training.
 
     Args:
@@ -142,7 +142,7 @@ def plan_jobs(
         for share in shares
         for group in groups
     ]
-    return [Job(share, group, merged(group)) for share, group in members if group]
+    return [TrainingJob(share, group, merged(group)) for share, group in members if group]
 
 
 def merge_configurations(each: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -168,7 +168,7 @@ def _all_equal(values: Sequence[Any]) -> bool:
 
 
 def train_jobs(
-    jobs: Sequence[Job],
+    jobs: Sequence[TrainingJob],
     train: Train,
     checkpoint: Checkpoint,
     saved: Mapping[str, Any],

@@ -25,7 +25,7 @@ from adaptive_opt.tasks.text import TextData
 from .checkpoint import Checkpoint
 from .contract import EnsembleResult, HistoryBlock, Observer, Plan, Rows, ignore_block
 from .device import resolve_device
-from .lengths import Job, Lengths, plan_jobs, train_jobs
+from .lengths import Lengths, TrainingJob, plan_jobs, train_jobs
 from .optimizers import build_optimizer, takes_member_hyperparameters
 from .results import Progress, join_histories, summarise_runs, unpack_result
 from .seeds import derive_seed, seeded_rng
@@ -153,7 +153,7 @@ class _NetworkTrainer:
 
     def train(
         self,
-        job: Job,
+        job: TrainingJob,
         state: dict[str, Any] | None,
         enclose: Callable[[dict[str, Any]], dict[str, Any]],
         progress: Progress,
@@ -200,7 +200,7 @@ class _NetworkTrainer:
                 on_rows=on_rows,
             )
 
-    def _plan(self, job: Job, problem: NetworkTask) -> Plan:
+    def _plan(self, job: TrainingJob, problem: NetworkTask) -> Plan:
         settings, training = self.settings, self.training
         every = max(1, round(settings.evaluate_every * problem.batches_per_epoch))
         return Plan(

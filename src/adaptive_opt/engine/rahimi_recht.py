@@ -29,7 +29,7 @@ from adaptive_opt.tasks.rr_functions import RRFunction, global_minimum
 from .checkpoint import Checkpoint
 from .contract import EnsembleResult, HistoryBlock, Observer, Plan, Rows, ignore_block
 from .device import resolve_device
-from .lengths import Job, Lengths, plan_jobs, train_jobs
+from .lengths import Lengths, TrainingJob, plan_jobs, train_jobs
 from .optimizers import build_optimizer, cost_of_run, takes_member_hyperparameters
 from .results import Progress, join_histories, summarise_runs, unpack_result
 from .seeds import derive_seed, seeded_rng
@@ -150,7 +150,7 @@ class _RahimiRechtTrainer:
         self._hessians = torch.empty(0, len(COLUMNS), dtype=torch.float64)
         self._statistics: TrajectoryStatistics | None = None
 
-    def train(self, jobs: Sequence[Job], checkpoint: Checkpoint) -> list[dict[str, Any]]:
+    def train(self, jobs: Sequence[TrainingJob], checkpoint: Checkpoint) -> list[dict[str, Any]]:
         """Train all jobs, continuing from the checkpoint; see :func:`.lengths.train_jobs`."""
         saved = checkpoint.load() or {"done": [], "state": None, "snapshots": {}}
         self.snapshots.restore(saved["snapshots"])
@@ -176,7 +176,7 @@ class _RahimiRechtTrainer:
 
     def _train_job(
         self,
-        job: Job,
+        job: TrainingJob,
         state: dict[str, Any] | None,
         enclose: Callable[[dict[str, Any]], dict[str, Any]],
         checkpoint: Checkpoint,

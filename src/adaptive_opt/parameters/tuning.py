@@ -182,7 +182,7 @@ def studies_of(best: dict[str, Any]) -> list[dict[str, Any] | None]:
     """Return the configuration found by each search for an arm; None for a failed search.
 
     Args:
-        best: record of the searches, see :func:`adaptive_opt.search.arm.search_arm`.
+        best: record of the searches, see ``adaptive_opt.search.arm.search_arm``.
 
     Raises:
         StudyError: an earlier version wrote the record.
