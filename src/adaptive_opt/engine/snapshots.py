@@ -69,7 +69,7 @@ class Snapshots:
 
         Args:
             epoch: number of finished epochs.
-            seeds: of the members.
+            seeds: seeds of all members, in their order.
             names: of the parameters.
             params, buffers: ``[members, ...]`` each.
             optimizer: of the parameters.

@@ -115,18 +115,19 @@ class RunFolder:
     def finished(
         self, digest: str, tensors: Sequence[str] = ("weights",), tables: Sequence[str] = ()
     ) -> tuple[Any, ...] | None:
-        """What the run left, if it is of this configuration and undamaged.
+        """Load the results of the finished run in this folder.
 
         Args:
-            digest: of the configuration.
+            digest: digest of the configuration that is wanted.
             tensors: names of the files of tensors.
             tables: names of the tables beside the history.
 
         Returns:
-            History, tensors of each file, each table, summary.
+            History, tensors of each file, each table, summary. None if there is no finished run, or
+            one of another configuration, or a damaged one.
 
         Raises:
-            DatasetError: what is there cannot be reached.
+            DatasetError: the storage cannot be reached.
         """
         record = self.path / "summary.json"
         try:

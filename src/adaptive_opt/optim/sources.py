@@ -1,7 +1,8 @@
 """Curvature sources: the rungs of the information ladder.
 
-Each rung gives the same step rule a curvature c with less information than the rung above.
-A gain over the rung below is due to the information lost there.
+Each of the first five rungs, and at last ``constant``, gives the same step rule a curvature c with
+less information than the rung above. A gain over the rung below is due to the information lost
+there. ``gauss_newton`` and ``squared_gradient`` replace the Hessian. v is the probe.
 
 | source             | c                                        | keeps                         |
 |--------------------|------------------------------------------|-------------------------------|

@@ -92,7 +92,9 @@ def _train_arm(
 def tabulate(
     names: Sequence[str], tasks: dict[str, Any], analysis: dict[str, Any], *histories: Any
 ) -> tuple[Any, Any]:
-    """Return the ledger, and a table of each arm's own target next to the common one.
+    """Return the replication ledger, and a table of each arm's own target next to the common one.
+
+    The ledger shows how each defect of the original study changes the time to target.
 
     ``histories`` has, for every variant, the history of each of the tasks ``names``.
     """
