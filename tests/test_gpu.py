@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from adaptive_opt.curvature.arithmetic import matrix_units
-from adaptive_opt.optim import SADH, SGDM, SSDH, SSVP, Sophia, curvature_estimate
+from adaptive_opt.optim import SADH, SGDM, SSDH, SSVP, Sophia, curvature_state
 from adaptive_opt.optim import sampled_cross_entropy as sampled
 from adaptive_opt.optim.double_backward import FastDoubleBackward
 from adaptive_opt.tasks.models import TransformerLanguageModel
@@ -40,13 +40,13 @@ def _full_precision():
 @pytest.fixture
 def same_probes(monkeypatch):
     """Draw probes with the CPU's generator on both devices; CUDA's gives other numbers."""
-    draw = curvature_estimate.draw
+    draw = curvature_state.draw
 
     def on_cpu(name, generator, params):
         probe = draw(name, generator, [p.detach().cpu() for p in params])
         return [v.to(p.device) for v, p in zip(probe, params, strict=True)]
 
-    monkeypatch.setattr(curvature_estimate, "draw", on_cpu)
+    monkeypatch.setattr(curvature_state, "draw", on_cpu)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from adaptive_opt.engine.rahimi_recht import run_rahimi_recht
 from adaptive_opt.engine.snapshots import read_snapshots
 from adaptive_opt.engine.surroundings import network_surface
 from adaptive_opt.engine.trials import TrialPlan, train_network_trials, train_trials
-from adaptive_opt.optim import SADH, SSDH, SSVP, Sophia, sampled_cross_entropy
+from adaptive_opt.optim import SADH, SSDH, SSVP, Sophia, curvature_state, sampled_cross_entropy
 from adaptive_opt.parameters import CalibrationParameters, TaskParameters, resolve_arm
 from tests.engine import test_curvature as curvature
 from tests.engine import test_trace as trace
@@ -20,6 +20,7 @@ from tests.engine.networks import ARMS, images, task_parameters, text, training_
 from tests.engine.test_run import CONFIGURATIONS, FUNCTION
 from tests.optim.problems import CASES, ensemble_parameters
 from tests.pretend_device import DEVICE, PretendDevice
+from tests.test_gpu import same_probes  # noqa: F401
 
 MEMBERS = 2
 
@@ -350,3 +351,17 @@ def test_exact_curvature_on_the_cpu_is_rejected(device):
     )  # fmt: skip
     with pytest.raises(RuntimeError, match="same device"):
         step(optimizer, [p])
+
+
+# The tests on a GPU.
+
+
+@pytest.mark.usefixtures("same_probes")
+def test_the_fixture_of_the_gpu_tests_replaces_the_probes(monkeypatch):
+    calls = []
+    replaced = curvature_state.draw
+    monkeypatch.setattr(curvature_state, "draw", lambda *given: calls.append(1) or replaced(*given))
+    weight = torch.ones(3, requires_grad=True)
+    optimizer = SSDH([weight])
+    optimizer.backward(weight.square().sum())
+    assert calls
