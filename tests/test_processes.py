@@ -1,4 +1,4 @@
-"""Memory that a process keeps after freeing it."""
+"""Memory that a process keeps after freeing it, and its termination."""
 
 import platform
 import subprocess
@@ -31,3 +31,29 @@ def test_process_keeps_freed_memory(how):
     done = subprocess.run(program, capture_output=True, text=True, check=True)
     resident = float(done.stdout)
     assert resident > 150 if how == "kept" else resident < 50
+
+
+INTERRUPT = """
+import os
+import signal
+import time
+from adaptive_opt.io.runners.local_runner import raise_interrupt_on_termination
+
+class Interrupted:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.01)
+
+raise_interrupt_on_termination()
+try:
+    Interrupted()
+    time.sleep(10)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+def test_termination_within_a_destructor_still_interrupts():
+    program = [sys.executable, "-c", INTERRUPT]
+    done = subprocess.run(program, capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("interrupted\n", "")

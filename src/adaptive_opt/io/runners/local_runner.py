@@ -144,7 +144,7 @@ def _work(connection: Connection, number: int, cores: Sequence[int], job: Job) -
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal interrupts every process; see close()
     with contextlib.suppress(KeyboardInterrupt):
-        signal.signal(signal.SIGTERM, _interrupt)
+        raise_interrupt_on_termination()
         threading.Thread(target=_exit_with_parent, daemon=True).start()
         os.environ[BAR_POSITION] = str(number)
         os.sched_setaffinity(0, cores)
@@ -156,9 +156,26 @@ def _work(connection: Connection, number: int, cores: Sequence[int], job: Job) -
                 job.run_node(connection.recv(), connection.send)
 
 
+def raise_interrupt_on_termination() -> None:
+    """Let SIGTERM raise what Ctrl-C raises, so that open files and trials are closed.
+
+    Python drops an exception raised within a destructor or a weak reference's callback after
+    printing its traceback. Such an interrupt is raised again a moment later, without the print.
+    """
+    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGALRM, _interrupt)
+    sys.unraisablehook = _interrupt_later
+
+
 def _interrupt(*_: Any) -> NoReturn:
-    """Raise what Ctrl-C raises, so that open files and trials are closed."""
     raise KeyboardInterrupt
+
+
+def _interrupt_later(dropped: sys.UnraisableHookArgs) -> None:
+    if isinstance(dropped.exc_value, KeyboardInterrupt):
+        signal.setitimer(signal.ITIMER_REAL, 0.01)
+    else:
+        sys.__unraisablehook__(dropped)
 
 
 def _exit_with_parent() -> None:
