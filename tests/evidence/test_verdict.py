@@ -202,6 +202,8 @@ def test_an_arm_on_the_plateau_is_slower_by_a_bound_and_its_searches_failed(
     assert found is not None
     assert (found.verdict, factor(found), speedup_words(found)) == ("slower", "< 1/16×", "< 1/16×")
     assert found.low is None
+    undecided = found.model_copy(update={"verdict": "undecided", "high": 16.0})
+    assert speedup_words(undecided) == "< 1/16× (?–16)"
     assert len(sgdm.failed_searches) == 3
     assert sgdm.stuck == 6
     (line,) = [line for line in summary.failures(verdict.tasks[0]) if "SGDM" in line]

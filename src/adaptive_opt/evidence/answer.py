@@ -139,9 +139,10 @@ def _factor_in_words(found: Speedup) -> str:
 def speedup_words(found: Speedup) -> str:
     """Format a speed-up with its interval: ``2.1× (1.8–2.5)``. A missing end is a question mark.
 
-    If most runs are beyond a bound, only that bound is given.
+    If most runs are beyond a bound and the verdict says so too, only that bound is given.
     """
-    if found.bound in ("<", ">") or (found.low is None and found.high is None):
+    beyond = found.bound in ("<", ">") and found.verdict != "undecided"
+    if beyond or (found.low is None and found.high is None):
         return factor(found)
     low = "?" if found.low is None else _number(found.low)
     high = "?" if found.high is None else _number(found.high)
