@@ -186,6 +186,15 @@ def sampled_labels(run: Run) -> None:
     optimizer.backward(loss, sampled)
 
 
+def labels_first(run: Run) -> None:
+    """Sophia-G with a forward pass of its own for the labels, freed before the loss has its own."""
+
+    def sampled() -> Any:
+        return sampled_cross_entropy(run.problem.logits_and_loss(run.current_model)[0])
+
+    run.second_order.backward(run.loss, sampled)
+
+
 def graph_always(run: Run) -> None:
     """Build the graph of the gradient at every step."""
     # The fused attention kernels have no second derivative.
@@ -234,7 +243,7 @@ class Contender:
     @property
     def once_differentiated(self) -> bool:
         """Whether its curvature needs no second derivatives."""
-        return self.gradients in (finite_difference, sampled_labels)
+        return self.gradients in (finite_difference, sampled_labels, labels_first)
 
     @property
     def plain_between(self) -> bool:
@@ -265,6 +274,7 @@ def contenders(device: torch.device, mode: str = "eager") -> list[Contender]:
     made += [
         Contender(f"SSDH-difference-k{PERIOD}", by_difference, finite_difference, PERIOD, own=True),
         Contender(f"Sophia-G-k{PERIOD}", by_labels, sampled_labels, PERIOD, own=True),
+        Contender(f"Sophia-G-apart-k{PERIOD}", by_labels, labels_first, PERIOD, own=True),
     ]
     if pytorch_optimizer is not None:
         for name, k in (("SophiaH", PERIOD), ("AdaHessian", 1), ("AdaHessian", PERIOD)):

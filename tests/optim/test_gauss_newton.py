@@ -200,6 +200,52 @@ def test_labels_are_sampled_only_when_curvature_is_due(inputs):
     assert optimizer.gradient_equivalents == 7 + 3
 
 
+class Kept:
+    """A tensor that a graph has saved."""
+
+    def __init__(self, tensor):
+        self.tensor = tensor
+
+
+def test_two_functions_have_one_graph_in_memory_at_a_time(inputs):
+    labels = torch.arange(12) % 4
+
+    def train(two_functions):
+        model = network()
+        optimizer = SSDH(model.parameters(), lr=0.01, update_period=3, curvature="gauss_newton")
+        alive, passes, stream = weakref.WeakSet(), [], torch.Generator().manual_seed(3)
+
+        def keep(tensor):
+            kept = Kept(tensor)
+            alive.add(kept)
+            return kept
+
+        def output():
+            assert not alive  # the graph of another forward pass is freed
+            passes.append(1)
+            with torch.autograd.graph.saved_tensors_hooks(keep, lambda kept: kept.tensor):
+                return model(inputs)
+
+        def sampled(logits=None):
+            return sampled_cross_entropy(output() if logits is None else logits, generator=stream)
+
+        for _ in range(7):
+            optimizer.zero_grad()
+            if two_functions:
+                optimizer.backward(lambda: cross_entropy(output(), labels), sampled)
+            else:
+                logits = output()
+                assert alive
+                optimizer.backward(cross_entropy(logits, labels), lambda: sampled(logits))  # noqa: B023
+            optimizer.step()
+        return [p.detach() for p in model.parameters()], len(passes)
+
+    (apart, passes), (together, fewer) = train(True), train(False)
+    assert (passes, fewer) == (7 + 3, 7)
+    for a, b in zip(apart, together, strict=True):
+        torch.testing.assert_close(a, b)
+
+
 def test_clipping_scales_the_estimate_like_the_gradient(inputs):
     def state(limit, **options):
         model = network()

@@ -137,7 +137,8 @@ class CurvatureEstimation(CurvatureState):
             curvature_loss: estimate the curvature of this loss instead, for example over part of
                 the batch; ignored unless :attr:`graph_due`. For ``gauss_newton``: a
                 :class:`.gauss_newton.SampledLoss`, or a function that returns one, called
-                only if :attr:`curvature_due`.
+                only if :attr:`curvature_due`. If ``loss`` is a closure too, the function is called
+                first, and its graph is freed before the closure makes another.
             curvature_share: share of the batch in ``curvature_loss``, to count its cost.
 
         Returns:
@@ -149,7 +150,7 @@ class CurvatureEstimation(CurvatureState):
             TypeError: ``curvature_loss`` does not fit the curvature source.
         """
         if not isinstance(loss, Tensor):
-            return self._backward_closure(loss)
+            return self._backward_closure(loss, curvature_loss, curvature_share)
         if self.param_groups[0]["curvature"] == "gauss_newton":
             self._estimate_gauss_newton(loss, curvature_loss, curvature_share)
             super().backward(loss)
@@ -191,7 +192,7 @@ class CurvatureEstimation(CurvatureState):
         release_graph(loss)
         return None
 
-    def _estimate_gauss_newton(self, loss: Tensor, draw: Any, share: float) -> None:
+    def _estimate_gauss_newton(self, loss: Tensor | None, draw: Any, share: float) -> None:
         """Make the Gauss–Newton estimate; called before the backward pass frees a shared graph."""
         if not self.curvature_due or draw is None:  # step raises an error for a missing estimate
             return
@@ -226,13 +227,16 @@ class CurvatureEstimation(CurvatureState):
             return closure()
         return self._estimate_by_differences(closure)
 
-    def _backward_closure(self, closure: Callable[[], Tensor]) -> Tensor:
+    def _backward_closure(self, closure: Callable[[], Tensor], draw: Any, share: float) -> Tensor:
         """Do ``backward`` for a closure that returns the loss without differentiating it."""
         if not (self.hessian_due and self.hvp == "finite_difference"):
+            if self.sampling_due and callable(draw):  # first, so that only one graph is in memory
+                self._estimate_gauss_newton(None, draw, share)
+                draw = None
             with self.forward_context():
                 loss = closure()
             value = loss.detach()
-            self.backward(loss)
+            self.backward(loss, draw, share)
             return value
         own_params = [p for g in self.param_groups for p in g["params"] if p.requires_grad]
 

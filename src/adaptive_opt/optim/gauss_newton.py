@@ -140,7 +140,9 @@ def _edge(output: Tensor) -> Tensor | GradientEdge:
 
 
 def gauss_newton_diagonal(
-    draw: Tensor | SampledLoss | Callable[[], SampledLoss], params: Sequence[Tensor], loss: Tensor
+    draw: Tensor | SampledLoss | Callable[[], SampledLoss],
+    params: Sequence[Tensor],
+    loss: Tensor | None,
 ) -> dict[Tensor, Tensor]:
     """N ĝ ⊙ ĝ for the parameters on which the sampled loss depends.
 
@@ -148,7 +150,7 @@ def gauss_newton_diagonal(
         draw: the sampled loss, or a function that returns it.
         params: parameters to differentiate by.
         loss: the training loss, to be differentiated next; if it shares a graph with the sampled
-            loss, that graph is kept.
+            loss, that graph is kept. None: the graph is freed.
 
     Raises:
         TypeError: ``draw`` is or returns no :class:`SampledLoss`.
@@ -165,7 +167,7 @@ def gauss_newton_diagonal(
         output = output.sum() if gradient is None else output
     elif gradient is None:
         raise RuntimeError("a sampled loss was used twice; sample new labels for each backward")
-    shared = shares_graph(output, loss)
+    shared = loss is not None and shares_graph(output, loss)
     try:
         gradients = torch.autograd.grad(
             output, params, gradient, retain_graph=shared, allow_unused=True
