@@ -208,3 +208,15 @@ def test_the_headline_benchmark_compares_ensembles_with_plain_runs(tmp_path):
         check_ratios({"jax": found["jax"]})
     else:
         assert "JAX is not installed: pip install '.[peers]'" in printed
+
+
+def test_plain_adam_learns(tmp_path):
+    options = ("--scale=quick", "--rates", "0.01", "--seeds=1")
+    figures, printed = benchmark("plain_adam", tmp_path / "f.json", *options)
+    images, text = (figures["tasks"][task] for task in ("resnet18", "transformer"))
+    assert "resnet18: test accuracy" in printed
+    assert images["values"][0] > 90  # percent of the digits
+    assert text["values"][0] < 60  # of 500 words
+    for found in (images, text):
+        assert found["lr"] == 0.01
+        assert len(found["values"]) == 1
