@@ -25,7 +25,6 @@ MODULES = (
     *("adaptive_opt.settings", "adaptive_opt.pipeline_registry", "adaptive_opt.cli"),
     *("adaptive_opt.engine.network", "adaptive_opt.engine.rahimi_recht", "adaptive_opt.search.arm"),
     *("adaptive_opt.io.datasets", "adaptive_opt.io.runners.local_runner", "adaptive_opt.io.runs"),
-    "adaptive_opt.io.studies",
     *("adaptive_opt.evidence.verdict", "adaptive_opt.plots.page", "adaptive_opt.plots.tuning"),
 )
 

@@ -196,7 +196,7 @@ def look(
 
     from ..configuration import LOADER_ARGUMENTS, ConfigurationLoader
     from ..hooks import check_parameters
-    from ..studies import StudyStorageDataset
+    from ..datasets import StudyStorageDataset
 
     env = env or os.environ.get("KEDRO_ENV")
     loader = ConfigurationLoader(CHECKOUT / "conf", env, params, **LOADER_ARGUMENTS)
