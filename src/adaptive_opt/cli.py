@@ -17,11 +17,12 @@ from kedro.pipeline import Pipeline
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 
-from adaptive_opt.errors import StudyError
-from adaptive_opt.io.configuration import nearest
-from adaptive_opt.io.hooks import check_way, known_tags
+from adaptive_opt.errors import StudyError, nearest
+from adaptive_opt.io.hooks import check_way
 from adaptive_opt.io.private_interfaces import check_versions, replace_viz_commands
 from adaptive_opt.io.status.outcome import EXIT_FAILED_ARMS, FAILED_ARMS, how_to_go_on
+from adaptive_opt.pipelines.selection import StudyPipeline
+from adaptive_opt.study import known_tags, run_tags
 
 USER_ERRORS = (StudyError, DatasetError, MissingConfigException)
 """Errors that the user can correct; shown without a traceback."""
@@ -163,7 +164,15 @@ def select_pipeline(
     _check_names("task, arm, kind or half", tags, known_tags())
     selected = [p for p in (pipeline, *others.get("pipelines", ())) if p]
     _check_names("pipeline", selected, sorted(pipelines))
-    whole = sum((pipelines[name] for name in selected or ["__default__"]), Pipeline([]))
+    selected = selected or ["__default__"]
+    whole = sum((pipelines[name] for name in selected), Pipeline([]))
+    for tag in (tag for tag in tags if not _has_tag(whole, tag)):
+        others = [name for name, other in pipelines.items() if _has_tag(other, tag)]
+        studies = [name for name in others if isinstance(pipelines[name], StudyPipeline)]
+        raise StudyError(
+            f"--tags={tag}: not part of {', '.join(selected)}; select a pipeline that contains it "
+            f"with --pipelines: {', '.join(studies or others)}"
+        )
     nodes = sorted(node.name for node in whole.nodes)
     _check_names("node of these pipelines", [*node_names, *from_nodes, *to_nodes], nodes, LIST_HINT)
     datasets = sorted(whole.datasets())
@@ -185,6 +194,12 @@ def select_pipeline(
         raise StudyError(
             "nothing was run: no node matches all of these options; remove one of them"
         ) from error
+
+
+def _has_tag(pipeline: Pipeline, tag: str) -> bool:
+    if isinstance(pipeline, StudyPipeline):  # the nodes of its data have the tags of all arms
+        return any(tag in run_tags(*run) for run in pipeline.runs)
+    return any(tag in node.tags for node in pipeline.nodes)
 
 
 def _check_names(kind: str, names: Sequence[str], known: Sequence[str], hint: str = "") -> None:

@@ -14,10 +14,10 @@ import yaml
 from kedro.config import OmegaConfigLoader
 from omegaconf import OmegaConf
 
-from adaptive_opt.io.hooks import known_tags
 from adaptive_opt.parameters import find_faults
 from adaptive_opt.pipeline_registry import register_pipelines
 from adaptive_opt.settings import CONFIG_LOADER_ARGS
+from adaptive_opt.study import known_tags
 from tests.conftest import PROJECT, find_chromium
 
 DOCS = PROJECT / "docs"

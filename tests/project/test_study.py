@@ -190,7 +190,7 @@ def test_published_configurations_are_taken_on_request(smoke):
     train = "--nodes=training.rr_cond29.sadh.train"
     refused = kedro(smoke[0], "run", "--env=smoke", "--params=tuning.source=published", train)
     assert refused.returncode == 1
-    assert "the configuration there is from a search; kedro run --pipelines=tuning" in (
+    assert "the stored configuration is from a search; kedro run --pipelines=tuning" in (
         refused.stderr
     )
     best = smoke[0] / "data/06_models/smoke/rr_cond29/sadh/best.json"
@@ -543,7 +543,7 @@ def test_data_made_with_other_parameters_are_not_trained_on(smoke):
     args = ["run", "--env=smoke", "--params=data.resnet18.seed=7", "--tags=resnet18"]
     done = kedro(smoke[0], *args, "--pipelines=training")
     assert done.returncode == 1
-    assert "data.resnet18: the data there are were made with other parameters" in done.stderr
+    assert "data.resnet18: the stored data were made with other parameters" in done.stderr
     assert "kedro run --pipelines=data --tags=resnet18" in done.stderr
     assert "Completed node" not in done.stdout
 
@@ -657,7 +657,10 @@ def test_mlflow_has_every_seed_with_its_curves(smoke):
             "tuning.source: resnet18, nadam: not searched; kedro run --pipelines=tuning",
         ),
         (["--tags=sshd"], "no task, arm, kind or half is called 'sshd'; did you mean 'ssdh'?"),
-        (["--env=smok"], "no environment is called 'smok', for conf/smok is no folder; did you"),
+        (
+            ["--env=smok"],
+            "no environment is called 'smok', because the folder conf/smok does not exist; did you",
+        ),
         (["--nodes=training.rr_cond29.sgmd.train"], "did you mean 'training.rr_cond29.sgdm.train'"),
         (["--tags=ssdh", "--nodes=data.resnet18.load", "--namespaces=tuning"], "nothing was run"),
         (

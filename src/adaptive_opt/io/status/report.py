@@ -195,8 +195,8 @@ def look(
     from adaptive_opt.files import CHECKOUT
 
     from ..configuration import LOADER_ARGUMENTS, ConfigurationLoader
-    from ..hooks import check_parameters
     from ..datasets import StudyStorageDataset
+    from ..hooks import check_parameters
 
     env = env or os.environ.get("KEDRO_ENV")
     loader = ConfigurationLoader(CHECKOUT / "conf", env, params, **LOADER_ARGUMENTS)
