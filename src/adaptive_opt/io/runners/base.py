@@ -1,29 +1,108 @@
-"""The loop of both runners: start each node as soon as its inputs exist, handle the events."""
+"""What both runners share: the loop that starts nodes, and the events that workers send.
+
+A worker sends each call of a hook as an event, and the main process calls the hook.
+"""
 
 from __future__ import annotations
 
+import logging
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from graphlib import TopologicalSorter
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
-from kedro.io import MemoryDataset
+from kedro.framework.hooks import hook_impl
+from kedro.framework.hooks.specs import DatasetSpecs, NodeSpecs
+from kedro.io import DatasetError, MemoryDataset
 from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
-from kedro.runner import SequentialRunner
+from kedro.runner import SequentialRunner, Task
+from pluggy import PluginManager
 
 from adaptive_opt.errors import StudyError
 
-from .events import Event, Job, call_hook
+__all__ = ["REMOTE_DATA", "SHUTDOWN_TIMEOUT", "Event", "Job", "ParallelNodeRunner", "WorkerPool"]
+__all__ += ["memory_datasets", "training_device"]
 
-__all__ = ["SHUTDOWN_TIMEOUT", "ParallelNodeRunner", "WorkerPool", "memory_datasets"]
+logger = logging.getLogger(__name__)
 
 SHUTDOWN_TIMEOUT = 10.0
 """Seconds that a worker has to shut down before it is killed."""
 
+REMOTE_DATA = "in another process"
+"""What hooks receive in place of data: only the worker has them."""
+
+
+class Event(NamedTuple):
+    """A call of a hook in a worker, with the names of hook, node and dataset.
+
+    ``hook`` None: the node has finished. ``error``: why the node failed.
+    """
+
+    node: str
+    hook: str | None = None
+    dataset: str | None = None
+    error: Exception | None = None
+
+
+class Job:
+    """Everything that a worker needs to run the nodes of a pipeline.
+
+    Args:
+        pipeline: the pipeline.
+        catalog: where its nodes load and save.
+        is_async, run_id: see Kedro's runners.
+    """
+
+    def __init__(
+        self, pipeline: Pipeline, catalog: Any, is_async: bool, run_id: str | None
+    ) -> None:
+        self.pipeline, self.catalog = pipeline, catalog
+        self.is_async, self.run_id = is_async, run_id
+        self.nodes = {node.name: node for node in pipeline.nodes}
+
+    def run_node(self, name: str, send: Callable[[Event], Any]) -> None:
+        """Run a node and send its events; the last one says that it finished or failed."""
+
+        def report(hook: str, _: Any, arguments: Any) -> None:
+            if hook != "on_node_error":  # sent below, also when a dataset fails
+                send(Event(name, hook, arguments.get("dataset_name")))
+
+        manager = PluginManager(hook_impl.project_name)
+        manager.add_hookspecs(NodeSpecs)
+        manager.add_hookspecs(DatasetSpecs)
+        manager.add_hookcall_monitoring(report, lambda *_: None)
+        try:
+            Task(self.nodes[name], self.catalog, self.is_async, manager, self.run_id).execute()
+        except Exception as error:
+            kind = next((k for k in (StudyError, DatasetError) if isinstance(error, k)), None)
+            if kind is None:
+                logger.exception("%s failed", name)  # a traceback cannot be sent
+            # Other processes may lack the error's own class.
+            sent = kind(str(error)) if kind else RuntimeError(f"{type(error).__name__}: {error}")
+            send(Event(name, "on_node_error", error=sent))
+        else:
+            send(Event(name))
+
+    def call_hook(self, event: Event, hook_manager: Any) -> None:
+        """Call the hook of an event; raise the error that its node failed with."""
+        getattr(hook_manager.hook, str(event.hook))(
+            node=self.nodes[event.node],
+            catalog=self.catalog,
+            is_async=self.is_async,
+            run_id=self.run_id,
+            dataset_name=event.dataset,
+            error=event.error,
+            data=REMOTE_DATA,
+            inputs={},
+            outputs={},
+        )
+        if event.error is not None:
+            raise event.error
+
 
 class WorkerPool(Protocol):
-    """Processes that run nodes and report events."""
+    """Processes that run nodes and send events."""
 
     def open(self) -> None:
         """Start the workers."""
@@ -35,11 +114,7 @@ class WorkerPool(Protocol):
         """Let a worker run a node."""
 
     def receive(self) -> Iterable[Event]:
-        """Wait for events.
-
-        Raises:
-            StudyError: a worker died.
-        """
+        """Wait for events; raise StudyError if a worker died."""
 
     def close(self) -> None:
         """Interrupt the nodes that still run, and end all workers."""
@@ -65,7 +140,7 @@ class ParallelNodeRunner(SequentialRunner):
         self.workers = workers
 
     def run_on(self, pool: WorkerPool, job: Job, hook_manager: Any) -> None:
-        """Run all nodes of a job, and call the hooks in this process.
+        """Run each node as soon as its inputs exist, and call the hooks in this process.
 
         Raises:
             Exception: the error of the first node that failed; the others are interrupted.
@@ -83,7 +158,7 @@ class ParallelNodeRunner(SequentialRunner):
                     pool.start(job.nodes[ready.popleft()])
                 for event in pool.receive():
                     if event.hook is not None:
-                        call_hook(event, job, hook_manager)
+                        job.call_hook(event, hook_manager)
                         continue
                     order.done(event.node)
                     done.add(job.nodes[event.node])
@@ -100,3 +175,9 @@ def memory_datasets(pipeline: Pipeline, catalog: Any) -> list[str]:
     """Return datasets that pass from node to node in memory, where other processes see none."""
     between = pipeline.all_outputs() & set().union(*(node.inputs for node in pipeline.nodes))
     return sorted(n for n in between if isinstance(catalog.get(n), MemoryDataset))
+
+
+def training_device(catalog: Any) -> str:
+    """Return the parameter ``training.device``."""
+    parameters = catalog.load("parameters") if "parameters" in catalog else {}
+    return str(parameters.get("training", {}).get("device", "cpu"))

@@ -11,9 +11,11 @@ import os
 import queue
 import shutil
 import socket
+import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -23,14 +25,20 @@ from kedro.pipeline.node import Node
 
 from adaptive_opt.errors import StudyError
 from adaptive_opt.parameters.resources import ResourcesParameters, node_resources
+from adaptive_opt.processes import keep_freed_memory
 
 from ..private_interfaces import local_ray_options
 from ..tracking.training import ENVIRONMENT
-from .base import SHUTDOWN_TIMEOUT, ParallelNodeRunner, memory_datasets
-from .events import Event, Job
-from .ray_worker import run_node
+from .base import (
+    SHUTDOWN_TIMEOUT,
+    Event,
+    Job,
+    ParallelNodeRunner,
+    memory_datasets,
+    training_device,
+)
 
-__all__ = ["RayRunner"]
+__all__ = ["RayRunner", "run_node"]
 
 CONNECT_TIMEOUT = 10.0
 """Seconds in which a cluster must answer."""
@@ -83,7 +91,7 @@ class RayRunner(ParallelNodeRunner):
             )
         parameters = catalog.load("parameters") if "parameters" in catalog else {}
         resources = ResourcesParameters(**parameters.get("resources", {}))
-        device = parameters.get("training", {}).get("device", "cpu")
+        device = training_device(catalog)
         job = Job(pipeline, catalog, self._is_async, run_id)
         with _connected(self.address, self.workers) as ray:
             gpu = device == "cuda" or (device == "auto" and _cluster_has_gpu(ray))
@@ -241,3 +249,34 @@ class _RayTasks:
                 _, references = self._ray.wait(
                     references, num_returns=len(references), timeout=SHUTDOWN_TIMEOUT
                 )
+
+
+def run_node(reference: Sequence[Any], name: str, threads: int) -> list[Event]:
+    """Run a node in a process of the cluster and return its events.
+
+    Args:
+        reference: Ray's reference to the :class:`.Job`, the environment variables and the log
+            level of the run. It is in a list, so that Ray passes it on and each process fetches
+            it once.
+        name: of the node.
+        threads: of torch; results depend on their number.
+    """
+    os.environ["OMP_NUM_THREADS"] = str(threads)  # torch reads it at its import
+    job = _fetch(reference[0])
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(threads)
+    events: list[Event] = []
+    job.run_node(name, events.append)
+    return events
+
+
+@lru_cache(maxsize=1)
+def _fetch(reference: Any) -> Job:
+    import ray
+
+    keep_freed_memory()
+    job: Job
+    job, environment, log_level = ray.get(reference)
+    os.environ.update(environment)
+    logging.getLogger("adaptive_opt").setLevel(log_level)
+    return job
