@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from adaptive_opt.errors import StudyError, nearest
 from adaptive_opt.io.hooks import check_way
 from adaptive_opt.io.private_interfaces import check_versions, replace_viz_commands
-from adaptive_opt.io.status.outcome import EXIT_FAILED_ARMS, FAILED_ARMS, how_to_go_on
+from adaptive_opt.io.status.outcome import EXIT_FAILED_ARMS, FAILED_ARMS, how_to_continue
 from adaptive_opt.pipelines.selection import StudyPipeline
 from adaptive_opt.study import known_tags, run_tags
 
@@ -126,7 +126,7 @@ def _run(**options: Any) -> Any:
         faults = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
         raise click.ClickException("\n  ".join(["mlflow.yml has faults:", *faults])) from error
     except KeyboardInterrupt:
-        click.echo(f"\nInterrupted. {how_to_go_on()}", err=True)
+        click.echo(f"\nInterrupted. {how_to_continue()}", err=True)
         raise
     if click.get_current_context().meta.get(FAILED_ARMS):
         sys.exit(EXIT_FAILED_ARMS)
@@ -215,7 +215,7 @@ def _status(*, as_json: bool, env: str | None, params: dict[str, Any], **options
 
     try:
         options = with_own_pipeline({"env": env, **options}, pipelines)
-        record, command = look(select_pipeline(**options), env, params, options)
+        record, command = look(select_pipeline(**options), env, params)
     except USER_ERRORS as error:
         raise click.ClickException(str(error)) from error
     click.echo(json.dumps(record, indent=1) if as_json else as_text(record, command))

@@ -23,8 +23,7 @@ from adaptive_opt.io.datasets import (
     TextDataset,
 )
 from adaptive_opt.io.runs import RunFolderDataset
-from adaptive_opt.io.status.outcome import _folders
-from adaptive_opt.io.status.results import path_of
+from adaptive_opt.io.status.outcome import _folders, path_of
 from tests.project.conftest import kedro
 from tests.project.warm import run_kedro
 

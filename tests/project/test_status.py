@@ -13,7 +13,7 @@ from kedro.config import OmegaConfigLoader
 from safetensors.numpy import save_file
 
 from adaptive_opt.engine.provenance import identify_run
-from adaptive_opt.io.status.grid import Files, survey
+from adaptive_opt.io.status.grid import Files, Survey
 from adaptive_opt.io.status.outcome import OutcomeHooks, where_results_are
 from adaptive_opt.io.status.report import as_record, as_text
 from adaptive_opt.parameters import TuningParameters, search_space, studies_of
@@ -88,7 +88,7 @@ class Study:
 
     def look(self, *arms):
         asked = {(TASK, arm): {"search", "training"} for arm in arms}
-        cells, _ = survey(asked, self.parameters, self.files, self.storage)
+        cells = Survey(asked, self.parameters, self.files, self.storage).cells
         record = as_record(cells, self.parameters)
         json.dumps(record)
         return record, as_text(record, "kedro run --env=smoke")
@@ -114,7 +114,7 @@ def states(record):
 def test_where_nothing_was_run_it_says_so(study):
     record, text = study.look("ssdh", "sgdm")
     assert states(record) == [("missing", "missing")] * 2
-    assert text.startswith("Nothing was run yet at the scale smoke; begin with")
+    assert text.startswith("Nothing was run yet at the scale smoke; start with")
     assert text.endswith("kedro run --env=smoke")
 
 
@@ -187,7 +187,11 @@ def test_a_larger_budget_makes_a_part_of_a_search(study):
 @pytest.mark.parametrize(
     ("state", "age", "said"),
     [
-        ({"state": {"iteration": 240}, "hessians": torch.zeros(2)}, 5, "running (at iteration 240"),
+        (
+            {"state": {"iteration": 240}, "hessians": torch.zeros(2)},
+            5,
+            "running (at iteration 240 after 0 finished parts)",
+        ),
         (FIRST_PART_DONE, 9e3, "at iteration 80 after 1 finished parts"),
     ],
 )
@@ -195,9 +199,9 @@ def test_a_checkpoint_tells_of_a_run_under_way(study, state, age, said):
     study.search("ssdh")
     study.checkpoint("ssdh", state, age)
     record, text = study.look("ssdh")
-    assert states(record) == [("done", "running" if age < 60 else "broken off")]
+    assert states(record) == [("done", "running" if age < 60 else "interrupted")]
     assert said in text
-    share = 240 / 320 if age < 60 else 2 * 1.0 / (2 * (1.0 + 0.25))
+    share = 0.0 if age < 60 else 2 * 1.0 / (2 * (1.0 + 0.25))
     assert record["cells"][0]["training"]["share"] == share
     put(study.parameters, "training.log_every", 7)
     assert states(study.look("ssdh")[0]) == [("done", "missing")]  # it is of another run
@@ -244,4 +248,4 @@ def test_only_what_a_run_made_is_told(tmp_path, capsys, monkeypatch):
     hooks.on_pipeline_error(pipeline)
     said = capsys.readouterr().err
     assert "Failed in analysis.networks.report, after 1 of 2 nodes" in said
-    assert "the same command goes on" in said.replace("\n", " ")
+    assert "Finished results are kept. To continue, run" in said

@@ -1,24 +1,27 @@
-"""What ``kedro run`` prints last: where the results are, or what failed and how to continue."""
+"""Where results are: the last lines of ``kedro run``, and finished runs for a notebook."""
 
 from __future__ import annotations
 
+import logging
 import shlex
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 from kedro.framework.hooks import hook_impl
 
-from adaptive_opt.files import PROJECT, changed_at, is_remote
+from adaptive_opt.errors import StudyError
+from adaptive_opt.files import PROJECT, at, changed_at, is_remote
+from adaptive_opt.study import Task, arms_on
 
-from .results import path_of
+__all__ = ["EXIT_FAILED_ARMS", "FAILED_ARMS", "OutcomeHooks", "command_line", "how_to_continue"]
+__all__ += ["load_runs", "path_of", "where_results_are"]
 
-__all__ = ["EXIT_FAILED_ARMS", "FAILED_ARMS", "OutcomeHooks", "command_line", "how_to_go_on"]
-__all__ += ["where_results_are"]
+logger = logging.getLogger(__name__)
 
 CLOCK_TOLERANCE = 1.0
 """Seconds that a file may seem too old: some disks store whole seconds."""
@@ -94,13 +97,13 @@ class OutcomeHooks:
         if self._done or self._failed:
             at = f" in {self._failed}" if self._failed else ""
             done = f"after {self._done} of {len(pipeline.nodes)} nodes"
-            click.echo(f"\nFailed{at}, {done}. {how_to_go_on()}", err=True)
+            click.echo(f"\nFailed{at}, {done}. {how_to_continue()}", err=True)
 
 
-def how_to_go_on() -> str:
-    """Return how to continue, with the command."""
-    command = command_line() or "the same run"
-    return f"What is finished is kept;\nthe same command goes on from there:\n    {command}"
+def how_to_continue() -> str:
+    """Return how to continue after an error, with the command."""
+    command = command_line() or "the same command"
+    return f"Finished results are kept. To continue, run\n    {command}"
 
 
 def command_line() -> str:
@@ -170,3 +173,36 @@ def _failed_arms(names: Iterable[str], catalog: Any) -> dict[str, str]:
         if is_summary and catalog.exists(name) and (reason := catalog.load(name).get("failed")):
             found[name.removeprefix("training.").removesuffix(".summary")] = str(reason)
     return found
+
+
+def path_of(dataset: Any) -> Path | None:
+    """Return the file or folder of a dataset; None if it has none."""
+    name = getattr(dataset, "_name", None) or getattr(dataset, "_filepath", None)
+    return None if name is None else at(str(name))
+
+
+def load_runs(
+    catalog: Any, tasks: Sequence[Task], arms: Iterable[str], part: str = "history"
+) -> list[Any]:
+    """Load one dataset of each run of some arms on some tasks, in the order of the grid.
+
+    Runs that do not exist are left out, and a warning names them.
+
+    Args:
+        catalog: Kedro's catalog, as ``%reload_kedro`` creates it.
+        tasks: the tasks, for example from :func:`adaptive_opt.study.tasks_of`.
+        arms: names of the arms.
+        part: ``history``, ``lengths``, ``summary`` or ``weights``.
+
+    Raises:
+        StudyError: no run exists.
+    """
+    chosen = list(arms)
+    names = [f"training.{t.name}.{a}.{part}" for t in tasks for a in arms_on(t, chosen)]
+    found = [name for name in names if catalog.exists(name)]
+    missing = ", ".join(sorted({*names} - {*found}))
+    if not found:
+        raise StudyError(f"nothing has been trained at this scale; run kedro run: {missing}")
+    if missing:
+        logger.warning("not trained yet, and left out: %s", missing)
+    return [catalog.load(name) for name in found]

@@ -23,7 +23,7 @@ from adaptive_opt.files import CHECKOUT, PROJECT, changed_at
 from adaptive_opt.parameters.models import TrackingParameters
 from adaptive_opt.processes import this_worker
 
-from ..status.results import path_of
+from ..status.outcome import path_of
 from .describe import describe_run, run_name
 from .spool import END, RUN, SENDER, Record, delete, milliseconds, read, write
 from .store import without_passwords
