@@ -27,7 +27,7 @@ from adaptive_opt.io.configuration import LOADER_ARGUMENTS, ConfigurationLoader
 from adaptive_opt.io.datasets import ParquetDataset, RecordDataset, RecordsDataset, TensorsDataset
 from adaptive_opt.io.runs import RunFolder
 from adaptive_opt.io.status.grid import Files
-from adaptive_opt.io.tracking.spool import read
+from adaptive_opt.io.tracking.training import read
 from adaptive_opt.parameters import find_faults
 from adaptive_opt.parameters.data import ImageDataParameters, TextDataParameters
 from adaptive_opt.search.storage import Storage

@@ -27,9 +27,14 @@ from adaptive_opt.io.runs import RunFolder
 from adaptive_opt.io.tracking import training
 from adaptive_opt.io.tracking.hooks import TrackedRun
 from adaptive_opt.io.tracking.sender import Delivery
-from adaptive_opt.io.tracking.spool import is_abandoned, write
 from adaptive_opt.io.tracking.store import Store, UnreachableError
-from adaptive_opt.io.tracking.training import ENVIRONMENT, TrackedTraining, track_training
+from adaptive_opt.io.tracking.training import (
+    ENVIRONMENT,
+    TrackedTraining,
+    is_abandoned,
+    track_training,
+    write,
+)
 from adaptive_opt.parameters.models import TrackingParameters
 from adaptive_opt.pipelines.rr_synthesis.nodes import make_function
 from adaptive_opt.pipelines.training.nodes import train

@@ -15,7 +15,7 @@ from adaptive_opt.errors import StudyError
 from adaptive_opt.io import datasets
 from adaptive_opt.io.runs import RunFolder, RunSummaryDataset
 from adaptive_opt.io.status.grid import Files, _load
-from adaptive_opt.io.tracking.spool import read
+from adaptive_opt.io.tracking.training import read
 from adaptive_opt.parameters.data import ImageDataParameters, TextDataParameters
 from adaptive_opt.tasks.function_files import read_function_file
 from adaptive_opt.tasks.images import load_images

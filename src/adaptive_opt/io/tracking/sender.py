@@ -12,7 +12,7 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -22,8 +22,8 @@ from filelock import FileLock
 
 from adaptive_opt.files import at, changed_at, on_disk
 
-from .spool import END, RUN, SENDER, Record, delete, is_abandoned, milliseconds, read, write
-from .store import RefusedError, Store, UnreachableError, reason_of, without_passwords
+from .store import Store, UnreachableError, reason_of, without_passwords
+from .training import END, RUN, SENDER, Record, delete, is_abandoned, milliseconds, read, write
 
 __all__ = ["Delivery", "main"]
 
@@ -42,7 +42,7 @@ DEFAULTS["MLFLOW_DISABLE_TELEMETRY"] = "true"
 
 
 @dataclass
-class _Run:
+class _MlflowRun:
     id: str
     finished: bool = False
     sent: set[tuple[str, int]] = field(default_factory=set)
@@ -57,19 +57,17 @@ class Delivery:
     """
 
     def __init__(self, folder: Path, store: Store) -> None:
-        self.refused: dict[str, str] = {}
         self.store, self._folder = store, folder
         self._versions: dict[Path, Any] = {}
         self._done: set[Path] = set()
         self._run = read(folder / RUN) or {}
-        self._runs: dict[Any, _Run] = {}
+        self._runs: dict[Any, _MlflowRun] = {}
         for run in store.find(KEY, folder.name):
-            found = _Run(run.info.run_id, run.info.status == "FINISHED")
-            self._runs[self._place(run.data.tags)] = found
+            found = _MlflowRun(run.info.run_id, run.info.status == "FINISHED")
+            self._runs[_place(run.data.tags)] = found
         name, tags, begun = (self._run[key] for key in ("name", "tags", "time"))
         self._parent = self._find_or_create(name, tags, begun).id
-        with self._noting_refusal(RUN):
-            store.log(self._parent, [], self._run["params"], {})
+        store.log(self._parent, [], self._run["params"], {})
 
     def send(self, killed: bool = False) -> bool:
         """Send what changed; return whether the run has ended, by itself or ``killed``."""
@@ -77,40 +75,27 @@ class Delivery:
         if end is None and killed:
             end = {"status": "KILLED", "time": milliseconds(), "files": [], "metrics": {}}
         for path in sorted(self._folder.glob("[!.]*.*.json")):
-            with self._noting_refusal(path.name):
-                self._send_training(path, end is not None)
+            self._send_training(path, end is not None)
         if end is not None:
-            with self._noting_refusal(END):
-                self._send_end(end)
+            self._send_end(end)
         return end is not None
 
-    @contextlib.contextmanager
-    def _noting_refusal(self, name: str) -> Iterator[None]:
-        try:
-            yield
-        except RefusedError as error:
-            logger.warning("MLflow refuses %s: %s", name, error)
-            self.refused[name] = str(error)
-
-    def _place(self, tags: dict[str, str]) -> Any:
-        return tags.get("task"), tags.get("arm"), tags.get("seed")  # the parent has none
-
-    def _find_or_create(self, name: str, tags: dict[str, str], begun: int) -> _Run:
-        place = self._place(tags)
-        if place not in self._runs:
+    def _find_or_create(self, name: str, tags: dict[str, str], begun: int) -> _MlflowRun:
+        if (place := _place(tags)) not in self._runs:
             tags = {**tags, KEY: self._folder.name}
-            self._runs[place] = _Run(self.store.create(name, tags, begun))
+            self._runs[place] = _MlflowRun(self.store.create(name, tags, begun))
         return self._runs[place]
 
     def _send_training(self, path: Path, ended: bool) -> None:
-        """Send the state of a training; if the run has ended, no training goes on."""
+        """Send the state of a training; if the run has ended, no training continues."""
         stat = path.stat()
         version = stat.st_mtime_ns, stat.st_ino, stat.st_size
         if path in self._done or (self._versions.get(path) == version and not ended):
             return
         self._versions[path], state = version, read(path)
         if state is None:
-            raise RefusedError("the file is damaged")
+            logger.warning("%s is damaged and is not sent", path.name)
+            return
         tags, time = state["tags"], state["time"]
         status = "KILLED" if ended and state["status"] == "RUNNING" else state["status"]
         known = set()
@@ -121,8 +106,8 @@ class Delivery:
         for seed in sorted(state["seeds"].keys() - known, key=int):
             self._send_seed(seed, state, status)
         prefix = f"{tags['task']}/{tags['arm']}"
-        summary = [(f"{prefix}/{name}", x, time, 0) for name, x in state["summary"].items()]
-        self.store.log(self._parent, summary, {}, {})
+        summary = {f"{prefix}/{name}": value for name, value in state["summary"].items()}
+        self._log_parent(summary, time)
         if status == "FINISHED":
             self._done.add(path)
 
@@ -143,18 +128,22 @@ class Delivery:
         run.sent.update((name, step) for name, _, _, step in points)
         if status != "RUNNING":
             self.store.end(run.id, status, state["time"])
-        if status == "FINISHED":
-            run.finished, run.sent = True, set()
+        run.finished = status == "FINISHED"
+
+    def _log_parent(self, metrics: dict[str, float], time: int) -> None:
+        self.store.log(self._parent, [(n, x, time, 0) for n, x in metrics.items()], {}, {})
 
     def _send_end(self, end: Record) -> None:
-        time = end["time"]
-        metrics = [(name, x, time, 0) for name, x in end["metrics"].items()]
-        self.store.log(self._parent, metrics, {}, {})
+        self._log_parent(end["metrics"], end["time"])
         for name, folder, changed in end["files"]:
             if changed_at(file := at(name)) == changed:  # else a later run has replaced it
                 with on_disk(file) as copy:
                     self.store.add_file(self._parent, copy, folder)
-        self.store.end(self._parent, end["status"], time)
+        self.store.end(self._parent, end["status"], end["time"])
+
+
+def _place(tags: dict[str, str]) -> Any:
+    return tags.get("task"), tags.get("arm"), tags.get("seed")  # the parent has none
 
 
 def main() -> int:
@@ -188,7 +177,8 @@ def _send_until_end(folder: Path, process: int, connect: Callable[[], Store]) ->
                 _send_leftovers(folder, store)
                 delivery = Delivery(folder, store)
             if delivery.send(killed):
-                _report(folder, experiment=delivery.store.experiment, refused=delivery.refused)
+                store = delivery.store
+                _report(folder, experiment=store.experiment, refused=store.refused)
                 if killed:
                     delete(folder)
                 return 0

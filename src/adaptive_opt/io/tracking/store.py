@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import sqlite3
 from collections.abc import Iterator
@@ -9,7 +10,9 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-__all__ = ["RefusedError", "Store", "UnreachableError", "reason_of", "without_passwords"]
+__all__ = ["Store", "UnreachableError", "reason_of", "without_passwords"]
+
+logger = logging.getLogger(__name__)
 
 SEARCH_LIMIT, TAG_LIMIT = 50_000, 5000
 """MLflow's limits: runs that a search finds, characters of a tag of a new run."""
@@ -23,22 +26,6 @@ REFUSALS = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALRE
 
 class UnreachableError(Exception):
     """MLflow does not answer, or failed; another attempt may succeed."""
-
-
-class RefusedError(Exception):
-    """MLflow refuses a request for good."""
-
-
-@contextmanager
-def _errors() -> Iterator[None]:
-    """Turn all errors into one of the two; the original may contain a password."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        yield
-    except Exception as error:
-        refused = isinstance(error, MlflowException) and error.error_code in REFUSALS
-        raise (RefusedError if refused else UnreachableError)(reason_of(error)) from None
 
 
 def reason_of(error: BaseException) -> str:
@@ -61,12 +48,22 @@ def without_passwords(text: str) -> str:
 class Store:
     """An experiment on a tracking server or in a database; created if missing.
 
-    ``artifacts`` is the folder for artifacts where no server keeps them. All methods may raise
-    :class:`UnreachableError` and :class:`RefusedError`.
+    Args:
+        uri: MLflow's tracking URI.
+        experiment: name of the experiment.
+        artifacts: folder for artifacts if no server keeps them.
+
+    Attributes:
+        experiment: ID of the experiment.
+        refused: what MLflow refused for good, and why. Writing continues without it.
+
+    Raises:
+        UnreachableError: also raised by every method.
     """
 
     def __init__(self, uri: str, experiment: str, artifacts: Path) -> None:
-        with _errors():
+        self.refused: dict[str, str] = {}
+        with self._request():
             from mlflow import MlflowClient
 
             is_sqlite = uri.startswith("sqlite:")
@@ -80,19 +77,35 @@ class Store:
             make = self._client.create_experiment
             self.experiment = found.experiment_id if found else make(experiment, location, KIND)
 
+    @contextmanager
+    def _request(self, written: str = "") -> Iterator[None]:
+        """Note a refusal to write, and raise UnreachableError for all other errors."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            yield
+        except Exception as error:
+            reason = reason_of(error)
+            if not (
+                written and isinstance(error, MlflowException) and error.error_code in REFUSALS
+            ):
+                raise UnreachableError(reason) from None  # the original may contain a password
+            logger.warning("MLflow refuses %s: %s", written, reason)
+            self.refused[written] = reason
+
     def find(self, tag: str, value: str, deleted: bool = False) -> list[Any]:
         """Return the runs with a tag; on request deleted ones, too."""
         from mlflow.entities import ViewType
 
         view = ViewType.ALL if deleted else ViewType.ACTIVE_ONLY
         query = [self.experiment], f"tags.`{tag}` = '{value}'", view
-        with _errors():
+        with self._request():
             return list(self._client.search_runs(*query, max_results=SEARCH_LIMIT))
 
     def create(self, name: str, tags: dict[str, str], begun: int) -> str:
         """Create a run and return its ID."""
         tags = {key: value[:TAG_LIMIT] for key, value in tags.items()}
-        with _errors():
+        with self._request():
             return str(self._client.create_run(self.experiment, begun, tags, name).info.run_id)
 
     def log(self, run: str, points: Any, params: dict[str, str], tags: dict[str, str]) -> None:
@@ -102,17 +115,17 @@ class Store:
         values = [Metric(*point) for point in points]
         given = [Param(*item) for item in params.items()]
         marks = [RunTag(*item) for item in tags.items()]
-        with _errors():
+        with self._request("metrics, parameters or tags"):
             self._client.log_batch(run, values, given, marks, synchronous=True)
 
     def end(self, run: str, status: str, time: int) -> None:
         """Set ``FINISHED``, ``FAILED`` or ``KILLED``."""
-        with _errors():
+        with self._request(f"the status {status}"):
             self._client.set_terminated(run, status, time)
 
     def add_file(self, run: str, file: Path, folder: str) -> None:
         """Copy a file into a folder of a run's artifacts."""
-        with _errors():
+        with self._request(file.name):
             self._client.log_artifact(run, str(file), folder)
 
 
@@ -123,7 +136,8 @@ def _prepare_sqlite(path: Path, artifacts: Path) -> None:
     """
     from sqlalchemy import Engine, event
 
-    event.listen(Engine, "connect", _sync_less_often)
+    # Do not wait for the disk at each of a run's six writes; a power failure loses the last.
+    event.listen(Engine, "connect", lambda base, _: base.execute("PRAGMA synchronous = NORMAL"))
     path.parent.mkdir(parents=True, exist_ok=True)
     with closing(sqlite3.connect(path, timeout=5, isolation_level=None)) as database:
         database.execute("PRAGMA journal_mode = WAL")
@@ -137,8 +151,3 @@ def _prepare_sqlite(path: Path, artifacts: Path) -> None:
                     sql = "UPDATE runs SET artifact_uri = replace(artifact_uri, ?, ?)"
                     database.execute(sql, (f"{old}/", f"{new}/"))
         database.execute("COMMIT")
-
-
-def _sync_less_often(connection: Any, _: Any) -> None:
-    """Do not wait for the disk at each of a run's six writes; a power failure loses the last."""
-    connection.execute("PRAGMA synchronous = NORMAL")
