@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Collection
 
-__all__ = ["StudyError", "nearest"]
+__all__ = ["StudyError", "first_line", "nearest"]
 
 
 class StudyError(ValueError):
@@ -30,3 +30,8 @@ def nearest(name: str, valid: Collection[str], otherwise: str = "") -> str:
     """
     close = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
     return f"did you mean {close[0]!r}?" if close else otherwise or f"valid: {', '.join(valid)}"
+
+
+def first_line(error: object) -> str:
+    """Return the first line of an error's text, or its class if it has none."""
+    return str(error).strip().split("\n")[0] or type(error).__name__

@@ -21,7 +21,7 @@ import pytest
 import torch
 
 from adaptive_opt.engine.contract import HistoryBlock
-from adaptive_opt.files import changed_at
+from adaptive_opt.files import changed_at, write_record
 from adaptive_opt.io.datasets import ParquetDataset, RecordDataset, TensorsDataset
 from adaptive_opt.io.runs import RunFolder
 from adaptive_opt.io.tracking import training
@@ -33,7 +33,6 @@ from adaptive_opt.io.tracking.training import (
     TrackedTraining,
     is_abandoned,
     track_training,
-    write,
 )
 from adaptive_opt.parameters.models import TrackingParameters
 from adaptive_opt.pipelines.rr_synthesis.nodes import make_function
@@ -506,12 +505,12 @@ def observed(folder, monkeypatch, iterations, digest="d", kept=False, ends=True)
 
 
 def opened(folder):
-    write(folder / "run.json", {**RUN, "time": 0, "process": {"host": "another", "pid": 1}})
+    write_record(folder / "run.json", {**RUN, "time": 0, "process": {"host": "another", "pid": 1}})
     return folder
 
 
 def close(folder, status="FINISHED"):
-    write(folder / "end.json", {"status": status, "time": 2, "metrics": {}, "files": []})
+    write_record(folder / "end.json", {"status": status, "time": 2, "metrics": {}, "files": []})
 
 
 def whole(seed):
@@ -586,9 +585,9 @@ def test_a_full_disk_costs_nothing_that_was_trained(tmp_path, monkeypatch, caplo
     def write_or_fail(path, record, upto=3):
         if next(calls) < upto:
             raise OSError("no space left")
-        write(path, record)
+        write_record(path, record)
 
-    monkeypatch.setattr(training, "write", write_or_fail)
+    monkeypatch.setattr(training, "write_record", write_or_fail)
     observed(folder, monkeypatch, range(0, 101, 50))
     close(folder)
     assert Delivery(folder, store).send()
@@ -596,7 +595,7 @@ def test_a_full_disk_costs_nothing_that_was_trained(tmp_path, monkeypatch, caplo
     assert caplog.text.count("no space left") == 1
 
     full, after, again = (opened(tmp_path / name) for name in ("full", "after", "again"))
-    monkeypatch.setattr(training, "write", lambda *_: write_or_fail(*_, upto=99))
+    monkeypatch.setattr(training, "write_record", lambda *_: write_or_fail(*_, upto=99))
     observed(full, monkeypatch, range(0, 101, 50), "other")
     monkeypatch.undo()
     for folder in (full, after, again):

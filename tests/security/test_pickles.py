@@ -12,10 +12,10 @@ from kedro.io import DatasetError
 
 from adaptive_opt.engine.checkpoint import Checkpoint
 from adaptive_opt.errors import StudyError
+from adaptive_opt.files import read_record
 from adaptive_opt.io import datasets
 from adaptive_opt.io.runs import RunFolder, RunSummaryDataset
 from adaptive_opt.io.status.grid import Files, _load
-from adaptive_opt.io.tracking.training import read
 from adaptive_opt.parameters.data import ImageDataParameters, TextDataParameters
 from adaptive_opt.tasks.function_files import read_function_file
 from adaptive_opt.tasks.images import load_images
@@ -87,7 +87,7 @@ READERS = {
     "report.md": lambda f: datasets.TextDataset(filepath=str(f)).load(),
     "summary.json": lambda f: RunFolder(f.parent).finished("x"),
     "shown.json": lambda f: RunSummaryDataset(filepath=str(f)).load(),
-    "run.json": read,
+    "run.json": read_record,
     "studies.db": lambda f: datasets.StudyStorageDataset(url=f"sqlite:///{f}").load().check(),
     "images.npz": lambda f: load_images(ImageDataParameters(source="npz", path=str(f)), f.parent),
     "train.txt": lambda f: load_text(TextDataParameters(source="files", path=str(f.parent)), f),

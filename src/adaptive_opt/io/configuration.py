@@ -1,15 +1,13 @@
-"""Loads the files under ``conf/``; an error names each file that cannot be read."""
+"""Loads the files under ``conf/``."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from kedro.config import MissingConfigException, OmegaConfigLoader
-from omegaconf import OmegaConf
 
-from adaptive_opt.errors import StudyError, nearest
+from adaptive_opt.errors import StudyError, first_line, nearest
 from adaptive_opt.files import CHECKOUT, PROJECT
 
 __all__ = ["LOADER_ARGUMENTS", "ConfigurationLoader"]
@@ -59,20 +57,7 @@ class ConfigurationLoader(OmegaConfigLoader):
             return super().__getitem__(key)
         except (MissingConfigException, KeyError, StudyError):
             raise  # Kedro handles the first two
-        except Exception as error:  # Kedro raises any error if a file is not a mapping
-            lines = [*self._unreadable()] or [str(error).split("\n")[0]]
-            head = f"The configuration ({key}) cannot be read; nothing was run."
-            raise StudyError("\n  ".join([head, *lines])) from error
-
-    def _unreadable(self) -> Iterator[str]:
-        """Yield each file that is not a YAML mapping, with the reason and the line."""
-        source = Path(self.conf_source)
-        for folder in dict.fromkeys((self.base_env, self.env or self.default_run_env)):
-            for file in sorted((source / folder).rglob("*.yml")):
-                try:
-                    if OmegaConf.is_dict(OmegaConf.load(file)):
-                        continue
-                    reason = "must be names with values, name: value"
-                except Exception as error:  # of YAML, OmegaConf, the encoding or the disk
-                    reason = " ".join(str(error).split())
-                yield f"{file.relative_to(source.parent).as_posix()}: {reason}"
+        except Exception as error:  # of YAML, of OmegaConf, and any if a file is not a mapping
+            raise StudyError(
+                f"The configuration ({key}) cannot be read; nothing was run: {first_line(error)}"
+            ) from error

@@ -16,7 +16,7 @@ from adaptive_opt.parameters.checks import (
     device_faults,
     source_faults,
 )
-from adaptive_opt.parameters.data import ImageDataParameters, TextDataParameters
+from adaptive_opt.parameters.data import data_parameters
 from adaptive_opt.processes import one_thread
 from adaptive_opt.study import arm_names, tasks_of
 
@@ -115,9 +115,8 @@ def _stale_data(data: dict[str, Any], pipeline: Any, catalog: Any) -> list[Fault
         trained = any(name.startswith(f"training.{task.name}.") for name in outputs)
         if not trained or task.dataset in outputs or not catalog.exists(task.dataset):
             continue
-        model = ImageDataParameters if task.family == "images" else TextDataParameters
         made_with = catalog.load(task.dataset).get("parameters")
-        if made_with is None or as_hex(made_with) != model(**data[task.name]).digest():
+        if made_with is None or as_hex(made_with) != data_parameters(task.name, data).digest():
             message = "the stored data were made with other parameters; make them again with "
             message += f"kedro run --pipelines=data --tags={task.name}"
             faults.append(Fault(("data", task.name), message))

@@ -13,7 +13,7 @@ from adaptive_opt.errors import StudyError
 from adaptive_opt.study import get_task
 
 from .arms import resolve_arm, training_parameters
-from .data import ImageDataParameters, TextDataParameters
+from .data import data_parameters
 from .faults import Fault
 from .models import RRFunctionParameters
 from .tuning import TuningParameters, search_space, with_values
@@ -51,14 +51,12 @@ def source_faults(parameters: dict[str, Any], sections: Collection[str]) -> list
     from adaptive_opt.tasks.text import check_text_source
 
     faults = []
-    for task, given in parameters["data"].items() if "data" in sections else ():
-        if get_task(task).family == "images":
-            check = partial(check_image_source, ImageDataParameters(**given))
-        else:
-            check = partial(check_text_source, TextDataParameters(**given))
-        faults += _faults(("data", task, "path"), check)
-    for task, given in parameters["rr_synthesis"].items() if "rr_synthesis" in sections else ():
-        function = RRFunctionParameters(**given)
+    for task in parameters["data"] if "data" in sections else ():
+        check: Any = check_image_source if get_task(task).family == "images" else check_text_source
+        given = data_parameters(task, parameters["data"])
+        faults += _faults(("data", task, "path"), partial(check, given))
+    for task, row in parameters["rr_synthesis"].items() if "rr_synthesis" in sections else ():
+        function = RRFunctionParameters(**row)
         faults += _faults(("rr_synthesis", task), partial(_make_function, function))
     return faults
 

@@ -11,7 +11,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from adaptive_opt.errors import StudyError, nearest
-from adaptive_opt.parameters.data import ImageDataParameters, TextDataParameters
+from adaptive_opt.parameters.data import DATA_MODELS
 from adaptive_opt.study import ARMS, EVERY_TASK, Arm, get_arm, get_task, tasks_of
 
 from .arms import arm_schema
@@ -20,11 +20,6 @@ from .tuning import TuningParameters
 from .tuning_faults import tuning_faults
 
 __all__ = ["Fault", "find_faults"]
-
-DATA_MODELS: dict[str, type[BaseModel]] = {
-    "images": ImageDataParameters,
-    "text": TextDataParameters,
-}
 
 
 @dataclass(frozen=True)
@@ -68,8 +63,8 @@ def find_faults(
             if name not in present:
                 faults.append(Fault((section, name), "is missing"))
             elif section in ("tasks", "data") and isinstance(present[name], dict):
-                models = TASK_MODELS if section == "tasks" else DATA_MODELS
-                model = models[get_task(name).family]
+                family = get_task(name).family
+                model = TASK_MODELS[family] if section == "tasks" else DATA_MODELS[family]
                 faults += _model_faults(model, present[name], (section, name))
     training = parameters.get("training")
     lengths = training.get("lengths") if isinstance(training, dict) else None

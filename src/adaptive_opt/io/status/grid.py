@@ -5,7 +5,6 @@ torch is imported only to read a checkpoint and to name a GPU.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +13,7 @@ from typing import Any
 
 from adaptive_opt.engine.provenance import Identity, identify_run
 from adaptive_opt.errors import StudyError
-from adaptive_opt.files import at, on_disk
+from adaptive_opt.files import at, on_disk, read_record
 from adaptive_opt.parameters import (
     RRFunctionParameters,
     TaskTuningParameters,
@@ -24,22 +23,20 @@ from adaptive_opt.parameters import (
     studies_of,
     training_parameters,
 )
-from adaptive_opt.parameters.data import ImageDataParameters, TextDataParameters
+from adaptive_opt.parameters.configuration import changes
+from adaptive_opt.parameters.data import data_parameters
 from adaptive_opt.search.identity import study_name, study_seed, trial_identity
 from adaptive_opt.search.spaces import Dimension, Space
 from adaptive_opt.search.storage import Storage
 from adaptive_opt.study import get_task
 
-__all__ = ["Cell", "Files", "Part", "Survey", "changes"]
+__all__ = ["Cell", "Files", "Part", "Survey"]
 
 RUN_FILES = ("history", "weights", "snapshots", "lengths")
 """Datasets of a finished run beside its summary."""
 
 CHECKPOINT_DELAY = 30.0
 """Seconds that a checkpoint may be late before its run counts as interrupted."""
-
-DIGESTS = ("code", "data")
-"""Keys of identities whose values are hashes, which are not printed."""
 
 
 @dataclass(frozen=True)
@@ -99,11 +96,7 @@ class Files:
 
     def record(self, name: str) -> dict[str, Any]:
         """Read a JSON record."""
-        try:
-            found = json.loads(self.path(name).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
-        return found if isinstance(found, dict) else {}
+        return read_record(self.path(name))
 
     def arrays(self, name: str, only: Sequence[str] = ()) -> dict[str, Any]:
         """Read tensors as arrays, all or those of some names."""
@@ -170,8 +163,7 @@ class Survey:
             section = "data"
             tensors = self._files.arrays(row.dataset, ["digest", "parameters"])
             made_with = as_hex(tensors["parameters"]) if "parameters" in tensors else None
-            model = ImageDataParameters if row.family == "images" else TextDataParameters
-            wanted = model(**self._parameters[section][learns]).digest()
+            wanted = data_parameters(learns, self._parameters[section]).digest()
         try:
             digest = data_digest(task, tensors)
         except (KeyError, StudyError):
@@ -296,25 +288,6 @@ class Survey:
         numbers = {"iteration": int(state.get("iteration", 0)), "parts_done": len(done)}
         why = f"at iteration {numbers['iteration']:,} after {len(done)} finished parts"
         return Part("interrupted" if late else "running", share, why, numbers)
-
-
-def changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Return the keys that differ, with their values; empty if nothing was recorded.
-
-    Example:
-        >>> changes({"lr": 0.1, "code": "a1"}, {"lr": 0.2, "code": "b2"})
-        'lr: 0.1, now 0.2, code'
-    """
-    now = json.loads(json.dumps(now))
-    keys = [key for key in {**then, **now} if then.get(key) != now.get(key)] if then else []
-    return ", ".join(
-        key if key in DIGESTS else f"{key}: {_short(then.get(key))}, now {_short(now.get(key))}"
-        for key in keys
-    )
-
-
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _load(path: Path) -> dict[str, Any]:

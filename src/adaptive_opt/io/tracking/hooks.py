@@ -23,13 +23,13 @@ from kedro.framework.hooks import hook_impl
 
 import adaptive_opt
 from adaptive_opt.errors import StudyError
-from adaptive_opt.files import CHECKOUT, PROJECT, changed_at
+from adaptive_opt.files import CHECKOUT, PROJECT, changed_at, read_record, write_record
 from adaptive_opt.parameters.models import TrackingParameters
 from adaptive_opt.processes import this_worker
 
 from ..status.outcome import command_line, path_of
 from .store import without_passwords
-from .training import END, ENVIRONMENT, RUN, SENDER, Record, delete, milliseconds, read, write
+from .training import END, ENVIRONMENT, RUN, SENDER, Record, delete, milliseconds
 
 __all__ = ["TrackedRun", "TrackingHooks", "describe_run", "run_name"]
 
@@ -228,7 +228,7 @@ class TrackedRun:
         stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime(self.began))
         self._uri, self._wait_seconds = uri, settings.wait_seconds
         self._folder = project / "mlflow_unsent" / f"{stamp}-{uuid.uuid4().hex[:8]}"
-        write(self._folder / RUN, {**run, "time": milliseconds(), "process": this_worker()})
+        write_record(self._folder / RUN, {**run, "time": milliseconds(), "process": this_worker()})
         source = str(Path(adaptive_opt.__file__).parents[1])
         paths = os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")]))
         command = [sys.executable, "-m", "adaptive_opt.io.tracking.sender", str(self._folder)]
@@ -256,7 +256,7 @@ class TrackedRun:
         metrics = {"seconds": round(time.time() - self.began, 3)}
         end = {"status": status, "time": milliseconds(), "files": files, "metrics": metrics}
         try:
-            write(self._folder / END, end)
+            write_record(self._folder / END, end)
             limit, report = time.monotonic() + CONNECT_TIMEOUT, self._folder / SENDER
             while not report.exists() and self._sender.poll() is None and time.monotonic() < limit:
                 time.sleep(0.05)
@@ -265,7 +265,7 @@ class TrackedRun:
         finally:
             self._sender.kill()
             code = self._sender.wait()
-        state, where = read(self._folder / SENDER) or {}, without_passwords(self._uri)
+        state, where = read_record(self._folder / SENDER), without_passwords(self._uri)
         if code != 0:
             reason = state.get("reason") or f"not complete after {self._wait_seconds:g} s"
             logger.warning(

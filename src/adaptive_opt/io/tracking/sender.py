@@ -20,10 +20,10 @@ from typing import Any
 
 from filelock import FileLock
 
-from adaptive_opt.files import at, changed_at, on_disk
+from adaptive_opt.files import at, changed_at, on_disk, read_record, write_record
 
 from .store import Store, UnreachableError, reason_of, without_passwords
-from .training import END, RUN, SENDER, Record, delete, is_abandoned, milliseconds, read, write
+from .training import END, RUN, SENDER, Record, delete, is_abandoned, milliseconds
 
 __all__ = ["Delivery", "main"]
 
@@ -60,7 +60,7 @@ class Delivery:
         self.store, self._folder = store, folder
         self._versions: dict[Path, Any] = {}
         self._done: set[Path] = set()
-        self._run = read(folder / RUN) or {}
+        self._run = read_record(folder / RUN)
         self._runs: dict[Any, _MlflowRun] = {}
         for run in store.find(KEY, folder.name):
             found = _MlflowRun(run.info.run_id, run.info.status == "FINISHED")
@@ -71,14 +71,14 @@ class Delivery:
 
     def send(self, killed: bool = False) -> bool:
         """Send what changed; return whether the run has ended, by itself or ``killed``."""
-        end = read(self._folder / END)
-        if end is None and killed:
+        end = read_record(self._folder / END)
+        if not end and killed:
             end = {"status": "KILLED", "time": milliseconds(), "files": [], "metrics": {}}
         for path in sorted(self._folder.glob("[!.]*.*.json")):
-            self._send_training(path, end is not None)
-        if end is not None:
+            self._send_training(path, bool(end))
+        if end:
             self._send_end(end)
-        return end is not None
+        return bool(end)
 
     def _find_or_create(self, name: str, tags: dict[str, str], begun: int) -> _MlflowRun:
         if (place := _place(tags)) not in self._runs:
@@ -92,8 +92,8 @@ class Delivery:
         version = stat.st_mtime_ns, stat.st_ino, stat.st_size
         if path in self._done or (self._versions.get(path) == version and not ended):
             return
-        self._versions[path], state = version, read(path)
-        if state is None:
+        self._versions[path], state = version, read_record(path)
+        if not state:
             logger.warning("%s is damaged and is not sent", path.name)
             return
         tags, time = state["tags"], state["time"]
@@ -211,7 +211,7 @@ def _send_leftovers(own: Path, store: Store) -> None:
 def _report(folder: Path, **state: Any) -> None:
     """Tell the training process how sending goes."""
     with contextlib.suppress(OSError):
-        write(folder / SENDER, state)
+        write_record(folder / SENDER, state)
 
 
 if __name__ == "__main__":

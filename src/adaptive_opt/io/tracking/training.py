@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from adaptive_opt.files import write_whole
+from adaptive_opt.files import read_record, write_record
 from adaptive_opt.processes import is_gone
 from adaptive_opt.study import get_arm
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from adaptive_opt.engine.contract import HistoryBlock
 
 __all__ = ["END", "ENVIRONMENT", "RUN", "SENDER", "Record", "TrackedTraining", "delete"]
-__all__ += ["is_abandoned", "milliseconds", "read", "track_training", "write"]
+__all__ += ["is_abandoned", "milliseconds", "track_training"]
 
 RUN, END, SENDER = "run.json", "end.json", "sender.json"
 
@@ -58,24 +58,9 @@ def milliseconds() -> int:
     return time.time_ns() // 1_000_000
 
 
-def read(path: Path) -> Record | None:
-    """Return a record; None if the file is missing or damaged."""
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return record if isinstance(record, dict) else None
-
-
-def write(path: Path, record: Record) -> None:
-    """Replace a record."""
-    text = json.dumps(record, allow_nan=False)
-    write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))
-
-
 def is_abandoned(folder: Path) -> bool:
     """Return whether a run has ended or was killed; its sender may still be at work."""
-    process = (read(folder / RUN) or {}).get("process")
+    process = read_record(folder / RUN).get("process")
     if process is None:  # the run is just beginning
         return False
     changed: float = max(file.stat().st_mtime for file in folder.iterdir())
@@ -121,7 +106,7 @@ class TrackedTraining:
             now = time.monotonic()
             if status != "RUNNING" or now - self._written >= self._settings["live_seconds"]:
                 self._written = now
-                write(self._path, {**self._state, "status": status, "time": milliseconds()})
+                write_record(self._path, {**self._state, "status": status, "time": milliseconds()})
         except Exception as error:
             _warn_once("MLflow misses curves: %s cannot be written: %s", self._path, str(error))
 
@@ -199,8 +184,8 @@ def track_training(
             "without --runner on the machine that does, and they are sent", path.parent,
         )  # fmt: skip
         path = None
-    before = (path and read(path)) or {"tags": {}}  # by a worker that died
-    if before["tags"].get("digest") == digest:
+    before = read_record(path) if path else {}  # of a worker that died
+    if before.get("tags", {}).get("digest") == digest:
         state |= {"begun": before["begun"], "seeds": before["seeds"]}
     tracked = TrackedTraining(path, state, settings)
     try:
