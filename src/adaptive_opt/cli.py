@@ -230,7 +230,7 @@ run = _Command("run", params=_options(), callback=_run, help=RUN_HELP)
 cli.add_command(run)
 
 # Omit kedro-viz's `deploy`, which would publish the paths of this machine.
-replace_viz_commands({name: f"adaptive_opt.io.viz.commands.{name}" for name in ("run", "build")})
+replace_viz_commands({name: f"adaptive_opt.io.viz.{name}" for name in ("run", "build")})
 
 adaptive = click.Group("adaptive", help=ADAPTIVE_HELP)
 cli.add_command(adaptive)

@@ -6,7 +6,7 @@ from pathlib import Path
 import orjson
 import pytest
 
-from adaptive_opt.io.viz.graph import adapt_document, adapt_page, hide_paths, machine_paths, nest
+from adaptive_opt.io.viz import adapt_document, adapt_page, hide_paths, machine_paths, nest
 
 
 def node(name, kind, **more):

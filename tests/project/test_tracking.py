@@ -26,8 +26,7 @@ from adaptive_opt.io.datasets import ParquetDataset, RecordDataset, TensorsDatas
 from adaptive_opt.io.runs import RunFolder
 from adaptive_opt.io.tracking import training
 from adaptive_opt.io.tracking.hooks import TrackedRun
-from adaptive_opt.io.tracking.sender import Delivery
-from adaptive_opt.io.tracking.store import Store, UnreachableError
+from adaptive_opt.io.tracking.sender import Delivery, Store, UnreachableError
 from adaptive_opt.io.tracking.training import (
     ENVIRONMENT,
     TrackedTraining,

@@ -28,7 +28,7 @@ from adaptive_opt.parameters.models import TrackingParameters
 from adaptive_opt.processes import this_worker
 
 from ..status.outcome import command_line, path_of
-from .store import without_passwords
+from .sender import without_passwords
 from .training import END, ENVIRONMENT, RUN, SENDER, Record, delete, milliseconds
 
 __all__ = ["TrackedRun", "TrackingHooks", "describe_run", "run_name"]
