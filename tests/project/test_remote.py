@@ -23,7 +23,7 @@ from adaptive_opt.io.datasets import (
     TextDataset,
 )
 from adaptive_opt.io.runs import RunFolderDataset
-from adaptive_opt.io.status.outcome import _folders, path_of
+from adaptive_opt.io.status.outcome import _summary, path_of
 from tests.project.conftest import kedro
 from tests.project.warm import run_kedro
 
@@ -193,9 +193,12 @@ def test_what_was_made_on_two_file_systems_is_told_of_each(memory, tmp_path):
         [tmp_path / "a" / "x.csv", tmp_path / "b" / "x.csv"],
         at("memory://h/x.csv"),
     )
-    assert _folders([elsewhere, *on_disk]) == [f"2 in {tmp_path}: a, b", str(elsewhere)]
-    inside = Path("data/y.csv")
-    assert _folders([*on_disk, inside]) == [f"2 in {tmp_path}: a, b", str(inside)]
+    assert _summary(on_disk) == f"2 in {tmp_path}: a, b"
+    assert _summary([elsewhere]) == str(elsewhere)
+    for other in (elsewhere, Path("data/y.csv")):
+        said = _summary([*on_disk, other])
+        assert said.startswith("3 in ")
+        assert str(other.parent) in said
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="nodes run side by side on Linux alone")

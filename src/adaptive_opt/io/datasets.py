@@ -25,6 +25,7 @@ from kedro_datasets.pandas import ParquetDataset as KedroParquetDataset
 from kedro_datasets.plotly import JSONDataset as KedroPlotlyDataset
 from kedro_datasets.text import TextDataset as KedroTextDataset
 
+from adaptive_opt.errors import first_line
 from adaptive_opt.files import UnreachableError, at, exists, on_disk, write_whole
 from adaptive_opt.search.storage import Storage
 
@@ -129,8 +130,7 @@ def _load_error(path: Path, error: BaseException) -> DatasetError:
         return UnreachableDatasetError(f"{path} cannot be reached ({error}); run again when it can")
     if isinstance(error, FileNotFoundError):
         return DatasetError(f"{path} does not exist")
-    reason = str(error).strip().split("\n")[0] or type(error).__name__
-    return DatasetError(f"{path} is damaged ({reason}); delete it and run again")
+    return DatasetError(f"{path} is damaged ({first_line(error)}); delete it and run again")
 
 
 class CSVDataset(_AtomicFile, KedroCSVDataset):

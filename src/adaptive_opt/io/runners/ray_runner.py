@@ -9,21 +9,18 @@ import contextlib
 import logging
 import os
 import queue
-import shutil
 import socket
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
 
-from adaptive_opt.errors import StudyError
+from adaptive_opt.errors import StudyError, first_line
 from adaptive_opt.parameters.resources import ResourcesParameters, node_resources
 from adaptive_opt.processes import keep_freed_memory
 
@@ -108,8 +105,13 @@ def _connected(address: str | None, workers: int | None) -> Iterator[Any]:
     with contextlib.ExitStack() as stack:
         options: dict[str, Any] = {"address": address}
         if address is None:
-            folder = stack.enter_context(_temporary_folder())
-            options = local_ray_options(folder, workers)
+            # A socket's path has at most 107 letters, and Ray's own part takes most of them.
+            place = "/tmp" if os.name == "posix" else None  # noqa: S108
+            # Ray's last processes may still write while it is deleted.
+            folder = tempfile.TemporaryDirectory(
+                prefix="ray", dir=place, ignore_cleanup_errors=True
+            )
+            options = local_ray_options(stack.enter_context(folder), workers)
         import ray
 
         if ray.is_initialized():  # a notebook has done so, and shuts Ray down
@@ -122,7 +124,7 @@ def _connected(address: str | None, workers: int | None) -> Iterator[Any]:
         except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
             where = f"at {address}" if address else "on this machine"
             raise StudyError(
-                f"no Ray cluster can be used {where} ({_first_line(error)}); "
+                f"no Ray cluster can be used {where} ({first_line(error)}); "
                 "--runner-params=address=HOST:PORT names one, and without it Ray is started here"
             ) from error
         yield ray
@@ -133,24 +135,6 @@ def _check_reachable(address: str | None) -> None:
     host, _, port = (address or "").rpartition("://")[2].rpartition(":")
     if host and port.isdecimal():
         socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT).close()
-
-
-@contextlib.contextmanager
-def _temporary_folder() -> Iterator[str]:
-    """Make a folder for Ray's sockets and logs, and delete it."""
-    # A socket's path has at most 107 letters, and Ray's own part takes most of them.
-    folder = tempfile.mkdtemp(prefix="ray", dir="/tmp" if os.name == "posix" else None)  # noqa: S108
-    try:
-        yield folder
-    finally:
-        until = time.monotonic() + SHUTDOWN_TIMEOUT
-        while Path(folder).exists() and time.monotonic() < until:  # Ray's last processes write
-            shutil.rmtree(folder, ignore_errors=True)
-            time.sleep(0.1)
-
-
-def _first_line(error: Any) -> str:
-    return str(error).strip().split("\n")[0]
 
 
 def _cluster_has_gpu(ray: Any) -> bool:
@@ -231,10 +215,10 @@ class _RayTasks:
         try:
             events: list[Event] = future.result()
         except exceptions.RayTaskError as error:
-            raise StudyError(f"{name} failed in Ray: {_first_line(error.cause)}") from error
+            raise StudyError(f"{name} failed in Ray: {first_line(error.cause)}") from error
         except exceptions.RayError as error:
             raise StudyError(
-                f"{name}: its process died {self._retries + 1} times ({_first_line(error)}); if "
+                f"{name}: its process died {self._retries + 1} times ({first_line(error)}); if "
                 "memory ran out, give it more cores of its own: resources.cpus"
             ) from error
         return events

@@ -121,7 +121,7 @@ class Survey:
 
     Attributes:
         cells: the state of each (task, arm).
-        hidden: why searches in progress cannot be seen; empty if they can.
+        hidden: why searches in progress cannot be seen; None if they can.
     """
 
     def __init__(

@@ -15,7 +15,7 @@ import click
 from kedro.framework.hooks import hook_impl
 
 from adaptive_opt.errors import StudyError
-from adaptive_opt.files import PROJECT, at, changed_at, is_remote
+from adaptive_opt.files import PROJECT, at, changed_at
 from adaptive_opt.study import Task, arms_on
 
 __all__ = ["EXIT_FAILED_ARMS", "FAILED_ARMS", "OutcomeHooks", "command_line", "how_to_continue"]
@@ -32,8 +32,8 @@ FAILED_ARMS = "adaptive_opt.failed_arms"
 EXIT_FAILED_ARMS = 3
 """Exit code of a run that is complete except for arms that failed."""
 
-KINDS = ("report", "figures", "tables", "texts", "runs", "searches", "data")
-"""Kinds of results in the order in which they are printed."""
+KINDS = ("figures", "tables", "texts", "runs", "searches", "data")
+"""Kinds of results in the order in which they are printed, after the reports."""
 
 SUFFIXES = {".png": "figures", ".csv": "tables", ".md": "texts"}
 DATASETS = {
@@ -127,11 +127,8 @@ def where_results_are(made: Mapping[str, Path], project: Path, tracked: str = ""
     for name, path in made.items():
         inside = path.is_relative_to(project)
         by_kind[_kind(name, path)].append(path.relative_to(project) if inside else path)
-    lines = [
-        f"  {kind:<9} {place}"
-        for kind in KINDS
-        for place in (by_kind[kind] if kind == "report" else _folders(by_kind[kind]))
-    ]
+    lines = [f"  {'report':<9} {path}" for path in by_kind["report"]]
+    lines += [f"  {kind:<9} {_summary(by_kind[kind])}" for kind in KINDS if by_kind[kind]]
     if tracked:
         lines.append(f"  {'MLflow':<9} {tracked}")
     if not lines:
@@ -149,20 +146,16 @@ def _kind(name: str, path: Path) -> str:
     return SUFFIXES.get(path.suffix) or DATASETS.get((first, last), "")
 
 
-def _folders(paths: Iterable[Path]) -> list[str]:
-    """Return a line for each file system: how many files there are, and where."""
-    systems: dict[str, list[Path]] = defaultdict(list)
-    for path in sorted(paths, key=str):
-        systems[str(path).partition("://")[0] if is_remote(path) else path.anchor].append(path)
-    lines = []
-    for found in systems.values():
-        if len(found) == 1:
-            lines.append(str(found[0] if found[0].suffix in SUFFIXES else found[0].parent))
-            continue
-        above = next(p for p in found[0].parents if all(p in path.parents for path in found))
-        below = sorted({p.relative_to(above).parts[0] for p in found if p.parent != above})
-        lines.append(f"{len(found)} in {above}" + (f": {', '.join(below)}" if below else ""))
-    return lines
+def _summary(paths: Sequence[Path]) -> str:
+    """Return where some files are, and how many."""
+    first = paths[0]
+    if len(paths) == 1:
+        return str(first if first.suffix in SUFFIXES else first.parent)
+    above = next((p for p in first.parents if all(p in path.parents for path in paths)), None)
+    if above is None:  # on several file systems
+        return f"{len(paths)} in {', '.join(sorted({str(path.parent) for path in paths}))}"
+    below = sorted({p.relative_to(above).parts[0] for p in paths if p.parent != above})
+    return f"{len(paths)} in {above}" + (f": {', '.join(below)}" if below else "")
 
 
 def _failed_arms(names: Iterable[str], catalog: Any) -> dict[str, str]:
