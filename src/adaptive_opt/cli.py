@@ -167,11 +167,11 @@ def select_pipeline(
     selected = selected or ["__default__"]
     whole = sum((pipelines[name] for name in selected), Pipeline([]))
     for tag in (tag for tag in tags if not _has_tag(whole, tag)):
-        others = [name for name, other in pipelines.items() if _has_tag(other, tag)]
-        studies = [name for name in others if isinstance(pipelines[name], StudyPipeline)]
+        found = [name for name, other in pipelines.items() if _has_tag(other, tag)]
+        studies = [name for name in found if isinstance(pipelines[name], StudyPipeline)]
         raise StudyError(
             f"--tags={tag}: not part of {', '.join(selected)}; select a pipeline that contains it "
-            f"with --pipelines: {', '.join(studies or others)}"
+            f"with --pipelines: {', '.join(studies or found)}"
         )
     nodes = sorted(node.name for node in whole.nodes)
     _check_names("node of these pipelines", [*node_names, *from_nodes, *to_nodes], nodes, LIST_HINT)

@@ -256,4 +256,5 @@ def arms_on(task: Task, arms: Iterable[str]) -> list[str]:
 def known_tags() -> list[str]:
     """Return all tags that select a part of the grid."""
     cells = [f"{task}.{arm}" for task, arm in runs_on((arm.name for arm in ARMS), EVERY_TASK)]
-    return [*(row.name for row in (*EVERY_TASK, *ARMS)), *KINDS, *HALVES, *cells]
+    names = [task.name for task in EVERY_TASK] + [arm.name for arm in ARMS]
+    return [*names, *KINDS, *HALVES, *cells]

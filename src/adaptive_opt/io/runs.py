@@ -131,7 +131,7 @@ class RunFolder:
             DatasetError: the storage does not answer.
         """
         record = self.path / "summary.json"
-        files = [ParquetDataset(filepath=str(self.path / "history.parquet"))]
+        files: list[Any] = [ParquetDataset(filepath=str(self.path / "history.parquet"))]
         files += [TensorsDataset(filepath=str(self.path / f"{n}.safetensors")) for n in tensors]
         files += [ParquetDataset(filepath=str(self.path / f"{n}.parquet")) for n in tables]
         try:
