@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Collection
 
-__all__ = ["StudyError", "first_line", "nearest"]
+__all__ = ["StudyError", "first_line", "nearest", "root_cause", "without_passwords"]
 
 
 class StudyError(ValueError):
@@ -35,3 +36,20 @@ def nearest(name: str, valid: Collection[str], otherwise: str = "") -> str:
 def first_line(error: object) -> str:
     """Return the first line of an error's text, or its class if it has none."""
     return str(error).strip().split("\n")[0] or type(error).__name__
+
+
+def root_cause(error: BaseException) -> str:
+    """Return one line on the first cause of an error, without passwords."""
+    while cause := error.__cause__ or error.__context__:
+        error = cause
+    return without_passwords(first_line(error))[:200]
+
+
+def without_passwords(text: str) -> str:
+    """Remove users and passwords from the URLs in a text.
+
+    Example:
+        >>> without_passwords("no answer from http://me:secret@example.org/api")
+        'no answer from http://example.org/api'
+    """
+    return re.sub(r"//[^/\s]*@", "//", text)

@@ -16,7 +16,6 @@ from adaptive_opt.errors import StudyError
 from adaptive_opt.files import at, on_disk, read_record
 from adaptive_opt.parameters import (
     RRFunctionParameters,
-    TaskTuningParameters,
     TuningParameters,
     lengths_of,
     search_space,
@@ -25,8 +24,8 @@ from adaptive_opt.parameters import (
 )
 from adaptive_opt.parameters.configuration import changes
 from adaptive_opt.parameters.data import data_parameters
-from adaptive_opt.search.identity import study_name, study_seed, trial_identity
-from adaptive_opt.search.spaces import Dimension, Space
+from adaptive_opt.search.identity import Searches
+from adaptive_opt.search.spaces import Space
 from adaptive_opt.search.storage import Storage
 from adaptive_opt.study import get_task
 
@@ -180,51 +179,30 @@ class Survey:
             return Part("stale", 1.0, "tuning.source")
         if not data or stale_data:
             return Part("stale", why=stale_data) if best else Part("missing")
-        plan, space = self._tuning.tasks[task], Space.from_parameters(given)
-        identity = trial_identity(task, arm, data, self._parameters, plan, space)
-
-        def name(number: int, space: Space) -> str:
-            seed, scale = study_seed(self._tuning.seed, number), self._parameters["scale"]
-            return study_name(scale, task, arm, identity, space, plan, seed)
-
-        if source == "search" and self._made_by(best, space, name):
-            trials = best.get("trials", {})
+        space = Space.from_parameters(given)
+        searches = Searches(task, arm, data, self._parameters, self._tuning, space)
+        if source == "search" and searches.made(best):
+            trials, budget = best.get("trials", {}), searches.plan.budget
             numbers = {"trials": sum(trials.values()), **trials}
-            share = best["budget_units"] / plan.budget if "budget_units" in best else 1.0
+            share = best.get("budget_units", budget) / budget
             if share >= 1:
                 return Part("done", 1.0, numbers=numbers)
             return Part("partly", share, f"{numbers['trials']} trials", numbers)
-        names = [name(number, space) for number in range(self._tuning.studies)]
-        if unfinished := self._unfinished(names, plan):
+        if unfinished := self._unfinished(searches):
             return unfinished
         if not best:
             return Part("missing")
-        changed = changes(best.get("made_of", {}), identity) or "tuning"
+        changed = changes(best.get("made_of", {}), searches.identity) or "tuning"
         return Part("stale", why="tuning.source" if source == "published" else changed)
 
-    def _made_by(
-        self, best: Mapping[str, Any], space: Space, name: Callable[[int, Space], str]
-    ) -> bool:
-        """Whether a record is of these searches, whose spaces may have been widened since."""
-        studies = best.get("studies", [])
-        for number, study in enumerate(studies):
-            searched = space
-            if study.get("widened"):
-                searched = Space({n: Dimension(*d) for n, d in study["space"].items()})
-            if study.get("study") != name(number, searched):
-                return False
-            if study["widened"] > self._tuning.widen:
-                return False
-        return len(studies) == self._tuning.studies
-
-    def _unfinished(self, names: Sequence[str], plan: TaskTuningParameters) -> Part | None:
+    def _unfinished(self, searches: Searches) -> Part | None:
         """Return the state of searches that have trials and no record yet."""
-        states = [trial.state for name in names for trial in self._trials(name)]
+        states = [trial.state for name in searches.names() for trial in self._trials(name)]
         if not states:
             return None
         ended = sum(state.is_finished() for state in states)
         running = any(state.name == "RUNNING" for state in states)
-        budget = plan.budget * len(names)
+        budget = searches.plan.budget * self._tuning.studies
         numbers = {"trials": ended, "budget_units": budget}
         why = f"{ended} trials of about {budget}"
         return Part("running" if running else "partly", min(1.0, ended / budget), why, numbers)

@@ -22,13 +22,12 @@ from typing import Any
 from kedro.framework.hooks import hook_impl
 
 import adaptive_opt
-from adaptive_opt.errors import StudyError
+from adaptive_opt.errors import StudyError, without_passwords
 from adaptive_opt.files import CHECKOUT, PROJECT, changed_at, read_record, write_record
 from adaptive_opt.parameters.models import TrackingParameters
 from adaptive_opt.processes import this_worker
 
 from ..status.outcome import command_line, path_of
-from .sender import without_passwords
 from .training import END, ENVIRONMENT, RUN, SENDER, Record, delete, milliseconds
 
 __all__ = ["TrackedRun", "TrackingHooks", "describe_run", "run_name"]

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import re
 import sqlite3
 import sys
 import time
@@ -22,11 +21,12 @@ from typing import Any
 
 from filelock import FileLock
 
+from adaptive_opt.errors import root_cause, without_passwords
 from adaptive_opt.files import at, changed_at, on_disk, read_record, write_record
 
 from .training import END, RUN, SENDER, Record, delete, is_abandoned, milliseconds
 
-__all__ = ["Delivery", "Store", "UnreachableError", "main", "without_passwords"]
+__all__ = ["Delivery", "Store", "UnreachableError", "main"]
 
 logger = logging.getLogger(__name__)
 
@@ -53,23 +53,6 @@ REFUSALS = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALRE
 
 class UnreachableError(Exception):
     """MLflow does not answer, or failed; another attempt may succeed."""
-
-
-def reason_of(error: BaseException) -> str:
-    """Return one line on the first cause of an error, without passwords."""
-    while cause := error.__cause__ or error.__context__:
-        error = cause
-    return without_passwords(str(error).strip().split("\n")[0])[:200] or type(error).__name__
-
-
-def without_passwords(text: str) -> str:
-    """Remove users and passwords from the URLs in a text.
-
-    Example:
-        >>> without_passwords("no answer from http://me:secret@example.org/api")
-        'no answer from http://example.org/api'
-    """
-    return re.sub(r"//[^/\s]*@", "//", text)
 
 
 class Store:
@@ -112,7 +95,7 @@ class Store:
         try:
             yield
         except Exception as error:
-            reason = reason_of(error)
+            reason = root_cause(error)
             if not (
                 written and isinstance(error, MlflowException) and error.error_code in REFUSALS
             ):
@@ -298,7 +281,7 @@ def main() -> int:
             return _send_until_end(Path(folder), int(process), connect)
     except Exception as error:
         logger.error(without_passwords("".join(traceback.format_exception(error))))
-        _report(Path(folder), reason=f"{type(error).__name__}: {reason_of(error)}")
+        _report(Path(folder), reason=f"{type(error).__name__}: {root_cause(error)}")
         return 1
 
 
@@ -324,8 +307,8 @@ def _send_until_end(folder: Path, process: int, connect: Callable[[], Store]) ->
             failures = 0
         except (UnreachableError, OSError) as error:
             delivery, failures = None, failures + 1
-            logger.warning("%s", reason_of(error))
-            _report(folder, reason=reason_of(error))
+            logger.warning("%s", root_cause(error))
+            _report(folder, reason=root_cause(error))
             if last:
                 return 1
         until = time.monotonic() + (min(LONGEST_PAUSE, 2.0**failures) if failures else POLL)
@@ -344,7 +327,7 @@ def _send_leftovers(own: Path, store: Store) -> None:
                 Delivery(folder, store).send(killed=True)
                 delete(folder)
         except Exception as error:
-            logger.warning("%s is not sent: %s", folder.name, reason_of(error))
+            logger.warning("%s is not sent: %s", folder.name, root_cause(error))
 
 
 def _report(folder: Path, **state: Any) -> None:
