@@ -52,8 +52,8 @@ ENV = click.option("--env", "-e", envvar="KEDRO_ENV", help="Kedro environment.")
 def nest(graph: Mapping[str, Any]) -> dict[str, Any]:
     """Move each dataset of kedro-viz's graph into the namespace that makes it.
 
-    A dataset that no node makes goes into the innermost namespace that all its users share. An
-    edge joins each two things that data pass between, whichever namespaces are open. A namespace
+    A dataset that no node makes goes into the innermost namespace that all its users share. Edges
+    join any two things that data pass between, for every choice of open namespaces. A namespace
     gets the first of the layers that it fills; layers are sorted by name.
 
     Args:
