@@ -1,8 +1,8 @@
-"""Break the code in one place after the other; a test has to notice each.
+"""Change the code in one place at a time; a test must fail for each change.
 
     python tests/mutate.py [words of a mutation's name]
 
-Works on a copy. Prints what noticed each mutation, and exits with 1 if anything survived.
+Works on a copy. Prints the test that fails for each mutation, and exits with 1 if one survives.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ SECOND = "optim/second_order.py"
 ESTIMATE = "optim/curvature_estimate.py"
 FIDELITY = "curvature/fidelity.py"
 
-# name, file under src/adaptive_opt, what stands there, what to put, tests
+# name, file under src/adaptive_opt, text, replacement, tests
 MUTATIONS = [
     ("beta1 swapped", SECOND, 'ops.lerp_(m, grads, self._factor(1 - group["betas"][0]', 'ops.lerp_(m, grads, self._factor(group["betas"][0]', "optim"),
     ("no clip", SECOND, 'ops.clip_(update, self._factor(group["rho"], params))', "_ = 0", "optim"),
@@ -157,7 +157,7 @@ MUTATIONS = [
 
 
 def noticed(folder: Path, tests: str) -> str | None:
-    """The first test that fails in the copy, or None."""
+    """Return the first test that fails in the copy, or None."""
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
     reference = str(PROJECT.parent / "shared" / "reference")
     env = {"ADAPTIVE_OPT_REFERENCE": reference, **os.environ, "PYTHONPATH": str(folder / "src")}
@@ -172,14 +172,14 @@ def noticed(folder: Path, tests: str) -> str | None:
 
 
 def copy(folder: Path) -> None:
-    """The project without what was made from it."""
+    """Copy the project without generated files."""
     ignored = (".git", ".venv", ".*_cache", ".viz", "__pycache__", "data", "mlflow.db")
     ignored += ("mlflow_artifacts", "mlflow_unsent")
     shutil.copytree(PROJECT, folder, ignore=shutil.ignore_patterns(*ignored))
 
 
 def main() -> None:
-    """Try every mutation whose name has the words asked for."""
+    """Try every mutation whose name contains the given words."""
     words = sys.argv[1:]
     chosen = [m for m in MUTATIONS if all(w in m[0] for w in words)]
     for tests in sorted({m[-1] for m in chosen}):
@@ -187,7 +187,7 @@ def main() -> None:
             folder = Path(temporary) / PROJECT.name
             copy(folder)
             found = noticed(folder, tests)
-        if found:  # a test that fails anyway notices nothing
+        if found:  # a test that also fails without the mutation proves nothing
             raise SystemExit(f"{tests} does not pass without any mutation: {found}")
     survivors = []
     for name, file, old, new, tests in chosen:

@@ -250,7 +250,6 @@ def test_an_interrupt_ends_the_workers_in_order(make, tmp_path):
     )
 
     def interrupt():
-        # Not earlier: Python drops an interrupt that arrives in a function called at a fork.
         while not begun.exists():
             time.sleep(0.1)
         os.kill(os.getpid(), signal.SIGINT)

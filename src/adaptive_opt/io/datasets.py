@@ -184,29 +184,30 @@ class ParquetDataset(_AtomicFile, _CheckedParquet):
     """A table for programs, as Parquet with a checksum."""
 
 
-class _CheckedJSON(KedroJSONDataset):
-    """Stores the checksum of a record under its last key."""
-
-    def save(self, data: dict[str, Any]) -> None:
-        super().save({**data, CHECKSUM: _record_checksum(data)})
-
-    def load(self) -> Any:
-        record = super().load()
-        if not isinstance(record, dict):
-            raise TypeError("it is not a JSON object")
-        if record.pop(CHECKSUM, None) != _record_checksum(record):
-            raise ValueError(MISMATCH)
-        return record
-
-
 def _record_checksum(record: Mapping[str, Any]) -> str:
     """Return a checksum that does not depend on the layout or the order of keys."""
     as_read = json.loads(json.dumps(record))
     return str(_checksum(json.dumps(as_read, sort_keys=True).encode()).hexdigest())
 
 
-class RecordDataset(_AtomicFile, _CheckedJSON):
-    """A small record that later runs depend on, as JSON with a checksum."""
+class RecordDataset(JSONDataset):
+    """A small record that later runs depend on, as JSON with a checksum as its last key."""
+
+    def save(self, data: dict[str, Any]) -> None:
+        """Write the record and its checksum."""
+        super().save({**data, CHECKSUM: _record_checksum(data)})
+
+    def load(self) -> dict[str, Any]:
+        """Read the record and compare it with its checksum.
+
+        Raises:
+            DatasetError: the file does not exist, is damaged, or cannot be reached.
+        """
+        record = super().load()
+        found = record.pop(CHECKSUM, None) if isinstance(record, dict) else None
+        if found is None or found != _record_checksum(record):
+            raise _load_error(at(self._name), ValueError(MISMATCH))
+        return dict(record)
 
 
 class _CheckedTensors(AbstractDataset[Any, Any]):

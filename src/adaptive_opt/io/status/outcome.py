@@ -53,20 +53,13 @@ class OutcomeHooks:
     """
 
     def __init__(self, tracked: Callable[[], str] = lambda: "") -> None:
-        self._begun = 0.0
-        self._done = 0
-        self._failed: str | None = None
+        self._begun, self._failed = 0.0, ""
         self._tracked = tracked
 
     @hook_impl
     def before_pipeline_run(self) -> None:
         """Store the time."""
-        self._begun, self._done, self._failed = time.time() - CLOCK_TOLERANCE, 0, None
-
-    @hook_impl
-    def after_node_run(self) -> None:
-        """Count the node."""
-        self._done += 1
+        self._begun, self._failed = time.time() - CLOCK_TOLERANCE, ""
 
     @hook_impl
     def on_node_error(self, node: Any) -> None:
@@ -92,12 +85,10 @@ class OutcomeHooks:
             context.meta[FAILED_ARMS] = failed
 
     @hook_impl(trylast=True)
-    def on_pipeline_error(self, pipeline: Any) -> None:
-        """Print what failed and how to continue, unless the error came before any node."""
-        if self._done or self._failed:
-            at = f" in {self._failed}" if self._failed else ""
-            done = f"after {self._done} of {len(pipeline.nodes)} nodes"
-            click.echo(f"\nFailed{at}, {done}. {how_to_continue()}", err=True)
+    def on_pipeline_error(self) -> None:
+        """Print which node failed and how to continue."""
+        if self._failed:
+            click.echo(f"\nFailed in {self._failed}. {how_to_continue()}", err=True)
 
 
 def how_to_continue() -> str:
