@@ -44,6 +44,8 @@ __all__ = [
     "TensorsDataset",
     "TextDataset",
     "UnreachableDatasetError",
+    "disk_error",
+    "load_error",
 ]
 
 CHECKSUM = "checksum"
@@ -89,10 +91,7 @@ class _AtomicFile:
         try:
             write_whole(path, write)
         except OSError as error:
-            raise DatasetError(
-                f"{path} cannot be written ({error.strerror or error}); make room there, or the "
-                "folder writable, or name another folder in ADAPTIVE_OPT_FOLDER, and run again"
-            ) from error
+            raise disk_error(path, "written", error) from error
 
     def load(self) -> Any:
         """Read the file.
@@ -108,7 +107,7 @@ class _AtomicFile:
                 return parent.load()
         except Exception as error:  # each format raises its own
             cause = error.__cause__ if isinstance(error, DatasetError) else error
-            raise _load_error(path, cause or error) from error
+            raise load_error(path, cause or error) from error
 
     def _exists(self) -> bool:
         return exists(at(self._name))
@@ -125,7 +124,16 @@ class _AtomicFile:
             vars(self).update(kept)
 
 
-def _load_error(path: Path, error: BaseException) -> DatasetError:
+def disk_error(path: Path, done: str, error: OSError) -> DatasetError:
+    """Return the error for a file that cannot be written, locked or deleted."""
+    return DatasetError(
+        f"{path} cannot be {done} ({error.strerror or error}); make room there or the folder "
+        "writable, or name another folder in ADAPTIVE_OPT_FOLDER"
+    )
+
+
+def load_error(path: Path, error: BaseException) -> DatasetError:
+    """Return the error for a file that cannot be loaded."""
     if isinstance(error, UnreachableError):
         return UnreachableDatasetError(f"{path} cannot be reached ({error}); run again when it can")
     if isinstance(error, FileNotFoundError):
@@ -206,7 +214,7 @@ class RecordDataset(JSONDataset):
         record = super().load()
         found = record.pop(CHECKSUM, None) if isinstance(record, dict) else None
         if found is None or found != _record_checksum(record):
-            raise _load_error(at(self._name), ValueError(MISMATCH))
+            raise load_error(at(self._name), ValueError(MISMATCH))
         return dict(record)
 
 

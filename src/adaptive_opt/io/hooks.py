@@ -94,15 +94,9 @@ def check_way(run_params: dict[str, Any]) -> None:
     """
     for name, why in REFUSED_RUNNERS.items():
         if name in str(run_params.get("runner")):
-            raise StudyError(
-                f"{name} {why}; leave out --runner, which runs one node per core, set the number "
-                "by --runner-params=workers=2, or use --runner=adaptive_opt.io.RayRunner"
-            )
+            raise StudyError(f"{name} {why}; leave --runner out, or use adaptive_opt.io.RayRunner")
     if run_params.get("load_versions"):
-        raise StudyError(
-            "--load-versions: results have one version; leave the option out, and name another "
-            "folder in ADAPTIVE_OPT_FOLDER to keep the results of two runs"
-        )
+        raise StudyError("--load-versions: results have one version; leave the option out")
 
 
 def _stale_data(data: dict[str, Any], pipeline: Any, catalog: Any) -> list[Fault]:
@@ -153,10 +147,7 @@ def _zoo_arms(pipeline: Any) -> list[str]:
     searched = _searched(pipeline.inputs() | pipeline.all_outputs())
     found = sorted({arm for _, arm in searched} & {*arm_names("zoo")})
     if found and importlib.util.find_spec("pytorch_optimizer") is None:
-        raise StudyError(
-            f"the arms {', '.join(found)} need the package pytorch_optimizer: "
-            "pip install 'adaptive_opt[zoo]'"
-        )
+        raise StudyError(f"{', '.join(found)}: missing package; pip install 'adaptive_opt[zoo]'")
     return found
 
 

@@ -21,6 +21,8 @@ from .datasets import (
     RecordDataset,
     TensorsDataset,
     UnreachableDatasetError,
+    disk_error,
+    load_error,
 )
 
 __all__ = ["RunFolder", "RunFolderDataset", "RunSummaryDataset"]
@@ -81,10 +83,7 @@ class RunFolder:
             _LOCKS[self.path] = lock
             self._holder.write_text(f"process {os.getpid()} on {socket.gethostname()}", "utf-8")
         except OSError as error:
-            raise DatasetError(
-                f"{self.path} cannot be locked ({error.strerror or error}); make the folder "
-                "writable, or name another one in ADAPTIVE_OPT_FOLDER"
-            ) from error
+            raise disk_error(self.path, "locked", error) from error
 
     def unlock(self) -> None:
         """Release the lock, if this process holds it."""
@@ -105,13 +104,11 @@ class RunFolder:
         Raises:
             DatasetError: the summary cannot be deleted.
         """
+        summary = self.path / "summary.json"
         try:
-            remove(self.path / "summary.json")
+            remove(summary)
         except OSError as error:
-            raise DatasetError(
-                f"{self.path}/summary.json cannot be deleted ({error.strerror or error}); make the "
-                "folder writable, or run again when it can be reached"
-            ) from error
+            raise disk_error(summary, "deleted", error) from error
 
     def finished(
         self, digest: str, tensors: Sequence[str] = ("weights",), tables: Sequence[str] = ()
@@ -144,9 +141,7 @@ class RunFolder:
         except UnreachableDatasetError:
             raise
         except UnreachableError as error:
-            raise UnreachableDatasetError(
-                f"{record} cannot be reached ({error}); run again when it can"
-            ) from error
+            raise load_error(record, error) from error
         except DatasetError as error:
             logger.warning("Training the run in %s again: %s", self.path, error)
             return None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -120,7 +121,7 @@ class Survey:
 
     Attributes:
         cells: the state of each (task, arm).
-        hidden: why searches in progress cannot be seen; None if they can.
+        hidden: why searches in progress cannot be seen; empty if they can.
     """
 
     def __init__(
@@ -132,7 +133,6 @@ class Survey:
     ) -> None:
         self.hidden = ""
         self._parameters, self._files, self._storage = parameters, files, storage
-        self._opened: Any = None
         self._tuning = TuningParameters(**parameters["tuning"])
         self._data = {task: self._data_of(task) for task in {task for task, _ in asked}}
         self.cells = [self._cell(*pair, parts) for pair, parts in asked.items()]
@@ -197,7 +197,18 @@ class Survey:
 
     def _unfinished(self, searches: Searches) -> Part | None:
         """Return the state of searches that have trials and no record yet."""
-        states = [trial.state for name in searches.names() for trial in self._trials(name)]
+        if self.hidden or self._storage.absent:
+            return None
+        states: list[Any] = []
+        try:
+            storage = self._storage.open()
+            with self._storage.explained():
+                for name in searches.names():
+                    with suppress(KeyError):  # there is no study of this name
+                        study = storage.get_study_id_from_name(name)
+                        states += [t.state for t in storage.get_all_trials(study, deepcopy=False)]
+        except StudyError as error:
+            self.hidden = str(error)
         if not states:
             return None
         ended = sum(state.is_finished() for state in states)
@@ -206,20 +217,6 @@ class Survey:
         numbers = {"trials": ended, "budget_units": budget}
         why = f"{ended} trials of about {budget}"
         return Part("running" if running else "partly", min(1.0, ended / budget), why, numbers)
-
-    def _trials(self, name: str) -> list[Any]:
-        if self.hidden or (self._opened is None and self._storage.absent):
-            return []
-        try:
-            self._opened = self._opened or self._storage.open()
-            with self._storage.explained():
-                study = self._opened.get_study_id_from_name(name)
-                return list(self._opened.get_all_trials(study, deepcopy=False))
-        except KeyError:
-            return []
-        except StudyError as error:
-            self.hidden = str(error)
-            return []
 
     def _training(
         self, task: str, arm: str, best: dict[str, Any], summary: dict[str, Any], searched: bool

@@ -77,7 +77,7 @@ class OutcomeHooks:
             for name, reason in failed.items():
                 click.echo(f"  {name}: {reason}", err=True)
             click.echo(
-                "Everything else is complete. Change their search space (tuning.spaces) and run "
+                "The rest is complete. Change their search space (tuning.spaces) and run "
                 "the same command again.",
                 err=True,
             )

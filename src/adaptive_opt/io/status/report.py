@@ -190,9 +190,7 @@ def look(pipeline: Any, env: str | None, params: dict[str, Any]) -> tuple[dict[s
     files = Files(lambda name: catalog.resolve_pattern(name)["filepath"])
     database = {k: v for k, v in catalog.resolve_pattern("tuning_storage").items() if k != "type"}
     if not (asked := _asked(pipeline)):
-        raise StudyError(
-            "the selected pipelines and tags have no searches and no runs; select others"
-        )
+        raise StudyError("the selected part has no searches and no runs; select another")
     survey = Survey(asked, parameters, files, StudyStorageDataset(**database).load())
     command = command_line().replace(" adaptive status", " run", 1).replace(" --json", "")
     return as_record(survey.cells, parameters, survey.hidden), command or "kedro run"
