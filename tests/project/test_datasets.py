@@ -98,6 +98,12 @@ def test_a_full_disk_is_a_sentence_and_loses_nothing(tmp_path):
     assert left == ["t.md", "t.parquet", "t.safetensors"]
 
 
+def test_a_dataset_has_one_version(tmp_path):
+    config = {"type": JSONDataset, "filepath": str(tmp_path / "t.json"), "versioned": True}
+    with pytest.raises(DatasetError, match="results have one version; remove `versioned: true`"):
+        JSONDataset.from_config("t", config)
+
+
 def test_records_are_read_where_there_are_any(tmp_path):
     data = RecordsDataset(folder=str(tmp_path / "none"), pattern="step_*.json")
     assert data.exists()

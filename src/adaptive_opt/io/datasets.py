@@ -71,6 +71,8 @@ class _AtomicFile:
     """
 
     def __init__(self, *, filepath: str, **settings: Any) -> None:
+        if settings.get("version"):
+            raise DatasetError(f"{filepath}: results have one version; remove `versioned: true`")
         parent: Any = super()
         parent.__init__(filepath=filepath, **settings)
         self._name = str(filepath)  # Kedro's attributes do not keep the host of a URL
