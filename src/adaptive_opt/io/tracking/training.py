@@ -88,7 +88,7 @@ class TrackedTraining:
 
     def observe(self, block: HistoryBlock) -> None:
         """Add a block of the history to the curves."""
-        self._update("RUNNING", partial(self._add, block))
+        self._update("RUNNING", partial(self._add_block, block))
 
     def finish(self, history: pd.DataFrame, summary: dict[str, Any]) -> None:
         """Complete the curves from the whole history; add costs and outcome."""
@@ -110,30 +110,24 @@ class TrackedTraining:
         except Exception as error:
             _warn_once("MLflow misses curves: %s cannot be written: %s", self._path, str(error))
 
-    def _part(self, iteration: int, length: int) -> str:
-        """Return the part of a curve; ``points`` parts and the end keep their first value."""
-        return str(iteration * self._settings["points"] // length)
-
-    def _add(self, block: HistoryBlock) -> None:
-        for iteration in sorted(block.rows):
-            part = self._part(iteration, block.iterations)
-            for name in CURVES:
-                values = block.rows[iteration].get(name, np.empty(0))
-                for seed, value, end in zip(block.seeds, values, block.diverged_at, strict=False):
-                    if part not in self._curve(seed, name) and (end is None or iteration < end):
-                        self._put(seed, name, part, iteration, np.float32(value))  # as is saved
+    def _add_block(self, block: HistoryBlock) -> None:
+        for iteration, values in block.rows.items():
+            for name in (n for n in CURVES if n in values):
+                for seed, value, end in zip(
+                    block.seeds, values[name], block.diverged_at, strict=False
+                ):
+                    if end is None or iteration < end:  # history has float32
+                        self._put(seed, name, iteration, block.iterations, np.float32(value))
 
     def _complete(self, history: pd.DataFrame, summary: dict[str, Any]) -> None:
-        length = summary["iterations"]
-        for seed, rows in history.sort_values("iteration", ascending=False).groupby("seed"):
+        length, diverged_at = summary["iterations"], summary["diverged_at"]
+        for seed, rows in history.groupby("seed"):
             for name in (n for n in CURVES if n in rows):
-                points = zip(rows["iteration"], rows[name], strict=True)
-                first = {self._part(t, length): (t, x) for t, x in points if math.isfinite(x)}
-                for part, point in first.items():
-                    self._put(seed, name, part, *point)
-            for column in (n for n in rows if n in COSTS or str(n).startswith("test_")):
-                self._put(seed, column, "end", length, rows[column].iloc[0])
-        diverged_at = summary["diverged_at"]
+                for iteration, value in zip(rows["iteration"], rows[name], strict=True):
+                    self._put(seed, name, iteration, length, value)
+            last = rows.loc[rows["iteration"].idxmax()]
+            for name in (n for n in rows if n in COSTS or str(n).startswith("test_")):
+                self._put(seed, name, length, length, last[name], "end")
         ends = zip(summary["seeds"], diverged_at, strict=True)
         self._state["diverged_at"] = {str(seed): end for seed, end in ends if end is not None}
         losses = [math.inf if x is None else x for x in summary["final_train_loss"]]
@@ -143,16 +137,16 @@ class TrackedTraining:
         finite = {name: float(x) for name, x in values.items() if math.isfinite(x)}
         self._state["summary"] = finite
 
-    def _curve(self, seed: Any, name: Any) -> dict[str, list[Any]]:
-        """Return a metric of a seed: by part iteration, value and milliseconds."""
-        curve: dict[str, list[Any]]
-        curve = self._state["seeds"].setdefault(str(seed), {}).setdefault(str(name), {})
-        return curve
+    def _put(
+        self, seed: Any, name: Any, iteration: Any, length: int, value: Any, part: str = ""
+    ) -> None:
+        """Add a point to a curve, which keeps the first finite one of each of its ``points`` parts.
 
-    def _put(self, seed: Any, name: Any, part: str, iteration: Any, value: Any) -> None:
-        """Set a point; the same again keeps its time, so that MLflow stores it once."""
-        curve = self._curve(seed, name)
-        if math.isfinite(value) and (part not in curve or curve[part][0] != iteration):
+        The same point again keeps its time, so that MLflow stores it once.
+        """
+        part = part or str(iteration * self._settings["points"] // length)
+        curve = self._state["seeds"].setdefault(str(seed), {}).setdefault(str(name), {})
+        if math.isfinite(value) and (part not in curve or iteration < curve[part][0]):
             curve[part] = [int(iteration), float(value), milliseconds()]
 
 
