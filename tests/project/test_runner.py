@@ -21,7 +21,7 @@ from kedro_datasets.pandas import CSVDataset
 from pluggy import PluginManager
 
 from adaptive_opt.errors import StudyError
-from adaptive_opt.io.runners.base import REMOTE_DATA
+from adaptive_opt.io.runners import REMOTE_DATA
 from adaptive_opt.io.runners.local_runner import StudyRunner
 from tests.project.conftest import kedro
 

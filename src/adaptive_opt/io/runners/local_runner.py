@@ -22,7 +22,7 @@ from adaptive_opt.processes import (
     raise_interrupt_on_termination,
 )
 
-from .base import (
+from . import (
     SHUTDOWN_TIMEOUT,
     Event,
     Job,

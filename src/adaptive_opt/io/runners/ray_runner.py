@@ -26,7 +26,7 @@ from adaptive_opt.processes import keep_freed_memory
 
 from ..private_interfaces import local_ray_options
 from ..tracking.training import ENVIRONMENT
-from .base import (
+from . import (
     SHUTDOWN_TIMEOUT,
     Event,
     Job,
