@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -55,8 +54,6 @@ DIGEST_SIZE = 32
 """Bytes of the checksum in a Parquet file."""
 
 MISMATCH = "the content does not match the checksum"
-
-URL_VARIABLE = "ADAPTIVE_OPT_TUNING_STORAGE"
 
 
 class UnreachableDatasetError(DatasetError):
@@ -340,10 +337,8 @@ class StudyStorageDataset(ReadOnlyDataset):
     """The Optuna database of the searches: a SQLite file, or a server for many hosts.
 
     Args:
-        url: SQLAlchemy URL without password.
-        credentials: may have ``url``, a URL with password, from ``conf/local/credentials.yml``. It
-            overrides ``url``; the environment variable ``ADAPTIVE_OPT_TUNING_STORAGE`` overrides
-            both.
+        url, credentials: see :meth:`adaptive_opt.search.storage.Storage.configured`; credentials
+            are in ``conf/local/credentials.yml``.
         metadata: for Kedro's plugins.
     """
 
@@ -354,8 +349,7 @@ class StudyStorageDataset(ReadOnlyDataset):
         credentials: dict[str, Any] | None = None,
         metadata: dict[str, Any] | None = None,
     ) -> None:
-        secret = os.environ.get(URL_VARIABLE) or (credentials or {}).get("url")
-        self._storage = Storage(secret or url)
+        self._storage = Storage.configured(url, credentials)
         super().__init__({"storage": self._storage.name}, metadata)
 
     def load(self) -> Storage:

@@ -53,13 +53,18 @@ class OutcomeHooks:
     """
 
     def __init__(self, tracked: Callable[[], str] = lambda: "") -> None:
-        self._begun, self._failed = 0.0, ""
+        self._begun, self._started, self._failed = 0.0, False, ""
         self._tracked = tracked
 
     @hook_impl
     def before_pipeline_run(self) -> None:
         """Store the time."""
-        self._begun, self._failed = time.time() - CLOCK_TOLERANCE, ""
+        self._begun, self._started, self._failed = time.time() - CLOCK_TOLERANCE, False, ""
+
+    @hook_impl
+    def before_node_run(self) -> None:
+        """Store that a node has started."""
+        self._started = True
 
     @hook_impl
     def on_node_error(self, node: Any) -> None:
@@ -86,9 +91,10 @@ class OutcomeHooks:
 
     @hook_impl(trylast=True)
     def on_pipeline_error(self) -> None:
-        """Print which node failed and how to continue."""
-        if self._failed:
-            click.echo(f"\nFailed in {self._failed}. {how_to_continue()}", err=True)
+        """Print which node failed and how to continue, if any node has started."""
+        if self._started or self._failed:
+            failed = f" in {self._failed}" if self._failed else ""
+            click.echo(f"\nFailed{failed}. {how_to_continue()}", err=True)
 
 
 def how_to_continue() -> str:

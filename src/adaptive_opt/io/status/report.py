@@ -11,6 +11,7 @@ from statistics import mean
 from typing import Any
 
 from adaptive_opt.errors import StudyError
+from adaptive_opt.search.storage import Storage
 from adaptive_opt.study import ARMS, EVERY_TASK, get_arm
 
 from .grid import Cell, Files, Part, Survey
@@ -178,7 +179,6 @@ def look(pipeline: Any, env: str | None, params: dict[str, Any]) -> tuple[dict[s
     from adaptive_opt.files import CHECKOUT
 
     from ..configuration import LOADER_ARGUMENTS, ConfigurationLoader
-    from ..datasets import StudyStorageDataset
     from ..hooks import check_parameters
 
     env = env or os.environ.get("KEDRO_ENV")
@@ -188,10 +188,11 @@ def look(pipeline: Any, env: str | None, params: dict[str, Any]) -> tuple[dict[s
     unknown = {"{default}": {"type": "kedro.io.MemoryDataset"}}  # Kedro's own default
     catalog = CatalogConfigResolver(loader["catalog"], loader["credentials"], unknown)
     files = Files(lambda name: catalog.resolve_pattern(name)["filepath"])
-    database = {k: v for k, v in catalog.resolve_pattern("tuning_storage").items() if k != "type"}
+    database = catalog.resolve_pattern("tuning_storage")
+    storage = Storage.configured(database["url"], database.get("credentials"))
     if not (asked := _asked(pipeline)):
         raise StudyError("the selected part has no searches and no runs; select another")
-    survey = Survey(asked, parameters, files, StudyStorageDataset(**database).load())
+    survey = Survey(asked, parameters, files, storage)
     command = command_line().replace(" adaptive status", " run", 1).replace(" --json", "")
     return as_record(survey.cells, parameters, survey.hidden), command or "kedro run"
 
