@@ -42,9 +42,6 @@ __all__ = [
     "StudyStorageDataset",
     "TensorsDataset",
     "TextDataset",
-    "UnreachableDatasetError",
-    "disk_error",
-    "load_error",
 ]
 
 CHECKSUM = "checksum"
@@ -337,7 +334,7 @@ class StudyStorageDataset(ReadOnlyDataset):
     """The Optuna database of the searches: a SQLite file, or a server for many hosts.
 
     Args:
-        url, credentials: see :meth:`adaptive_opt.search.storage.Storage.configured`; credentials
+        url, credentials: see :meth:`.Storage.configured`; credentials
             are in ``conf/local/credentials.yml``.
         metadata: for Kedro's plugins.
     """

@@ -76,8 +76,8 @@ def check_parameters(
     Args:
         parameters: all parameters.
         pipeline: the pipeline to run.
-        conf, env, given: see :func:`adaptive_opt.parameters.checks.describe_faults`.
-        classes: see :func:`adaptive_opt.parameters.find_faults`.
+        conf, env, given: see :func:`.describe_faults`.
+        classes: see :func:`.find_faults`.
 
     Raises:
         StudyError: lists every fault with its file and key.

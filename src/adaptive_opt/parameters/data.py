@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from adaptive_opt.files import PROJECT
 from adaptive_opt.study import get_task
 
-__all__ = ["DATA_MODELS", "RAW", "ImageDataParameters", "TextDataParameters", "data_parameters"]
+__all__ = ["RAW", "ImageDataParameters", "TextDataParameters", "data_parameters"]
 
 RAW = PROJECT / "data" / "01_raw"
 """Folder of downloads."""
