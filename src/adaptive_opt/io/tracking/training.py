@@ -125,9 +125,9 @@ class TrackedTraining:
             for name in (n for n in CURVES if n in rows):
                 for iteration, value in zip(rows["iteration"], rows[name], strict=True):
                     self._put(seed, name, iteration, length, value)
-            last = rows.sort_values("iteration").iloc[-1]
+            ordered = rows.sort_values("iteration")
             for column in (n for n in rows if n in COSTS or str(n).startswith("test_")):
-                self._put(seed, column, length, length, last[column], "end")
+                self._put(seed, column, length, length, ordered[column].iloc[-1], "end")
         ends = zip(summary["seeds"], diverged_at, strict=True)
         self._state["diverged_at"] = {str(seed): end for seed, end in ends if end is not None}
         losses = [math.inf if x is None else x for x in summary["final_train_loss"]]
