@@ -1,8 +1,8 @@
-"""Break the code in one place after the other; a test has to notice each.
+"""Change the code in one place at a time; a test must fail for each change.
 
     python tests/mutate.py [words of a mutation's name]
 
-Works on a copy. Prints what noticed each mutation, and exits with 1 if anything survived.
+Works on a copy. Prints the test that fails for each mutation, and exits with 1 if one survives.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ SECOND = "optim/second_order.py"
 ESTIMATE = "optim/curvature_estimate.py"
 FIDELITY = "curvature/fidelity.py"
 
-# name, file under src/adaptive_opt, what stands there, what to put, tests
+# name, file under src/adaptive_opt, text, replacement, tests
 MUTATIONS = [
     ("beta1 swapped", SECOND, 'ops.lerp_(m, grads, self._factor(1 - group["betas"][0]', 'ops.lerp_(m, grads, self._factor(group["betas"][0]', "optim"),
     ("no clip", SECOND, 'ops.clip_(update, self._factor(group["rho"], params))', "_ = 0", "optim"),
@@ -121,9 +121,9 @@ MUTATIONS = [
     ("half a draw kept", "search/study.py", "half_drawn = len(trial.params) < len(self.space)", "half_drawn = False", "search/test_study.py"),
     ("the rest of a batch drawn after it", "search/study.py", "return max([len(trials), *ends]) if ends else", "return len(trials) if ends else", "search/test_study.py"),
     ("a damaged trial believed", "search/study.py", "not _is_intact(trial)", "False", "search/test_study.py"),
-    ("a damaged record believed", "io/checksums.py", "if record.get(KEY) != _of_record(found):", "if False:", "project/test_datasets.py"),
-    ("a damaged table believed", "io/checksums.py", "if begin < 0 or content[begin:start] != _digest(content[:begin], content[start:]):", "if begin < 0:", "project/test_datasets.py"),
-    ("damaged tensors believed", "io/datasets.py", "if known.get(KEY) != tensors_checksum(tensors):", "if False:", "project/test_datasets.py"),
+    ("a damaged record believed", "io/datasets.py", "if found is None or found != _record_checksum(record):", "if found is None:", "project/test_datasets.py"),
+    ("a damaged table believed", "io/datasets.py", "if content[start:end] != _checksum(content[:start] + content[end:]).digest():", "if False:", "project/test_datasets.py"),
+    ("damaged tensors believed", "io/datasets.py", "if stored != _tensors_checksum(tensors):", "if False:", "project/test_datasets.py"),
     ("dead worker's trial paid for", "search/study.py", 'if trial.state.name == "FAIL" and result.get("outcome") != "failed":', "if False:", "search/test_study.py"),
     ("workers draw alike", "search/study.py", "self.inner = make(trial.number)", "self.inner = make(0)", "search/test_study.py"),
     ("a trial given away is finished twice", "search/batches.py", ", own.state == TrialState.RUNNING", ",", "search/test_batches.py"),
@@ -143,7 +143,7 @@ MUTATIONS = [
     ("worst run is best", "evidence/rahimi_recht.py", ".to_numpy().argmin()", ".to_numpy().argmax()", "evidence"),
     ("written in place", "files.py", "write(partial)\n        os", "write(path)\n        os", "project/test_datasets.py"),
     ("soft merge lost", "io/configuration.py", '"merge_strategy": {"parameters": "soft"}', '"merge_strategy": {}', "project/test_parameters.py"),
-    ("a stale run looks done", "io/status/grid.py", 'if summary.get("digest") != identity.digest:', "if False:", "project/test_status.py"),
+    ("a stale run looks done", "io/status/grid.py", 'if summary.get("digest") == identity.digest:', "if True:", "project/test_status.py"),
     ("a checkpoint of another run counts", "io/status/grid.py", 'if saved.get("digest") != identity.digest:', "if not saved:", "project/test_status.py"),
     ("results of an earlier run are told", "io/status/outcome.py", "and changed_at(path) >= self._begun", "", "project/test_status.py"),
     ("faults stop at the first", "parameters/faults.py", "return [_fault(model, e, prefix) for e in error", "return [_fault(model, e, prefix) for e in error.errors()[:1]] or [_fault(model, e, prefix) for e in error", "project/test_parameters.py"),
@@ -157,7 +157,7 @@ MUTATIONS = [
 
 
 def noticed(folder: Path, tests: str) -> str | None:
-    """The first test that fails in the copy, or None."""
+    """Return the first test that fails in the copy, or None."""
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
     reference = str(PROJECT.parent / "shared" / "reference")
     env = {"ADAPTIVE_OPT_REFERENCE": reference, **os.environ, "PYTHONPATH": str(folder / "src")}
@@ -172,14 +172,14 @@ def noticed(folder: Path, tests: str) -> str | None:
 
 
 def copy(folder: Path) -> None:
-    """The project without what was made from it."""
+    """Copy the project without generated files."""
     ignored = (".git", ".venv", ".*_cache", ".viz", "__pycache__", "data", "mlflow.db")
     ignored += ("mlflow_artifacts", "mlflow_unsent")
     shutil.copytree(PROJECT, folder, ignore=shutil.ignore_patterns(*ignored))
 
 
 def main() -> None:
-    """Try every mutation whose name has the words asked for."""
+    """Try every mutation whose name contains the given words."""
     words = sys.argv[1:]
     chosen = [m for m in MUTATIONS if all(w in m[0] for w in words)]
     for tests in sorted({m[-1] for m in chosen}):
@@ -187,7 +187,7 @@ def main() -> None:
             folder = Path(temporary) / PROJECT.name
             copy(folder)
             found = noticed(folder, tests)
-        if found:  # a test that fails anyway notices nothing
+        if found:  # a test that also fails without the mutation proves nothing
             raise SystemExit(f"{tests} does not pass without any mutation: {found}")
     survivors = []
     for name, file, old, new, tests in chosen:

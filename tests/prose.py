@@ -13,8 +13,11 @@ from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parent.parent
 
-CHECKED = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/**/*.md", "docs/*.py")
-"""Files to check. To check more, add "src/**/*.py" and "conf/**/*.yml"."""
+CHECKED = (
+    *("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/**/*.md", "docs/*.py"),
+    *("src/**/*.py", "conf/**/*.yml"),
+)
+"""Files to check."""
 
 LONGEST = 25
 """Words of a sentence of a Markdown page."""
@@ -32,7 +35,7 @@ BANNED = {
     r"put on record": "recorded",
     r"holds? nothing up": "does not block",
     r"what is asked|what it is told": "name the thing",
-    r"word for word|by its own words": "verbatim",
+    r"word for word(?!,)|by its own words": "verbatim",
     r"in earnest": "really, or leave it out",
     r"one's own": "your own",
     r"is no more\b|has gone there": "say what happens",

@@ -1,5 +1,6 @@
-"""Memory that a process keeps after freeing it, and its termination."""
+"""Memory that a process keeps after freeing it, its interrupts and its termination."""
 
+import os
 import platform
 import subprocess
 import sys
@@ -37,7 +38,7 @@ INTERRUPT = """
 import os
 import signal
 import time
-from adaptive_opt.io.runners.local_runner import raise_interrupt_on_termination
+from adaptive_opt.processes import raise_interrupt_on_termination
 
 class Interrupted:
     def __del__(self):
@@ -57,3 +58,28 @@ def test_termination_within_a_destructor_still_interrupts():
     program = [sys.executable, "-c", INTERRUPT]
     done = subprocess.run(program, capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("interrupted\n", "")
+
+
+FORK = """
+import os
+import signal
+from adaptive_opt.processes import delay_interrupt
+
+os.register_at_fork(before=lambda: os.kill(os.getpid(), signal.SIGINT))
+signal.signal(signal.SIGINT, signal.default_int_handler)
+try:
+    with delay_interrupt():
+        if os.fork() == 0:
+            os._exit(0)
+        print("forked")
+except KeyboardInterrupt:
+    print("interrupted")
+assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_ctrl_c_during_a_fork_interrupts_after_it():
+    program = [sys.executable, "-c", FORK]
+    done = subprocess.run(program, capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("forked\ninterrupted\n", "")

@@ -17,11 +17,12 @@ from kedro.pipeline import Pipeline
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 
-from adaptive_opt.errors import StudyError
-from adaptive_opt.io.configuration import nearest
-from adaptive_opt.io.hooks import check_way, known_tags
+from adaptive_opt.errors import StudyError, nearest
+from adaptive_opt.io.hooks import check_way
 from adaptive_opt.io.private_interfaces import check_versions, replace_viz_commands
-from adaptive_opt.io.status.outcome import EXIT_FAILED_ARMS, FAILED_ARMS, how_to_go_on
+from adaptive_opt.io.status.outcome import EXIT_FAILED_ARMS, FAILED_ARMS, how_to_continue
+from adaptive_opt.pipelines.selection import StudyPipeline
+from adaptive_opt.study import known_tags, run_tags
 
 USER_ERRORS = (StudyError, DatasetError, MissingConfigException)
 """Errors that the user can correct; shown without a traceback."""
@@ -125,7 +126,7 @@ def _run(**options: Any) -> Any:
         faults = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
         raise click.ClickException("\n  ".join(["mlflow.yml has faults:", *faults])) from error
     except KeyboardInterrupt:
-        click.echo(f"\nInterrupted. {how_to_go_on()}", err=True)
+        click.echo(f"\nInterrupted. {how_to_continue()}", err=True)
         raise
     if click.get_current_context().meta.get(FAILED_ARMS):
         sys.exit(EXIT_FAILED_ARMS)
@@ -163,7 +164,15 @@ def select_pipeline(
     _check_names("task, arm, kind or half", tags, known_tags())
     selected = [p for p in (pipeline, *others.get("pipelines", ())) if p]
     _check_names("pipeline", selected, sorted(pipelines))
-    whole = sum((pipelines[name] for name in selected or ["__default__"]), Pipeline([]))
+    selected = selected or ["__default__"]
+    whole = sum((pipelines[name] for name in selected), Pipeline([]))
+    for tag in (tag for tag in tags if not _has_tag(whole, tag)):
+        found = [name for name, other in pipelines.items() if _has_tag(other, tag)]
+        studies = [name for name in found if isinstance(pipelines[name], StudyPipeline)]
+        raise StudyError(
+            f"--tags={tag}: not part of {', '.join(selected)}; select a pipeline that contains it "
+            f"with --pipelines: {', '.join(studies or found)}"
+        )
     nodes = sorted(node.name for node in whole.nodes)
     _check_names("node of these pipelines", [*node_names, *from_nodes, *to_nodes], nodes, LIST_HINT)
     datasets = sorted(whole.datasets())
@@ -187,6 +196,12 @@ def select_pipeline(
         ) from error
 
 
+def _has_tag(pipeline: Pipeline, tag: str) -> bool:
+    if isinstance(pipeline, StudyPipeline):  # the nodes of its data have the tags of all arms
+        return any(tag in run_tags(*run) for run in pipeline.runs)
+    return any(tag in node.tags for node in pipeline.nodes)
+
+
 def _check_names(kind: str, names: Sequence[str], known: Sequence[str], hint: str = "") -> None:
     for name in names:
         if name not in known:
@@ -200,7 +215,7 @@ def _status(*, as_json: bool, env: str | None, params: dict[str, Any], **options
 
     try:
         options = with_own_pipeline({"env": env, **options}, pipelines)
-        record, command = look(select_pipeline(**options), env, params, options)
+        record, command = look(select_pipeline(**options), env, params)
     except USER_ERRORS as error:
         raise click.ClickException(str(error)) from error
     click.echo(json.dumps(record, indent=1) if as_json else as_text(record, command))
@@ -215,7 +230,7 @@ run = _Command("run", params=_options(), callback=_run, help=RUN_HELP)
 cli.add_command(run)
 
 # Omit kedro-viz's `deploy`, which would publish the paths of this machine.
-replace_viz_commands({name: f"adaptive_opt.io.viz.commands.{name}" for name in ("run", "build")})
+replace_viz_commands({name: f"adaptive_opt.io.viz.{name}" for name in ("run", "build")})
 
 adaptive = click.Group("adaptive", help=ADAPTIVE_HELP)
 cli.add_command(adaptive)

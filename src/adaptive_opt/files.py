@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import socket
 import tempfile
@@ -23,7 +24,9 @@ __all__ = [
     "exists",
     "is_remote",
     "on_disk",
+    "read_record",
     "remove",
+    "write_record",
     "write_whole",
 ]
 
@@ -165,6 +168,26 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Read a JSON object; empty if the file is missing or damaged."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def write_record(path: Path, record: dict[str, Any]) -> None:
+    """Write a JSON object atomically.
+
+    Raises:
+        OSError: the file cannot be written.
+        ValueError: a number is not finite.
+    """
+    text = json.dumps(record, allow_nan=False)
+    write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 
 def clear_half_written(path: Path) -> None:

@@ -1,16 +1,20 @@
-"""Identity, liveness and memory of this host's processes."""
+"""Identity, liveness, memory and signals of this host's processes."""
 
 from __future__ import annotations
 
 import ctypes
 import os
+import signal
 import socket
+import sys
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-__all__ = ["is_gone", "is_running", "keep_freed_memory", "one_thread", "this_worker"]
+__all__ = ["delay_interrupt", "is_gone", "is_running", "keep_freed_memory", "one_thread"]
+__all__ += ["raise_interrupt_on_termination", "this_worker"]
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Options of glibc's mallopt(3)."""
@@ -103,3 +107,47 @@ def _state(pid: int) -> tuple[str, str]:
     except OSError:
         return "", ""
     return fields[0], fields[19]
+
+
+@contextmanager
+def delay_interrupt() -> Iterator[None]:
+    """Delay Ctrl-C to the end of the block, which may fork.
+
+    Python drops an exception that a function registered by ``os.register_at_fork`` raises; the
+    modules ``logging``, ``random`` and ``threading`` register some. A Ctrl-C that arrives while
+    they run would be lost.
+    """
+    handler = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(handler):
+        yield
+        return
+    received: list[Any] = []
+    signal.signal(signal.SIGINT, lambda *arguments: received.append(arguments))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    if received:
+        handler(*received[0])
+
+
+def raise_interrupt_on_termination() -> None:
+    """Let SIGTERM raise what Ctrl-C raises, so that open files and trials are closed.
+
+    Python drops an exception raised within a destructor or a weak reference's callback after
+    printing its traceback. Such an interrupt is raised again a moment later, without the print.
+    """
+    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGALRM, _interrupt)
+    sys.unraisablehook = _interrupt_later
+
+
+def _interrupt(*_: Any) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _interrupt_later(dropped: sys.UnraisableHookArgs) -> None:
+    if isinstance(dropped.exc_value, KeyboardInterrupt):
+        signal.setitimer(signal.ITIMER_REAL, 0.01)
+    else:
+        sys.__unraisablehook__(dropped)

@@ -19,6 +19,7 @@ __all__ += [
     "default_arms",
     "get_arm",
     "get_task",
+    "known_tags",
     "published_arms",
     "run_tags",
 ]
@@ -250,3 +251,10 @@ def run_tags(task: str, arm: str) -> list[str]:
 def arms_on(task: Task, arms: Iterable[str]) -> list[str]:
     """Return those of the arms that can train a task."""
     return [name for name in arms if task.family in get_arm(name).families]
+
+
+def known_tags() -> list[str]:
+    """Return all tags that select a part of the grid."""
+    cells = [f"{task}.{arm}" for task, arm in runs_on((arm.name for arm in ARMS), EVERY_TASK)]
+    names = [task.name for task in EVERY_TASK] + [arm.name for arm in ARMS]
+    return [*names, *KINDS, *HALVES, *cells]

@@ -1,9 +1,9 @@
-"""The smoke study on a Ray cluster of three nodes, whole and with one of them killed midway.
+"""Run the smoke study on a Ray cluster of three nodes, also with one of them killed midway.
 
     python tests/faults/cluster.py --json FILE
 
-Results must be, bit for bit but for the clocks, those of SequentialRunner in one thread, as a node
-of the cluster has one core. Exit status 1 if they are not.
+Results must equal those of SequentialRunner in one thread, bit for bit except for the clocks. A
+node of the cluster has one core. The exit status is 1 if they differ.
 """
 
 import argparse
@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from tests.faults.study import PROJECT, read
 
 LAYERS = ("03_primary", "05_model_input", "06_models", "07_model_output")
-"""What later layers are made from; those quote clocks in words and pictures."""
+"""Folders to compare; later ones contain times in texts and figures."""
 
 
 def copy_project(folder):
@@ -34,7 +34,7 @@ def copy_project(folder):
 
 
 def start(folder, *arguments, cores=None):
-    """``kedro run --env=smoke``, from nothing."""
+    """Run ``kedro run --env=smoke`` in an empty folder."""
     shutil.rmtree(folder / "data", ignore_errors=True)
     program = str(Path(sys.executable).with_name("kedro"))
     environment = {**os.environ, "DO_NOT_TRACK": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
@@ -52,20 +52,20 @@ def finish(folder, process):
 
 
 def results(folder):
-    """What is in every file, by its name."""
+    """Return the content of every file by name."""
     data = folder / "data"
     files = (p for layer in LAYERS for p in sorted((data / layer).rglob("*")) if p.is_file())
     found = {}
     for path in files:
         if "studies.db" in path.name or path.name == "summary.json":
-            continue  # the first is no file to compare; the second says on what it was made
+            continue  # other bits each time; names the machine
         found[str(path.relative_to(data))] = read(path)
     verdict = read(data / "08_reporting/smoke/verdict.json")
     return found | {"verdict": verdict}
 
 
 def on_cluster(folder, kill):
-    """One run on three nodes; its seconds and when a node was killed."""
+    """Run on three nodes; return the seconds and when a node was killed."""
     from ray.cluster_utils import Cluster
 
     with ExitStack() as stack:

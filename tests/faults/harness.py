@@ -1,10 +1,11 @@
-"""Does whatever dies or is damaged leave a study's results as they were?
+"""Check that the results of a study survive killed processes, full disks and damaged files.
 
     python tests/faults/harness.py --faults 200 --seed 0 --json FILE
 
-runs a cut-down study at the scale smoke, does something to it at a random moment, runs it again and
-compares it with an undisturbed run, bit for bit but for the clocks. It ends with exit status 1 if a
-result was lost or differs without a word. Broken off, it goes on where it was.
+runs a small study at the scale smoke, causes a fault at a random moment and runs the study again.
+It compares the results with those of an undisturbed run, bit for bit except for the clocks. The
+exit status is 1 if a result was lost, or differs without an error. If interrupted, it continues
+where it was.
 """
 
 import argparse
@@ -44,7 +45,7 @@ OUTCOMES = ("same", "named", *BAD, "skipped")
 
 
 def can_mount(folder):
-    """Why no small disk can be made here; empty if it can."""
+    """Return why no small disk can be mounted here; empty if one can."""
     if os.geteuid() != 0 or shutil.which("mount") is None:
         return "only root may mount a small disk"
     done = subprocess.run(
@@ -58,13 +59,13 @@ def can_mount(folder):
 
 
 def plan(count, seed, chosen):
-    """Kinds of the faults, by their numbers."""
+    """Return the kind of each fault by its number."""
     weights = [WEIGHTS[name] for name in chosen]
     return [random.Random(f"{seed} {i}").choices(chosen, weights)[0] for i in range(count)]  # noqa: S311
 
 
 def undisturbed(study):
-    """Two runs that nothing happens to, which must agree; seconds of the second."""
+    """Run the study twice without a fault, check that results agree, return the seconds."""
     for first in (True, False):
         study.empty()
         begun = time.monotonic()
@@ -80,7 +81,7 @@ def undisturbed(study):
 
 
 def strike(study, servers, seed, number, kind, length):
-    """One fault, as a record."""
+    """Cause one fault and return its record."""
     rng = random.Random(f"{seed} {number} {kind}")  # noqa: S311
     function = getattr(kinds, kind)
     if kind == "kill_database":
@@ -94,7 +95,7 @@ def strike(study, servers, seed, number, kind, length):
 
 
 def table(faults):
-    """Kind × outcome."""
+    """Return a table of outcomes by kind."""
     counts = Counter((f["kind"], f["outcome"]) for f in faults)
     lines = [f"{'':<20}" + "".join(f"{o:>9}" for o in OUTCOMES)]
     for kind in [k for k in WEIGHTS if any(f["kind"] == k for f in faults)]:

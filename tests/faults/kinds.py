@@ -1,9 +1,11 @@
-"""What can happen to a study: each kind strikes once, and says what it did and what came of it.
+"""Kinds of faults: each function causes one fault and returns what happened.
 
-Each takes the study and a source of random numbers and returns ``(detail, outcome, said)``. The
-outcome is ``same``: running again gives what an undisturbed run gives; ``named``: that says
-in a sentence which file is damaged, and does so when that is out of the way; or what must not be:
-``silent``: other results, and nobody says so; ``lost``: they cannot be had again.
+Each takes the study and a random generator and returns ``(detail, outcome, said)``. Outcomes:
+
+- ``same``: running again gives the results of an undisturbed run;
+- ``named``: an error names the damaged file, and without that file the results are the same;
+- ``silent``, a failure: the results differ without an error;
+- ``lost``, a failure: the results cannot be made again.
 """
 
 import contextlib
@@ -19,19 +21,19 @@ from importlib.util import find_spec
 from pathlib import Path
 
 MARK = "ADAPTIVE_OPT_FAULT"
-"""In the environment of a run whose processes are looked for."""
+"""Environment variable that marks the processes of a run."""
 
 SENTENCE = re.compile(r"Error: (.*)")
 
 
 def sentence(said):
-    """The error that a command ended with."""
+    """Return the error of a command."""
     found = SENTENCE.findall(said)
     return found[-1].strip() if found else said.strip()[-2000:]
 
 
 def again(study, code=0, said="", **options):
-    """Run again after a fault; outcome, and what was said of it."""
+    """Run again after a fault; return the outcome and the error."""
     if code > 0 and "Traceback" in said:
         return "lost", f"a traceback: {said[said.index('Traceback') :][:2000]}"
     first = sentence(said) if code > 0 else ""
@@ -43,7 +45,7 @@ def again(study, code=0, said="", **options):
 
 
 def strike_at(study, process, moment, strike):
-    """Do something to a command when it has run so long, if it still does."""
+    """Call a function after some seconds of a command, if the command still runs."""
     time.sleep(moment)
     with contextlib.suppress(ProcessLookupError):
         strike(process)
@@ -56,7 +58,7 @@ def children(process):
 
 
 def kill_process(study, rng, length):
-    """SIGKILL to the command and all of its processes."""
+    """Kill the command and all of its processes with SIGKILL."""
     study.empty()
     times = rng.choice([1, 1, 2])
     moments = [rng.uniform(0.0, length) for _ in range(times)]
@@ -67,7 +69,7 @@ def kill_process(study, rng, length):
 
 
 def interrupt_process(study, rng, length):
-    """SIGTERM or Ctrl-C."""
+    """Interrupt the command with SIGTERM or Ctrl-C."""
     study.empty()
     moment, sign = rng.uniform(0.0, length), rng.choice([signal.SIGINT, signal.SIGTERM])
     process = study.start()
@@ -76,7 +78,7 @@ def interrupt_process(study, rng, length):
 
 
 def kill_worker(study, rng, length):
-    """SIGKILL to one of the processes that nodes run in."""
+    """Kill one worker process with SIGKILL."""
     study.empty()
     moment, which = rng.uniform(0.0, length), rng.random()
     process = study.start("--runner-params=workers=2")
@@ -93,7 +95,7 @@ def kill_worker(study, rng, length):
 
 
 def kill_ray_worker(study, rng, length):
-    """SIGKILL to a process of Ray's that runs a node, or will; the node is begun again."""
+    """Kill a Ray worker with SIGKILL; Ray must restart its node."""
     if find_spec("ray") is None:
         raise Unavailable("Ray is not installed")
     del length
@@ -122,7 +124,7 @@ def kill_ray_worker(study, rng, length):
 
 
 def ray_workers(mark):
-    """Processes of a Ray, each with the name of its task; the Ray is known by its environment.
+    """Return the worker processes of a marked Ray, each with the name of its task.
 
     Not its agents: without them Ray takes the machine for dead.
     """
@@ -137,7 +139,7 @@ def ray_workers(mark):
 
 
 def fill_disk(study, rng, length):
-    """The disk with the results is full; then there is room again."""
+    """Fill the disk with the results, then make room again."""
     del length
     study.empty()
     whole = sum(p.stat().st_size for p in study.golden.rglob("*") if p.is_file())
@@ -156,7 +158,7 @@ def fill_disk(study, rng, length):
 
 
 def no_file_grows(study, rng, length):
-    """No file may be larger than so: what a quota does to a process."""
+    """Limit the size of files, as a quota does."""
     del length
     import resource
 
@@ -183,7 +185,7 @@ def _flip(content, rng):
 
 
 def _broken_off(study, rng, length):
-    """A run that was killed, for its checkpoints and half of its results."""
+    """Return a killed run, which has checkpoints and half of the results."""
     study.empty()
     process = study.start()
     strike_at(
@@ -192,7 +194,7 @@ def _broken_off(study, rng, length):
 
 
 def _damage(study, rng, length, damage):
-    """One artifact damaged, of a finished run or one that was broken off; then run again."""
+    """Damage one file of a finished or interrupted run, then run again."""
     broken = rng.random() < 0.4
     if broken:
         _broken_off(study, rng, length)
@@ -205,8 +207,8 @@ def _damage(study, rng, length, damage):
     file = rng.choice(checkpoints if checkpoints and rng.random() < 0.5 else files)
     file.write_bytes(damage(file.read_bytes(), rng))
     named = file.relative_to(study.data)
-    detail = f"{named}, {'broken off' if broken else 'finished'}"
-    if not broken and rng.random() < 0.5:  # a part that takes the rest from what is there
+    detail = f"{named}, {'interrupted' if broken else 'finished'}"
+    if not broken and rng.random() < 0.5:  # run a part that reads the other results
         code, said = study.run("--tags=sgdm,ssdh", "--namespaces=training,analysis.verdict")
         detail += ", then a part"
         wrong = study.differences("verdict.json") if code == 0 else []
@@ -226,24 +228,24 @@ def _after_damage(study, file, named):
         return "lost", f"the file is not named: {sentence(said)}"
     first = sentence(said)
     beside = file.with_name(file.name.removesuffix("-wal").removesuffix("-shm"))
-    for left in beside.parent.glob(f"{beside.name}*"):  # what the sentence says is to be done
+    for left in beside.parent.glob(f"{beside.name}*"):  # as the error says
         left.unlink()
     outcome, said = again(study)
     return ("named", first) if outcome == "same" else (outcome, said)
 
 
 def truncate(study, rng, length):
-    """An artifact cut short."""
+    """Truncate a file."""
     return _damage(study, rng, length, _truncate)
 
 
 def flip_bits(study, rng, length):
-    """One bit of an artifact flipped, or some."""
+    """Flip one or several bits of a file."""
     return _damage(study, rng, length, _flip)
 
 
 def diverge(study, rng, length):
-    """The loss of one of a run's seeds becomes NaN; the others must not notice."""
+    """Make the loss of one seed NaN; the other seeds must not change."""
     del length
     study.empty()
     task, arm = "rr_cond29", rng.choice(["sgdm", "ssdh"])
@@ -292,14 +294,14 @@ def diverge(study, rng, length):
 
 
 class Servers:
-    """A PostgreSQL server, and one of MLflow; each is started when it is needed first."""
+    """A PostgreSQL server and an MLflow server, each started at its first use."""
 
     def __init__(self, scratch):
         self.scratch = scratch
         self._postgresql, self._databases = None, 0
 
     def database(self):
-        """A new database's URL."""
+        """Return the URL of a new database."""
         if self._postgresql is None:
             self._postgresql = _postgresql(self.scratch / "postgresql")
         self.start()
@@ -358,11 +360,11 @@ class _postgresql:  # noqa: N801
 
 
 class Unavailable(Exception):  # noqa: N818
-    """A kind of fault that cannot be made here, and why."""
+    """A kind of fault is impossible on this machine."""
 
 
 def kill_database(study, rng, length, servers):
-    """The PostgreSQL server of the studies goes down without a word, and comes back."""
+    """Kill the PostgreSQL server of the studies, then restart it."""
     study.empty()
     url = servers.database()
     environment = {"ADAPTIVE_OPT_TUNING_STORAGE": url}
@@ -377,7 +379,7 @@ def kill_database(study, rng, length, servers):
 
 
 def kill_tracker(study, rng, length):
-    """The MLflow server goes down while a run is told to it, and does not come back."""
+    """Kill the MLflow server during a run, and do not restart it."""
     study.empty()
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))

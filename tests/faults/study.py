@@ -1,4 +1,4 @@
-"""A cut-down study in a folder of its own: how it is run, struck while it runs, and compared."""
+"""A small study in its own folder: run it, interrupt it, compare its results."""
 
 import contextlib
 import json
@@ -24,7 +24,7 @@ CLOCKS = {"seconds", "device_seconds", "microseconds_per_run_iteration", "break_
 PIPELINE = '''
 
 def register_pipelines() -> dict[str, Pipeline]:
-    """One for the fault harness: two tasks, two arms, the verdict, and no figures."""
+    """Return the pipeline of the harness: two tasks, two arms, the verdict, no figures."""
     runs = runs_on(["sgdm", "ssdh"], [TASKS[0], TASKS[2]])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -43,7 +43,7 @@ def register_pipelines() -> dict[str, Pipeline]:
 
 
 class Study:
-    """The project's copy; commands are forks of this process, which has imported everything.
+    """A copy of the project; commands run in forks of this process, which has imported everything.
 
     Args:
         folder: an empty one.
@@ -64,7 +64,7 @@ class Study:
         self.seconds, self.running, self.lengths = 0.0, 0, {}
 
     def import_everything(self):
-        """What each command would import, from the copy."""
+        """Import from the copy what each command would import."""
         import importlib
 
         from tests.project.warm import MODULES
@@ -78,7 +78,7 @@ class Study:
             raise RuntimeError(f"{adaptive_opt.__file__} was imported before")
 
     def start(self, *arguments, patch=None, environment=None, **settings):
-        """Begin a command; its process. ``patch`` is called there first."""
+        """Start a command and return its process, which calls ``patch`` first."""
         given = {**SETTINGS, **{k.replace("__", "."): v for k, v in settings.items()}}
         params = ",".join(f"{k}={v}" for k, v in given.items())
         command = [*BEGIN, *arguments, f"--params={params}"]
@@ -94,7 +94,7 @@ class Study:
         return child
 
     def close(self):
-        """End what still runs, where the harness is broken off."""
+        """End running commands if the harness is interrupted."""
         if self.running:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.running, signal.SIGKILL)
@@ -110,7 +110,7 @@ class Study:
         _run({"args": command, "files": files, "environment": {"COLUMNS": "500", **environment}})
 
     def wait(self, process, limit=300.0):
-        """Exit status (negative: a signal), what was said, and whether there was a traceback."""
+        """Return exit status (negative: a signal), output, and whether it has a traceback."""
         deadline = time.monotonic() + limit
         while True:
             done, status, used = os.wait4(process, os.WNOHANG)
@@ -125,11 +125,11 @@ class Study:
         return os.waitstatus_to_exitcode(status), said
 
     def run(self, *arguments, **options):
-        """A command from its beginning to its end."""
+        """Run a command to its end."""
         return self.wait(self.start(*arguments, **options))
 
     def length_of(self, *arguments):
-        """Seconds of an undisturbed command that must give the same; it is made once."""
+        """Return the seconds of an undisturbed command with the same results, which runs once."""
         if arguments not in self.lengths:
             self.empty()
             begun = time.monotonic()
@@ -140,7 +140,7 @@ class Study:
         return self.lengths[arguments]
 
     def empty(self):
-        """Nothing was run yet."""
+        """Delete all results."""
         for name in ("mlflow.db", "mlflow_unsent", "mlflow_artifacts"):
             path = self.folder / name
             shutil.rmtree(path, ignore_errors=True)
@@ -149,16 +149,16 @@ class Study:
             shutil.rmtree(path)
 
     def keep(self):
-        """What is there is the undisturbed run."""
+        """Keep the present results as those of the undisturbed run."""
         shutil.copytree(self.data, self.golden)
 
     def finished(self):
-        """As the undisturbed run left it."""
+        """Restore the results of the undisturbed run."""
         self.empty()
         shutil.copytree(self.golden, self.data, dirs_exist_ok=True)
 
     def differences(self, only=""):
-        """What of the results is not as in the undisturbed run; what should not be there."""
+        """Return the results that differ from the undisturbed run, and unexpected files."""
         found = []
         for path in sorted(self.golden.rglob("*")):
             name = path.relative_to(self.golden)
@@ -177,12 +177,12 @@ class Study:
         return found
 
     def artifacts(self):
-        """What a later run reads."""
+        """Return the files that a later run reads."""
         return sorted(p for p in self.data.rglob("*") if p.is_file() and p.stat().st_size)
 
 
 def read(path):
-    """What is in a file, without what clocks say."""
+    """Return the content of a file without times."""
     if path.suffix == ".json":
         return without_clocks(json.loads(path.read_text("utf-8")))
     if path.suffix == ".parquet":
@@ -190,13 +190,13 @@ def read(path):
         table = table.drop(columns=[c for c in table if c in CLOCKS])
         return table.to_json(double_precision=15), [*map(str, table.dtypes)], hash_of(table)
     if path.suffix == ".csv":
-        table = pd.read_csv(path)  # prices are measured anew each time
+        table = pd.read_csv(path)  # costs are measured in each run
         return table[table["clock"] != "device_seconds"].to_csv() if "clock" in table else None
     return path.read_bytes()
 
 
 def hash_of(table):
-    """Of every bit of its numbers."""
+    """Return a hash of all bits of a table's numbers."""
     return pd.util.hash_pandas_object(table, index=True).tolist()
 
 
@@ -206,5 +206,5 @@ def without_clocks(record):
         return [without_clocks(r) for r in kept]
     if not isinstance(record, dict):
         return record
-    left = {"checksum", "answer", "provenance"}  # of which the last two quote clocks
+    left = {"checksum", "answer", "provenance"}  # the last two contain times
     return {k: without_clocks(v) for k, v in record.items() if k not in CLOCKS | left}

@@ -1,4 +1,4 @@
-"""A few faults of the harness; all of them: ``make faults``."""
+"""A few faults of the harness; ``make faults`` causes all of them."""
 
 import json
 import subprocess
@@ -14,7 +14,7 @@ KINDS = "kill_process,fill_disk,flip_bits"
 
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are killed as on Linux")
 def test_some_faults_change_no_result(tmp_path):
-    """Killed, on a disk that is full, damaged: running again is as if nothing had happened."""
+    """After a kill, a full disk or damage, running again gives undisturbed results."""
     record = tmp_path / "faults.json"
     command = [sys.executable, "tests/faults/harness.py", "--faults=3", "--seed=21"]
     command += [f"--kinds={KINDS}", f"--json={record}"]

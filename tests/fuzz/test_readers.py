@@ -23,11 +23,11 @@ from PIL import Image
 
 from adaptive_opt.engine.checkpoint import Checkpoint
 from adaptive_opt.errors import StudyError
+from adaptive_opt.files import read_record
 from adaptive_opt.io.configuration import LOADER_ARGUMENTS, ConfigurationLoader
 from adaptive_opt.io.datasets import ParquetDataset, RecordDataset, RecordsDataset, TensorsDataset
 from adaptive_opt.io.runs import RunFolder
 from adaptive_opt.io.status.grid import Files
-from adaptive_opt.io.tracking.spool import read
 from adaptive_opt.parameters import find_faults
 from adaptive_opt.parameters.data import ImageDataParameters, TextDataParameters
 from adaptive_opt.search.storage import Storage
@@ -305,7 +305,7 @@ def test_datasets(folder, kind):
     def tries(content):
         file.write_bytes(content)
         check(dataset.load, file, (DatasetError, StudyError))
-        read(file)
+        read_record(file)
         if kind in ("tensors", "record"):
             files = Files(lambda _: file)
             files.record("x"), files.arrays("x"), files.arrays("x", ["w"])

@@ -1,4 +1,4 @@
-"""The project in an empty folder, and what a run at the scale smoke leaves there."""
+"""Fixtures: a copy of the project, and the results of a run at the scale smoke."""
 
 import shutil
 import sys
@@ -17,13 +17,13 @@ WARM = {}
 
 
 def kedro(project, *args, **environment):
-    """A command in the project, by the process that has imported everything if there is one."""
+    """Run a command in the project, in a fork of its warm process if there is one."""
     return WARM.get(project, partial(run_kedro, project))(*args, **environment)
 
 
 @contextmanager
 def copy_of_the_project(tmp_path_factory):
-    """The project in an empty folder, with a process there that has imported everything."""
+    """Copy the project into an empty folder, with a warm process for its commands."""
     folder = tmp_path_factory.mktemp("study")
     for name in ("conf", "src", "notebooks"):
         shutil.copytree(PROJECT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -44,7 +44,7 @@ def project(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def smoke(project):
-    """The project after a run, the seconds that it took, what it printed and the files it made."""
+    """The project after a run, the run's seconds and output, and the files that it wrote."""
     start = time.perf_counter()
     done = run_kedro(project, "run", "--env=smoke")
     assert done.returncode == 0, done.stdout + done.stderr

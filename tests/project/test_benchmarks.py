@@ -1,4 +1,4 @@
-"""The benchmarks run, at toy size; what they measure there means nothing."""
+"""The benchmarks run at toy size, where their numbers mean nothing."""
 
 import importlib.util
 import json
@@ -17,7 +17,7 @@ TOY = ("--small", "--device=cpu", "--batch=4", "--streams=4", "--rounds=1", "--r
 
 
 def benchmark(name, path, *options):
-    """Figures of a benchmark, and what it printed."""
+    """Run a benchmark; return its figures and its output."""
     done = subprocess.run(
         [sys.executable, f"benchmarks/{name}.py", *options, "--json", str(path)],
         cwd=PROJECT,
@@ -31,7 +31,7 @@ def benchmark(name, path, *options):
 
 
 def overhead(path, *options):
-    """Of a training step's cost."""
+    """Run the benchmark of a training step's cost."""
     return benchmark("step_overhead", path, *TOY, *options)
 
 
@@ -61,10 +61,10 @@ def test_step_overhead_times_every_contender(tmp_path, task):
     check_ratios(found["update"])
     for name in expected:
         assert f"\n  {name} " in printed
-    # A refresh, curvature of the whole batch or of a part, is a matter of ours alone.
+    # Only our optimizers refresh the curvature, from the whole batch or from a part.
     goals = {(g["part"], g["contender"]) for g in found["goals"]}
     judged = {n for n in expected if n.split("-")[0] in OWN}
-    if figures["left_out"]:  # at k = 1 the goal is to be ahead of the others
+    if figures["left_out"]:  # at k = 1 the goal is to be faster than the others
         judged = {n for n in judged if not n.endswith("-k1")}
     assert {name for _, name in goals} == judged
     assert all(g["met"] in (True, False) for g in found["goals"])
@@ -148,7 +148,7 @@ def test_network_curvature(tmp_path):
 
 
 def test_a_simulated_grid_goes_through_everything(tmp_path):
-    """Every run is in the catalog, in MLflow and its search in the database of studies."""
+    """Every run is in the catalog and in MLflow, and its search is in the database."""
     figures, printed = benchmark("simulated_grid", tmp_path / "f.json", "--runs=40", "--seeds=20")
     (grid,) = figures["grids"]
     assert (grid["runs"], grid["tracked"], grid["trials"]) == (40, 40, 2 * 4)

@@ -1,4 +1,4 @@
-"""The pages that users look at, in a headless Chromium, which asks this machine alone.
+"""The pages for users in a headless Chromium, which can reach only this machine.
 
 Pictures of them are left in ``build/screenshots``.
 """
@@ -24,7 +24,7 @@ from tests.project.conftest import KEDRO
 PIPELINES = {"data", "rr_synthesis", "tuning", "training", "analysis"}
 LAYERS = ["03_primary", "05_model_input", "06_models", "07_model_output", "08_reporting"]
 FIGURE = "analysis.rahimi_recht.median_loss_figure"
-WAIT = 120  # seconds, for whatever should be there in a few
+WAIT = 120  # seconds, for elements that should appear in a few
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def browser():
 
 
 class Visit:
-    """A page, what it asked other hosts for, and what it complained of."""
+    """A page, its requests to other hosts, and its errors."""
 
     def __init__(self, browser):
         self.page = browser.new_page(viewport={"width": 1400, "height": 900})
@@ -60,14 +60,14 @@ class Visit:
     def picture(self, name):
         folder = PROJECT / "build" / "screenshots"
         folder.mkdir(parents=True, exist_ok=True)
-        self.page.wait_for_timeout(500)  # for what fades in
+        self.page.wait_for_timeout(500)  # for animations
         self.page.screenshot(path=folder / f"{name}.png")
 
     def node(self, name):
         return self.page.locator(f'.pipeline-node[data-node-fullname="{name}"]')
 
     def open(self, name):
-        """Click a node of kedro-viz, wherever it lies."""
+        """Click a node of kedro-viz, also outside the window."""
         self.node(name).wait_for(state="attached")
         self.node(name).dispatch_event("click")
 
@@ -85,7 +85,7 @@ def visit(browser):
 
 @contextlib.contextmanager
 def serving(folder, command, answers="/"):
-    """A server on a free port, which ends with the block; ``{port}`` in its command."""
+    """Run a server on a free port, ``{port}`` in its command, until the block ends."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -205,7 +205,7 @@ def test_the_static_site_says_nothing_of_the_machine(smoke, visit, site):
 def test_mlflow_lists_the_runs_and_its_curves_grow(smoke, visit, tmp_path):
     from mlflow import MlflowClient
 
-    # A copy: what is logged here is no run of the study.
+    # A copy, because the runs logged here are not of the study.
     with sqlite3.connect(smoke[0] / "mlflow.db") as made, sqlite3.connect(tmp_path / "db") as copy:
         made.backup(copy)
     store = f"sqlite:///{tmp_path / 'db'}"
@@ -236,7 +236,7 @@ def test_mlflow_lists_the_runs_and_its_curves_grow(smoke, visit, tmp_path):
         drawn = "() => document.querySelector('.js-plotly-plot').data[0].x.length"
         assert visit.page.evaluate(drawn) == 5
         client.log_metric(child, "train_loss", 1 / 6, step=5)
-        visit.page.clock.fast_forward(60_000)  # the page asks again every half minute
+        visit.page.clock.fast_forward(60_000)  # the page reloads every half minute
         visit.page.wait_for_function(f"({drawn})() == 6")
         visit.picture("mlflow_curve")
         client.set_terminated(child)
@@ -244,7 +244,7 @@ def test_mlflow_lists_the_runs_and_its_curves_grow(smoke, visit, tmp_path):
 
 
 def test_the_report_opens_without_a_network(smoke, visit):
-    """Every figure is drawn, no host is asked, no error is logged."""
+    """Every figure is drawn, without a request to a host and without an error."""
     file = smoke[0] / "data" / "08_reporting" / "smoke" / "report.html"
     visit.page.goto(file.as_uri())
     visit.page.wait_for_load_state()

@@ -1,4 +1,4 @@
-"""Every command on the pages runs, at toy size, here or in the test that is named."""
+"""Every command on the pages runs at toy size, here or in the test named here."""
 
 import os
 import re
@@ -102,7 +102,7 @@ ELSEWHERE = {
         "tests/optim/test_frameworks.py::test_torchrun_trains_like_one_process_on_the_joined_batch"
     ),
 }
-"""Tests of commands, by how the commands begin or, for ``kedro``, by all of them."""
+"""Tests of commands, by the beginning of the command; for ``kedro``, by the whole."""
 
 NOT_RUN = {
     "make install": "it downloads packages, and made the environment of this test",
@@ -117,11 +117,11 @@ PART = {
     "transformer": "transformer.sgdm,transformer.ssdh",
     "custom": "rr_cond29.custom",
 }
-"""Tags of two runs in place of those of a whole task."""
+"""Tags of two runs that replace the tag of a whole task."""
 
 
 def typed(text):
-    """Commands of a page's code blocks, as lists of words, without environments in front."""
+    """Return the commands of a page's code blocks, without variables in front."""
     text = re.sub(r"\\\n\s*", "", text)
     fenced = re.findall(r"^```(?:sh|bash|console|shell)?\n(.*?)^```", text, re.S | re.M)
     lines = [*re.findall(r"^ {4,}.*", text, re.M), *"".join(fenced).splitlines()]
@@ -131,7 +131,7 @@ def typed(text):
 
 
 def without_scale(words):
-    """Every ``kedro`` command is run at the scale smoke, whatever its own."""
+    """Return a command without its environment, because all run at the scale smoke."""
     words = [w for w in words if not w.startswith("--env=")] if words[0] == "kedro" else words
     return " ".join(words)
 
@@ -143,7 +143,7 @@ COMMANDS = {
 
 
 def named_test(command):
-    """The test that runs a command, or nothing."""
+    """Return the test that runs a command; None if there is none."""
     if command.startswith("kedro"):
         return ELSEWHERE.get(command)
     return next((ELSEWHERE[key] for key in ELSEWHERE if command.startswith(key)), None)
@@ -153,7 +153,7 @@ HERE = [c for c in COMMANDS if not named_test(c) and c not in NOT_RUN]
 
 
 def toy(command):
-    """The words of a ``kedro`` command at the scale smoke, on a part of the grid."""
+    """Return the words of a ``kedro`` command at the scale smoke, on a part of the grid."""
     for tag, part in PART.items():
         command = re.sub(rf"--tags={tag}(?= |$)", f"--tags={part}", command)
     if "--pipelines" in command and "tuning" in command and "--tags" not in command:
@@ -209,7 +209,7 @@ def test_extras_exist(command):
 
 @pytest.fixture(scope="module")
 def study(smoke, tmp_path_factory):
-    """A copy of the smoke study with data of one's own, and without MLflow to save time."""
+    """A copy of the smoke study with the user's data, without MLflow to save time."""
     with copy_of_the_project(tmp_path_factory) as folder:
         shutil.copytree(smoke[0] / "data", folder / "data")
         with (folder / "conf/smoke/parameters.yml").open("a", encoding="utf-8") as file:

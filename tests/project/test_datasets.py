@@ -1,4 +1,4 @@
-"""Files are written whole or not at all, and read without running anything."""
+"""Files are written atomically and read without running code."""
 
 import os
 import subprocess
@@ -89,13 +89,19 @@ for kind, name, make in cases:
 
 
 def test_a_full_disk_is_a_sentence_and_loses_nothing(tmp_path):
-    """The write fails half-way for real: the process may not make files of that size."""
+    """The write fails half-way, because of a limit on the size of files."""
     done = subprocess.run(
         [sys.executable, "-c", FULL_DISK, tmp_path], capture_output=True, text=True, check=False
     )
     assert done.stdout.splitlines() == ["True True True"] * 3, done.stdout + done.stderr
     left = sorted(p.name for p in tmp_path.iterdir())
     assert left == ["t.md", "t.parquet", "t.safetensors"]
+
+
+def test_a_dataset_has_one_version(tmp_path):
+    config = {"type": JSONDataset, "filepath": str(tmp_path / "t.json"), "versioned": True}
+    with pytest.raises(DatasetError, match="results have one version; remove `versioned: true`"):
+        JSONDataset.from_config("t", config)
 
 
 def test_records_are_read_where_there_are_any(tmp_path):
@@ -107,7 +113,7 @@ def test_records_are_read_where_there_are_any(tmp_path):
     data = RecordsDataset(folder=str(tmp_path), pattern="step_*.json")
     assert list(data.load()) == ["step_a", "step_b"]
     assert data.load()["step_b"] == {"name": "step_b"}
-    with pytest.raises(DatasetError, match="not made here"):
+    with pytest.raises(DatasetError, match="is read-only"):
         data.save({})
 
 
@@ -139,7 +145,7 @@ KEPT = {
 
 @pytest.mark.parametrize("name", KEPT)
 def test_no_flipped_bit_goes_unnoticed(tmp_path, name):
-    """One in every byte of the file, and the file cut short at every byte."""
+    """One bit in every byte is flipped, and the file is truncated at every byte."""
     kind, content = KEPT[name]
     file = tmp_path / name
     data = kind(filepath=str(file))
@@ -166,8 +172,8 @@ def test_a_table_with_a_checksum_is_a_table_to_others(tmp_path):
     kind, content = KEPT["t.parquet"]
     kind(filepath=str(tmp_path / "t.parquet")).save(content)
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "t.parquet"), content)
-    content.to_parquet(tmp_path / "t.parquet")  # and one without is nobody's here
-    with pytest.raises(DatasetError, match="its content is not what its checksum says"):
+    content.to_parquet(tmp_path / "t.parquet")  # a table without a checksum is refused
+    with pytest.raises(DatasetError, match="the content does not match the checksum"):
         kind(filepath=str(tmp_path / "t.parquet")).load()
 
 
@@ -181,7 +187,7 @@ write_whole(Path(sys.argv[1]), lambda partial: (partial.write_text("half"), os._
 
 def test_what_a_killed_process_left_half_written_goes_with_the_next_writing(tmp_path):
     killed = subprocess.Popen([sys.executable, "-c", KILLED, tmp_path / "t.json"])
-    # A zombie until somebody asks what became of it, which for an orphan may take seconds.
+    # It stays a zombie until it is waited for, which for an orphan may take seconds.
     os.waitid(os.P_PID, killed.pid, os.WEXITED | os.WNOWAIT)
     (left,) = tmp_path.iterdir()
     assert left.name.startswith(".t.")

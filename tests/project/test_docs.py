@@ -1,4 +1,4 @@
-"""The pages state what was measured."""
+"""The pages agree with the measurements."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""A session on a GPU, rehearsed on the CPU: records, limits on time, going on."""
+"""A session on a GPU, rehearsed on the CPU: records, time limits, continuing."""
 
 import argparse
 import contextlib
@@ -80,7 +80,7 @@ def test_the_rehearsal_goes_through_every_step_within_a_minute_of_two_cores(tmp_
 @pytest.mark.skipif(not Path("/proc/self/cmdline").is_file(), reason="processes are read on Linux")
 def test_a_session_that_is_terminated_leaves_no_process(tmp_path):
     def named():
-        """Processes that have this folder in their command line."""
+        """Return the processes with this folder in their command line."""
         found = []
         for path in Path("/proc").glob("[0-9]*/cmdline"):
             with contextlib.suppress(OSError):  # it has just ended
@@ -176,7 +176,7 @@ def training(records, work, **changes):
 
 
 def test_a_run_that_was_cut_off_leaves_its_history_and_goes_on(tmp_path, monkeypatch):
-    """The end of the time comes after the second look at the clock."""
+    """Time runs out at the second look at the clock."""
     monkeypatch.setattr(_gpu_train, "SAVE_EVERY", 0)
     monkeypatch.setattr(_gpu_train, "LOG_EVERY", 1)
     monkeypatch.setattr("adaptive_opt.engine.train.FLUSH_EVERY", 3)
@@ -202,7 +202,7 @@ def test_a_run_that_was_cut_off_leaves_its_history_and_goes_on(tmp_path, monkeyp
     assert [*tmp_path.glob("*.pt")] == []
     curve = done["figures"]["curve"]
     assert [p["iteration"] for p in curve] == list(range(done["figures"]["iterations"] + 1))
-    # What came before is what the first session saw.
+    # The earlier part is that of the first session.
     seen, again = (
         {p["iteration"]: p["train_loss"] for p in points if "train_loss" in p}
         for points in (partial["figures"]["curve"], curve)

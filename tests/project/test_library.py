@@ -1,4 +1,4 @@
-"""The optimizers in somebody else's code, from a wheel, in an environment of its own."""
+"""The optimizers in a user's code, from a wheel in a new environment."""
 
 import os
 import re
@@ -16,7 +16,7 @@ from tests.conftest import PROJECT
 
 
 def run(*command, **options):
-    # Kedro's command line, where a test used it, has put this project's src there.
+    # Kedro's command line may have put this project's src there.
     given = {"env": {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}} | options
     done = subprocess.run(
         [str(c) for c in command], capture_output=True, text=True, check=False, **given
@@ -27,7 +27,7 @@ def run(*command, **options):
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    """As ``kedro package`` makes it, with the configuration beside it."""
+    """The wheel that ``kedro package`` makes, with the configuration beside it."""
     source = tmp_path_factory.mktemp("wheel") / "source"
     shutil.copytree(PROJECT / "src", source / "src", ignore=shutil.ignore_patterns("*.egg-info"))
     shutil.copytree(PROJECT / "conf", source / "conf")
@@ -41,7 +41,7 @@ def wheel(tmp_path_factory):
 
 
 def environment(wheel, name):
-    """The Python of an environment with the wheel and what this one has beside the project."""
+    """The Python of an environment with the wheel and all packages of this one."""
     folder = wheel.parents[2] / name
     run(sys.executable, "-m", "venv", "--without-pip", folder)
     found = folder / "bin" / "python"
@@ -54,9 +54,9 @@ def environment(wheel, name):
 
 @pytest.fixture(scope="module")
 def python(wheel):
-    """Of an environment without Kedro."""
+    """The variables of an environment without Kedro."""
     found, site = environment(wheel, "library")
-    for package in ("kedro", "pandas", "pydantic"):  # imported, they would be an error
+    for package in ("kedro", "pandas", "pydantic"):  # importing one is an error
         (site / f"{package}.py").write_text("raise ImportError('not here')\n", encoding="utf-8")
     return found
 

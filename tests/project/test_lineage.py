@@ -1,4 +1,4 @@
-"""What kedro-viz is shown: namespaces, layers, and nothing of the machine."""
+"""The graph for kedro-viz: namespaces, layers, and no paths of the machine."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import orjson
 import pytest
 
-from adaptive_opt.io.viz.graph import adapt_document, adapt_page, hide_paths, machine_paths, nest
+from adaptive_opt.io.viz import adapt_document, adapt_page, hide_paths, machine_paths, nest
 
 
 def node(name, kind, **more):
@@ -20,7 +20,7 @@ def pipeline(name, *children):
 
 @pytest.fixture
 def graph():
-    """a.x makes `d`, used by a.y, b.z; `free` is used by both in a, `p` by b."""
+    """a.x makes `d`, which a.y and b.z use; both in a use `free`, b uses `p`."""
     mp = "modularPipeline"
     return {
         "nodes": [
@@ -51,7 +51,7 @@ def graph():
     }  # fmt: skip
 
 
-def test_each_dataset_stands_where_it_is_made(graph):
+def test_each_dataset_is_in_the_namespace_that_makes_it(graph):
     tree = nest(graph)["modular_pipelines"]
     children = {name: {child["id"] for child in entry["children"]} for name, entry in tree.items()}
     assert children == {
@@ -66,7 +66,7 @@ def test_each_dataset_stands_where_it_is_made(graph):
     assert {"id": "p", "type": "parameters"} in tree["__root__"]["children"]
 
 
-def test_whatever_can_be_seen_together_is_joined(graph):
+def test_edges_join_nodes_that_are_visible_together(graph):
     edges = {(edge["source"], edge["target"]) for edge in nest(graph)["edges"]}
     ends = {"end", "b.z", "b"}
     assert edges == {
@@ -101,7 +101,7 @@ def test_only_graphs_are_nested(graph, route, nested):
     assert "models" in adapted["layers"]
 
 
-def test_nothing_is_said_of_the_machine():
+def test_paths_of_the_machine_are_hidden():
     words = machine_paths(Path("/home/zoë/study"), Path("/home/zoë"), Path("/opt/py"), Path("/"))
     said = {
         "filepath": "/home/zoë/study/data/a.csv",
@@ -117,7 +117,7 @@ def test_nothing_is_said_of_the_machine():
     }
 
 
-def test_the_page_asks_no_other_host():
+def test_the_page_loads_nothing_from_other_hosts():
     page = (
         '<html><head>\n<link rel="icon" href="./favicon.ico" />\n'
         '<link rel="preconnect" href="https://fonts.gstatic.com" crossorigin />\n'

@@ -1,4 +1,4 @@
-"""The notebooks, as somebody opens them: executed in a copy of the project, at the scale smoke."""
+"""The notebooks run in a copy of the project at the scale smoke."""
 
 import ast
 import asyncio
@@ -35,7 +35,7 @@ def refresh():
 
 @pytest.fixture(scope="module")
 def executed(smoke, tmp_path_factory):
-    """All three at once; one in the kernel that ``kedro jupyter lab`` makes."""
+    """Execute all three at once, one in the kernel of ``kedro jupyter lab``."""
     project, execute = smoke[0], refresh().execute
     conf = {p: p.read_bytes() for p in (project / "conf").rglob("*") if p.is_file()}
     with pytest.MonkeyPatch.context() as patch:
@@ -62,14 +62,14 @@ def executed(smoke, tmp_path_factory):
 
 
 def outputs(notebook, kind):
-    """What the cells show of a kind, in order."""
+    """Return the outputs of one type, in order."""
     shown = [o for c in notebook["cells"] for o in c.get("outputs", [])]
     found = [o["data"][kind] for o in shown if kind in o.get("data", {})]
     return ["".join(f) if isinstance(f, list) else f for f in found]
 
 
 def table(html):
-    """The cells of a table, a list for each row."""
+    """Return the cells of a table, one list per row."""
     rows = re.findall(r"<tr.*?</tr>", html, re.DOTALL)
     return [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.DOTALL) for row in rows]
 
@@ -146,7 +146,7 @@ def committed(name):
 
 
 def code(notebook):
-    """What stands in the cells that are executed here, magics left out."""
+    """Return the code of the executed cells without magics."""
     for cell in notebook["cells"]:
         source = "".join(cell["source"])
         if cell["cell_type"] == "code" and not source.startswith("%%writefile"):
@@ -155,7 +155,7 @@ def code(notebook):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_notebooks_hold_no_logic(name):
-    """They name, load, call and show; the one class is that of the reader's own optimizer."""
+    """Notebooks load, call and show; their only class is the reader's own optimizer."""
     files = sum("%%writefile" in "".join(c["source"]) for c in committed(name)["cells"])
     assert files == (name == "your_own_optimizer")
     known = ("plots", "evidence", "parameters", "io", "study")

@@ -1,4 +1,4 @@
-"""Faults in the parameters: all of them, by name, before anything is computed."""
+"""Faults in the parameters are reported together, with their keys, before the first node."""
 
 from types import SimpleNamespace
 

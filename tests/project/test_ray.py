@@ -1,4 +1,4 @@
-"""Nodes as tasks of a Ray cluster: what is computed, and what is left when something dies."""
+"""Nodes as tasks of a Ray cluster: their results, and what remains after a kill."""
 
 import os
 import signal
@@ -36,7 +36,7 @@ def ray():
 
 @pytest.fixture(scope="module")
 def cluster(ray):
-    """Three nodes of one core each on this machine."""
+    """A cluster of three nodes on this machine, each with one core."""
     from ray.cluster_utils import Cluster
 
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
@@ -68,7 +68,7 @@ FORK = Pipeline(
 
 
 def files(folder, *names, given=CPU):
-    """A catalog with files for some names, beside the parameters."""
+    """Return a catalog with the parameters and files for some datasets."""
     made = {n: JSONDataset(filepath=str(folder / f"{n}.json")) for n in names}
     both = CSVDataset(filepath=str(folder / "both.csv"))
     return DataCatalog({**made, "both": both, "parameters": MemoryDataset(given)})
@@ -84,7 +84,7 @@ def run(pipeline, catalog, **options):
 
 
 def processes_of_ray():
-    """Command lines of all there are, but of those that were there before."""
+    """Return the command lines of all Ray processes by pid."""
     found = {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -120,7 +120,7 @@ def fail(_):
 def slow(note, _):
     try:
         Path(note, "begun").touch()
-        while True:  # Ray interrupts Python, and no call of the system
+        while True:  # Ray interrupts Python code, not system calls
             time.sleep(0.05)
     except KeyboardInterrupt:
         Path(note, "ended in order").touch()
@@ -211,7 +211,7 @@ def test_three_nodes_one_killed_are_bit_for_bit_one_after_the_other(cluster, pro
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="processes are counted in /proc")
 def test_an_interrupt_leaves_no_process_and_no_file(ray, tmp_path):
-    """Ray of one's own: on loopback alone, and gone with the run."""
+    """A Ray that the run starts listens on loopback only, and ends with the run."""
     scratch = tmp_path / "t"
     scratch.mkdir()
     program = f"""
@@ -233,7 +233,7 @@ RayRunner(workers=1).run(Pipeline([work]), files(Path({str(tmp_path)!r}), "left"
     while not (tmp_path / "begun").exists():
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.05)
-    assert processes_of_ray().keys() - before.keys()  # those of an earlier test may be ending
+    assert processes_of_ray().keys() - before.keys()  # processes of an earlier test may be ending
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
     said = process.communicate(timeout=60)[1]
     assert "KeyboardInterrupt" in said
@@ -243,7 +243,7 @@ RayRunner(workers=1).run(Pipeline([work]), files(Path({str(tmp_path)!r}), "left"
 
 
 def test_a_process_has_one_gpu_all_its_life_and_else_none(ray, tmp_path):
-    """torch keeps the first that it used. The GPUs are pretended; what Ray hands out is not."""
+    """torch keeps the first GPU that it used. The GPUs are simulated, Ray's choice is real."""
     from ray.cluster_utils import Cluster
 
     made = Cluster(
@@ -317,6 +317,6 @@ def test_faults_of_resources_are_told():
         "cpus": 0,
         "gpus": 1.5,
         "tags": {"resnet": {}},
-    }  # Ray gives a part of one GPU, or whole ones
+    }  # Ray assigns a part of one GPU, or whole GPUs
     faults = find_faults(parameters(given={"resources": given}))
     assert {f.path for f in faults} == {("resources", n) for n in ("cpus", "gpus", "tags")}

@@ -1,4 +1,4 @@
-"""A catalog on an object store: a server of S3, on loopback."""
+"""A catalog on an object store: an S3 server on loopback."""
 
 import json
 import logging
@@ -23,8 +23,7 @@ from adaptive_opt.io.datasets import (
     TextDataset,
 )
 from adaptive_opt.io.runs import RunFolderDataset
-from adaptive_opt.io.status.outcome import _folders
-from adaptive_opt.io.status.results import path_of
+from adaptive_opt.io.status.outcome import _summary, path_of
 from tests.project.conftest import kedro
 from tests.project.warm import run_kedro
 
@@ -38,10 +37,10 @@ PART = ("run", *GIVEN, f"--namespaces={','.join(NAMESPACES)}")
 
 @pytest.fixture(scope="module")
 def store():
-    """A bucket, and what processes find it by."""
+    """A bucket, and the environment variables for its server."""
     pytest.importorskip("s3fs", reason="s3fs is not installed: pip install '.[s3]'")
     moto = pytest.importorskip("moto.server", reason="moto, a server of S3, is not installed")
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # it tells of every request
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # it logs every request
     server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
     server.start()
     host, port = server.get_host_and_port()
@@ -56,7 +55,7 @@ def store():
 
 @pytest.fixture
 def here(store, monkeypatch):
-    """The same for this process, which has read the environment long ago."""
+    """The bucket for this process, which has already read the environment."""
     import fsspec
 
     for name, value in store.items():
@@ -112,7 +111,7 @@ def test_a_checkpoint_is_gone_on_from(here, caplog):
     assert "is damaged" in caplog.text
     checkpoint.remove()
     assert not folder.checkpoint.exists()
-    checkpoint.remove()  # nothing there is fine
+    checkpoint.remove()  # a missing file is fine
     folder.forget()
 
 
@@ -126,7 +125,7 @@ def test_a_store_that_is_away_is_a_sentence(here, monkeypatch):
 
 @pytest.fixture
 def memory(monkeypatch):
-    """A file system that can be told to fail; its URLs have a host, as most but s3's do."""
+    """A file system that can fail; its URLs have a host, unlike those of S3."""
     from fsspec.implementations.memory import MemoryFileSystem
 
     monkeypatch.setattr(MemoryFileSystem, "store", {})
@@ -141,7 +140,7 @@ def memory(monkeypatch):
 
 
 def run_in(url):
-    """A finished run with a checkpoint."""
+    """Return the folder of a finished run, and its checkpoint."""
     for name, content in (("summary.json", {"digest": "a"}), ("history.parquet", KEPT[1][2])):
         kind = RecordDataset if name.endswith("json") else ParquetDataset
         kind(filepath=f"{url}/{name}").save(content)
@@ -153,7 +152,7 @@ def run_in(url):
 
 
 def test_all_of_a_run_is_in_the_same_place(memory):
-    """A URL's first part is a host to some, and a folder to others."""
+    """The first part of a URL is a host for some file systems, a folder for others."""
     folder, checkpoint = run_in("memory://host/run")
     assert folder.finished("a") is not None
     assert {path.name for path in folder.path.iterdir()} == {
@@ -167,7 +166,7 @@ def test_all_of_a_run_is_in_the_same_place(memory):
 
 @pytest.mark.parametrize("method", ["info", "get_file"])
 def test_what_cannot_be_reached_is_neither_absent_nor_damaged(memory, method):
-    """Else a finished run would be made again, and a checkpoint written over."""
+    """Otherwise a finished run would be repeated, and a checkpoint overwritten."""
     folder, checkpoint = run_in("memory://host/run")
     memory(method)
     told = r"cannot be reached \(RuntimeError: the token has expired\); run again when it can"
@@ -194,14 +193,17 @@ def test_what_was_made_on_two_file_systems_is_told_of_each(memory, tmp_path):
         [tmp_path / "a" / "x.csv", tmp_path / "b" / "x.csv"],
         at("memory://h/x.csv"),
     )
-    assert _folders([elsewhere, *on_disk]) == [f"2 in {tmp_path}: a, b", str(elsewhere)]
-    inside = Path("data/y.csv")
-    assert _folders([*on_disk, inside]) == [f"2 in {tmp_path}: a, b", str(inside)]
+    assert _summary(on_disk) == f"2 in {tmp_path}: a, b"
+    assert _summary([elsewhere]) == str(elsewhere)
+    for other in (elsewhere, Path("data/y.csv")):
+        said = _summary([*on_disk, other])
+        assert said.startswith("3 in ")
+        assert str(other.parent) in said
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="nodes run side by side on Linux alone")
 def test_a_study_is_kept_there(project, here, store, tmp_path):
-    """By processes begun anew, by such as were forked; as on a disk, and found again."""
+    """By new and by forked processes, with the results of a local disk; found again."""
     pytest.importorskip("ray", reason="Ray is not installed: pip install '.[ray]'")
     globals_file = project / "conf" / "smoke" / "globals.yml"
     before = globals_file.read_text()
@@ -234,4 +236,4 @@ def test_a_study_is_kept_there(project, here, store, tmp_path):
     assert "secret of nobody" not in first + again + status.stdout + status.stderr
     with closing(sqlite3.connect(tmp_path / "mlflow.db")) as base:
         query = "SELECT count(*) FROM tags WHERE key = 'mlflow.parentRunId'"
-        assert base.execute(query).fetchone()[0] == 8  # of two places, two arms, two seeds
+        assert base.execute(query).fetchone()[0] == 8  # two places, two arms, two seeds

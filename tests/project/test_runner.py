@@ -1,4 +1,4 @@
-"""Nodes side by side: what is computed, what hooks see, and what happens when one fails or dies."""
+"""Parallel nodes: their results, the calls of hooks, and what happens if a node fails."""
 
 import multiprocessing
 import os
@@ -21,7 +21,7 @@ from kedro_datasets.pandas import CSVDataset
 from pluggy import PluginManager
 
 from adaptive_opt.errors import StudyError
-from adaptive_opt.io.runners.events import REMOTE_DATA
+from adaptive_opt.io.runners import REMOTE_DATA
 from adaptive_opt.io.runners.local_runner import StudyRunner
 from tests.project.conftest import kedro
 
@@ -55,7 +55,7 @@ def together(*places):
 
 @pytest.fixture
 def make(tmp_path):
-    """A catalog with files for some names, beside the parameters."""
+    """Return a catalog with the parameters and files for some datasets."""
 
     def catalog(*names, **others):
         files = {n: JSONDataset(filepath=str(tmp_path / f"{n}.json")) for n in names}
@@ -65,7 +65,7 @@ def make(tmp_path):
 
 
 class Seen:
-    """A hook that writes down what it is told, and in which process."""
+    """A hook that records its calls and the process."""
 
     def __init__(self):
         self.events = []
@@ -139,7 +139,7 @@ NODE_EVENTS = ["before_node_run", "after_node_run", "after_dataset_saved"]
 
 
 def check_events(events):
-    """Hooks of each node of FORK in Kedro's order, without the data."""
+    """Check that the hooks of each node of FORK came in Kedro's order, without data."""
     for name in ("left", "right", "both"):
         own = [event for event, told in events if told["node"] == name]
         assert own == ["after_dataset_loaded"] * (2 if name == "both" else 1) + NODE_EVENTS
@@ -188,7 +188,7 @@ def test_on_a_gpu_it_is_one_at_a_time(make, monkeypatch):
         run(FORK.filter(node_names=["left", "right"]), catalog, workers=2)
 
 
-class UnsendableError(Exception):  # its class could not be made anew from what it says
+class UnsendableError(Exception):  # it cannot be unpickled from its message
     def __init__(self, one, two):
         super().__init__(f"{one} and {two}")
 
@@ -250,7 +250,6 @@ def test_an_interrupt_ends_the_workers_in_order(make, tmp_path):
     )
 
     def interrupt():
-        # Not earlier: Python drops an interrupt that arrives in a function called at a fork.
         while not begun.exists():
             time.sleep(0.1)
         os.kill(os.getpid(), signal.SIGINT)
@@ -262,7 +261,7 @@ def test_an_interrupt_ends_the_workers_in_order(make, tmp_path):
 
 
 def test_workers_do_not_outlive_their_parent(tmp_path):
-    """Else they would write where the next run writes."""
+    """Otherwise they and the next run could write the same files."""
     beat = tmp_path / "beat"
     program = f"""
 import time
@@ -295,7 +294,7 @@ StudyRunner(workers=2).run(Pipeline(nodes), catalog)
 
 
 def test_side_by_side_is_bit_for_bit_one_after_the_other(project, tmp_path):
-    """Searches and runs of a network, whose convolutions could depend on threads."""
+    """Searches and runs of a network: convolutions could depend on the number of threads."""
     part = ["run", "--env=smoke", "--namespaces=data,tuning.resnet18,training.resnet18"]
     part += ["--tags=ssdh,adam", "--params=tracking.enabled=false"]
     found = []

@@ -1,4 +1,4 @@
-"""A finished run is known by its summary, and no other results pass for it."""
+"""A summary identifies a finished run; one process at a time trains in a folder."""
 
 import subprocess
 import sys
@@ -15,7 +15,7 @@ from adaptive_opt.pipelines.training.nodes import train
 
 
 def save(path, digest, value, upto=3):
-    """As the catalog does: history, weights, summary."""
+    """Save history, weights and summary, as the catalog does."""
     parts = [
         (ParquetDataset, "history.parquet", pd.DataFrame({"value": [value]})),
         (TensorsDataset, "weights.safetensors", {"w": torch.tensor([value])}),
@@ -36,14 +36,14 @@ def test_a_finished_run_is_found(tmp_path):
 
 
 def test_a_run_killed_while_its_results_are_written_does_not_pass_for_the_one_before(tmp_path):
-    """Run a, then b is killed before its summary: what is there is not a."""
+    """Run b is killed before its summary, after run a: the folder has no finished run."""
     folder = RunFolder(tmp_path)
     save(tmp_path, "a", 1)
     folder.forget()
     save(tmp_path, "b", 2, upto=2)
     assert folder.finished("a") is None
     assert folder.finished("b") is None
-    folder.forget()  # nothing there is fine
+    folder.forget()  # a missing summary is fine
 
 
 def test_a_run_that_lacks_one_of_its_files_is_not_finished(tmp_path):
@@ -102,7 +102,7 @@ def test_a_second_process_waits_until_the_first_has_saved(tmp_path, holder, capl
     folder = RunFolder(tmp_path)
     with folder.locked():
         assert (tmp_path / "saving").exists()
-        assert holder.poll() is None  # released by the summary and not by its end
+        assert holder.poll() is None  # the summary released the lock, not the end of the process
     assert f"process {holder.pid} on" in caplog.text
     assert "waiting until it ends" in caplog.text
     folder.unlock()

@@ -1,4 +1,4 @@
-"""Passwords are used, and written nowhere: not in logs, MLflow, results or records that wait."""
+"""Passwords appear in no log, MLflow record, result or unsent record."""
 
 import http.server
 import threading
@@ -16,7 +16,7 @@ SMALL += ",tracking.wait_seconds=1"
 
 
 def holding(folder, word):
-    """Files under a folder that hold a word in any of the ways that text is written."""
+    """Return the files in a folder that contain a word in any encoding."""
     words = [word.encode(e) for e in ("utf-8", "utf-16-le")]
     files = [f for f in folder.rglob("*") if f.is_file()]
     return [f for f in files if any(w in f.read_bytes() for w in words)]
@@ -37,7 +37,7 @@ def run(project, url, tracker):
 
 
 class HangsUp(http.server.BaseHTTPRequestHandler):
-    """Says that it is well, and breaks off whatever it is asked."""
+    """Reports that it is healthy, and aborts every other request."""
 
     def do_GET(self):
         if self.path == "/health":
@@ -54,7 +54,7 @@ class HangsUp(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture(params=["nobody", "hangs up"])
 def tracker(request):
-    """One that is not there, or whose failing requests MLflow quotes, password included."""
+    """A server that does not exist, or whose failing requests MLflow quotes with the password."""
     made = http.server.ThreadingHTTPServer(("127.0.0.1", 0), HangsUp)
     port = 1 if request.param == "nobody" else made.server_port
     threading.Thread(target=made.serve_forever, daemon=True).start()
@@ -64,14 +64,15 @@ def tracker(request):
 
 
 def test_the_password_of_a_database_and_of_a_tracker(project, server, tracker):  # noqa: F811
-    """Everything that the run wrote, in the project's folder and on the terminal."""
+    """No file in the project's folder and no output contains a password."""
     done, said = run(project, server, tracker)
     assert done.returncode == 0, said
     assert "rr_cond29, sgdm: best" in said
-    assert "does not have this run yet" in said  # the tracker was asked, and its records wait
+    # The tracker was contacted, and its records are unsent.
+    assert "does not have this run yet" in said
     import psycopg
 
-    with psycopg.connect(server) as connection:  # it is the one that was used
+    with psycopg.connect(server) as connection:  # this database was used
         assert connection.execute("SELECT count(*) FROM trials").fetchone()[0] >= 2
     for word in ("s3cret-word", "tr4cker-word"):
         assert word not in said
@@ -79,7 +80,7 @@ def test_the_password_of_a_database_and_of_a_tracker(project, server, tracker): 
 
 
 def test_a_password_in_the_wrong_place():
-    """An @ that is not written as %40 cuts it in two; a query is a place for it too."""
+    """An unescaped @ splits a password; a query can contain one too."""
     torn = Storage("postgresql://me:two@s3cret-word@127.0.0.1:1/d")
     with pytest.raises(StudyError, match="write an @ in the password as %40") as raised:
         torn.check()

@@ -1,4 +1,4 @@
-"""Studies of a part of the grid: what they are made of, and that they end with their own report."""
+"""Studies of a part of the grid: their nodes, and their own reports."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def own(tmp_path_factory):
 
 
 def chosen(pipelines, *tags, name="__default__"):
-    """As Kedro's session chooses it."""
+    """Filter a pipeline as Kedro's session does."""
     return (Pipeline([]) + pipelines[name]).filter(tags=list(tags))
 
 
@@ -52,7 +52,7 @@ def test_a_task_is_a_study_of_its_own(pipelines):
     assert "data.transformer.load" in names
     assert not [n for n in names if "resnet18" in n or "rr_cond" in n]
     outside = {i for i in part.inputs() if not i.startswith("params:") and "folder" not in i}
-    assert outside == {"tuning_storage"}  # nothing else is needed
+    assert outside == {"tuning_storage"}  # the only other input
 
 
 def test_arms_of_a_task_are_chosen_by_their_cells(pipelines):
@@ -176,7 +176,7 @@ def test_an_arm_alone_is_told_what_is_missing(own):
 
 
 def test_an_arm_that_fails_does_not_stop_the_others(own):
-    """Learning rates at which every trial diverges: the arm has no run, the others a verdict."""
+    """Every trial of an arm diverges: it has no run, and the others have a verdict."""
     space = "tuning.spaces.corrected.rr_cond29.first-order.lr"
     params = f"{space}.low=1e9,{space}.high=1e10"
     tags = "--tags=rr_cond29.sgdm,rr_cond29.ssdh,rr_cond29.sadh"

@@ -1,4 +1,4 @@
-"""What the pages tell people to type exists, what they show runs, and the site is whole."""
+"""The commands on the pages exist, the programs run, and the site is complete."""
 
 import os
 import re
@@ -14,10 +14,10 @@ import yaml
 from kedro.config import OmegaConfigLoader
 from omegaconf import OmegaConf
 
-from adaptive_opt.io.hooks import known_tags
 from adaptive_opt.parameters import find_faults
 from adaptive_opt.pipeline_registry import register_pipelines
 from adaptive_opt.settings import CONFIG_LOADER_ARGS
+from adaptive_opt.study import known_tags
 from tests.conftest import PROJECT, find_chromium
 
 DOCS = PROJECT / "docs"
@@ -29,7 +29,7 @@ PAGES = {
 
 
 def typed(text):
-    """Commands in a page: lines of code blocks and what stands between backticks."""
+    """Return the commands of a page, from code blocks and backticks."""
     joined = re.sub(r"\\\n\s*", "", text)
     found = re.findall(r"(?:^ {4,}|`)(?:\w+=\S+ )?((?:kedro|make) [^`\n]*)", joined, re.M)
     return [shlex.split(command, comments=True) for command in found]
@@ -45,7 +45,7 @@ def committed(env):
 
 
 def parameters(env="base", given=None):
-    """As a run with these would have them; what is in conf/local here is left out."""
+    """Return the parameters of a run, without those of conf/local."""
     return OmegaConf.to_container(OmegaConf.merge(committed(env), given or {}))
 
 
@@ -73,7 +73,7 @@ def test_make_targets_exist():
 
 
 def test_kedro_commands_and_what_they_name_exist(kedro):
-    """Every option, pipeline, tag, node, environment and parameter, by parsing and not running."""
+    """Parse every option, pipeline, tag, node, environment and parameter."""
     known = register_pipelines()
     for page, words in COMMANDS:
         if words[0] != "kedro" or page.endswith("ways_to_run.md"):  # test_ways runs that page

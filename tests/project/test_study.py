@@ -1,4 +1,4 @@
-"""The whole project, as a user runs it, on a copy in an empty folder."""
+"""The whole project, run as a user does, in a copy."""
 
 import html
 import json
@@ -25,13 +25,13 @@ from tests.project.test_tracking import Recorded
 from tests.project.warm import run_kedro
 
 CELLS = 7 + 13 + 12 + 12
-"""Of the default study: the placebos are of one function, the exact diagonal of it alone."""
+"""Runs of the default study: placebos, and the exact diagonal, are on one function only."""
 
 SEARCH_FIGURES = ("history", "parallel_coordinates", "importances", "slice")
 
 
 def without_seconds(record):
-    """A record of searches, which take as long as they take."""
+    """Return a record of searches without its seconds."""
     read = json.loads(record)
     return {
         **read,
@@ -41,7 +41,7 @@ def without_seconds(record):
 
 
 def quickest(command):
-    """Seconds of the quickest of three, and what the last printed."""
+    """Return the seconds of the fastest of three runs, and the last output."""
     took = []
     for _ in range(3):
         start = time.perf_counter()
@@ -68,7 +68,7 @@ def slowness():
 
 @pytest.mark.alone
 def test_smoke_takes_at_most_a_minute(request):
-    """The limit is a minute at the machine's speed before or after the run, the lower one."""
+    """The limit is a minute, scaled by the lower of the machine's speeds before and after."""
     before = slowness()
     seconds = request.getfixturevalue("smoke")[1]
     assert seconds < 60 * max(before, slowness())
@@ -87,7 +87,7 @@ def test_a_run_ends_with_where_its_results_are(smoke):
 
 
 def test_the_grid_is_looked_at_without_torch(smoke):
-    """What was searched and trained is done; of a changed parameter it is known what it moves."""
+    """Finished cells are done, and a changed parameter makes its cells stale."""
     look = ["adaptive", "status", "--env=smoke", "--json"]
     done = kedro(smoke[0], *look, "--params=arms.resnet18.sadh.eps=1e-6,training.log_every=7")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -98,7 +98,7 @@ def test_the_grid_is_looked_at_without_torch(smoke):
     assert stale["training"]["state"] == "stale"
     assert stale["seconds_left"] > 0
     assert {c["search"]["state"] for c in cells.values()} == {"done"}
-    for (task, _), cell in cells.items():  # networks say themselves how often they log
+    for (task, _), cell in cells.items():  # networks have their own log_every
         assert cell["training"]["state"] == ("stale" if task.startswith("rr") else "done")
         assert cell["training"]["why"] in ("", "log_every: 10, now 7")
 
@@ -185,12 +185,12 @@ def test_a_finished_search_is_not_gone_on_with(smoke):
 
 
 def test_published_configurations_are_taken_on_request(smoke):
-    """And what was searched is found again afterwards."""
+    """The results of the searches are found again afterwards."""
     args = ["--params=tuning.source=published", "--nodes=tuning.rr_cond29.sadh.search"]
     train = "--nodes=training.rr_cond29.sadh.train"
     refused = kedro(smoke[0], "run", "--env=smoke", "--params=tuning.source=published", train)
     assert refused.returncode == 1
-    assert "the configuration there is from a search; kedro run --pipelines=tuning" in (
+    assert "the stored configuration is from a search; kedro run --pipelines=tuning" in (
         refused.stderr
     )
     best = smoke[0] / "data/06_models/smoke/rr_cond29/sadh/best.json"
@@ -221,7 +221,7 @@ def test_a_wrong_database_is_said_before_anything_is_trained(smoke, url, message
 
 
 def test_credentials_reach_neither_log_nor_mlflow(project):
-    """Those of conf/local, which Kedro reads where no --env is given."""
+    """The credentials of conf/local, which Kedro reads without --env."""
     secret = project / "conf" / "local" / "credentials.yml"
     secret.parent.mkdir(exist_ok=True)
     secret.write_text("tuning_storage: {url: 'sqlite:///secret-word.db'}\n")
@@ -233,7 +233,7 @@ def test_credentials_reach_neither_log_nor_mlflow(project):
     finally:
         secret.unlink()
     assert done.returncode == 0, done.stdout + done.stderr
-    assert (project / "secret-word.db").exists()  # it is the one that was used
+    assert (project / "secret-word.db").exists()  # this database was used
     assert "secret-word" not in done.stdout + done.stderr
     assert b"secret-word" not in (project / "mlflow.db").read_bytes()
 
@@ -290,7 +290,7 @@ def test_the_verdict_is_what_its_schema_says_and_the_report_states_it(smoke):
         judged = {a.arm for a in task.arms if a.speedups and a.kind != "ladder"}
         assert judged == {*default_arms()} - {task.reference}
         assert all({s.clock for s in a.speedups} == {*CLOCKS} for a in task.arms if a.speedups)
-        steps = {"rr_cond29": 0, "rr_cond15099": 6}  # the exact diagonal is of RR alone
+        steps = {"rr_cond29": 0, "rr_cond15099": 6}  # only Rahimi–Recht has the exact diagonal
         assert len(task.ladder) == steps.get(task.task, 5)
         assert {b.arm for b in task.break_even} >= {"sophia", "sadh", "ssdh", "ssvp"}
         assert task.lengths == [0.25, 1.0, 2.0]
@@ -519,7 +519,7 @@ def test_an_interrupted_run_is_taken_up(smoke):
 
 
 def test_finished_runs_are_left_until_something_relevant_changes(smoke):
-    """The second run trains nothing; a changed arm trains that arm, what is logged its task."""
+    """The second run trains nothing; a changed arm trains again, changed logging its task."""
     runs = [("resnet18", "ssdh"), ("resnet18", "sgdm"), ("rr_cond29", "sgdm")]
     nodes = ",".join(f"training.{task}.{arm}.train" for task, arm in runs)
 
@@ -543,7 +543,7 @@ def test_data_made_with_other_parameters_are_not_trained_on(smoke):
     args = ["run", "--env=smoke", "--params=data.resnet18.seed=7", "--tags=resnet18"]
     done = kedro(smoke[0], *args, "--pipelines=training")
     assert done.returncode == 1
-    assert "data.resnet18: the data there are were made with other parameters" in done.stderr
+    assert "data.resnet18: the stored data were made with other parameters" in done.stderr
     assert "kedro run --pipelines=data --tags=resnet18" in done.stderr
     assert "Completed node" not in done.stdout
 
@@ -568,7 +568,7 @@ def test_a_damaged_result_is_made_again(smoke):
 
 
 def test_a_killed_run_goes_on(smoke):
-    """SIGKILL to the whole command; the same command again ends as the first run did."""
+    """After SIGKILL, the same command gives the results of an undisturbed run."""
     project = smoke[0]
     folder = project / "data/07_model_output/smoke/transformer/ssdh"
     before = pd.read_parquet(folder / "history.parquet").drop(columns="device_seconds")
@@ -657,7 +657,10 @@ def test_mlflow_has_every_seed_with_its_curves(smoke):
             "tuning.source: resnet18, nadam: not searched; kedro run --pipelines=tuning",
         ),
         (["--tags=sshd"], "no task, arm, kind or half is called 'sshd'; did you mean 'ssdh'?"),
-        (["--env=smok"], "no environment is called 'smok', for conf/smok is no folder; did you"),
+        (
+            ["--env=smok"],
+            "no environment is called 'smok', because the folder conf/smok does not exist; did you",
+        ),
         (["--nodes=training.rr_cond29.sgmd.train"], "did you mean 'training.rr_cond29.sgdm.train'"),
         (["--tags=ssdh", "--nodes=data.resnet18.load", "--namespaces=tuning"], "nothing was run"),
         (
@@ -684,14 +687,14 @@ def test_faults_are_sentences_on_the_command_line(smoke, args, message):
     assert "Traceback" not in done.stdout + done.stderr
     assert "Running node" not in done.stdout
     assert "Completed node" not in done.stdout
-    if "99999" in message:  # not known before the node is run
-        assert "Failed in training.transformer.sgdm.train, after 0 of 1 nodes." in done.stderr
+    if "99999" in message:  # only the node can find this fault
+        assert "Failed in training.transformer.sgdm.train." in done.stderr
         assert "kedro run --env=smoke --nodes=training.transformer.sgdm.train" in done.stderr
 
 
 def test_the_package_runs_as_a_module(project):
     env = {**os.environ, "PYTHONPATH": str(project / "src")}
-    env["MLFLOW_TRACKING_URI"] = "http://127.0.0.1:1"  # nobody's
+    env["MLFLOW_TRACKING_URI"] = "http://127.0.0.1:1"  # no server
     env["COLUMNS"] = "500"
     command = [sys.executable, "-m", "adaptive_opt", "--env=smoke", "--pipelines=rr_synthesis"]
     done = subprocess.run(
@@ -727,7 +730,7 @@ def test_runs_on_another_function_are_not_mixed_in(smoke):
     ],
 )
 def test_other_sets_of_arms_are_searched_trained_and_judged(smoke, pipeline, tags):
-    """To the end: an arm whose trials all diverge, as at this size some do, is named."""
+    """The study completes and names arms whose trials all diverge, as some do at this size."""
     if pipeline == "zoo":
         pytest.importorskip("pytorch_optimizer", reason="not installed: pip install '.[zoo]'")
     chosen = [f"--tags={','.join(tags)}"] if tags else []

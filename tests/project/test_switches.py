@@ -1,4 +1,4 @@
-"""Every variant flips what it says, and all of them together are the environment replication."""
+"""Every variant changes only its switch; all together equal the environment replication."""
 
 import pytest
 

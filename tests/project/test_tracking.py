@@ -1,4 +1,4 @@
-"""MLflow has what was trained, once; and training does not care whether there is an MLflow."""
+"""MLflow gets every training once, and training does not depend on MLflow."""
 
 import json
 import logging
@@ -21,15 +21,18 @@ import pytest
 import torch
 
 from adaptive_opt.engine.contract import HistoryBlock
-from adaptive_opt.files import changed_at
+from adaptive_opt.files import changed_at, write_record
 from adaptive_opt.io.datasets import ParquetDataset, RecordDataset, TensorsDataset
 from adaptive_opt.io.runs import RunFolder
 from adaptive_opt.io.tracking import training
 from adaptive_opt.io.tracking.hooks import TrackedRun
-from adaptive_opt.io.tracking.sender import Delivery
-from adaptive_opt.io.tracking.spool import is_abandoned, write
-from adaptive_opt.io.tracking.store import Store, UnreachableError
-from adaptive_opt.io.tracking.training import ENVIRONMENT, TrackedTraining, track_training
+from adaptive_opt.io.tracking.sender import Delivery, Store, UnreachableError
+from adaptive_opt.io.tracking.training import (
+    ENVIRONMENT,
+    TrackedTraining,
+    is_abandoned,
+    track_training,
+)
 from adaptive_opt.parameters.models import TrackingParameters
 from adaptive_opt.pipelines.rr_synthesis.nodes import make_function
 from adaptive_opt.pipelines.training.nodes import train
@@ -51,7 +54,7 @@ def function(parameters):
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
-    """Folder with a database that every test here adds to: making one takes seconds."""
+    """Folder with a database for all tests here, because creating one takes seconds."""
     return tmp_path_factory.mktemp("tracked")
 
 
@@ -61,7 +64,7 @@ RUN["inherited"] = {"scale": "smoke"}
 
 @contextmanager
 def tracked(project, uri, files=(), **settings):
-    """A tracked run; afterwards its ``address``, and its ``warnings``."""
+    """Track a run; afterwards the value has its ``address`` and ``warnings``."""
     chosen = TrackingParameters(points=POINTS, live_seconds=0, wait_seconds=120, **settings)
     outcome, handler = SimpleNamespace(address="", warnings=[]), logging.Handler()
     handler.emit = lambda record: outcome.warnings.append(record.getMessage())
@@ -80,7 +83,7 @@ def database(project):
 
 
 def train_arm(parameters, function, folder, arm="adam"):
-    """Train as the pipeline does, and save as the catalog does."""
+    """Train as the pipeline does and save as the catalog does."""
     given = (parameters[name] for name in ("tasks", "arms", "training"))
     found = [{"values": {}, "found": True, "failed": ""}] * 2
     best = {"values": {}, "failed": "", "studies": found}
@@ -100,7 +103,7 @@ def without_clock(history):
 
 
 class Recorded:
-    """What is in the database."""
+    """The content of the database."""
 
     def __init__(self, project):
         with closing(sqlite3.connect(project / "mlflow.db")) as base:
@@ -128,7 +131,7 @@ class Recorded:
 
 
 def expected_curve(history, seed, points=POINTS):
-    """Of the logged rows the first of every twentieth of the run, and the last."""
+    """Return the first logged row of every twentieth of the run, and the last row."""
     rows = history[history["seed"] == seed].sort_values("iteration")
     kept = {}
     for step, value in zip(rows["iteration"], rows["train_loss"], strict=True):
@@ -137,7 +140,7 @@ def expected_curve(history, seed, points=POINTS):
 
 
 def check_children(recorded, folder, arm="adam"):
-    """One for each seed, finished, with the curve of the history; its parents."""
+    """Check the child run of each seed against the history; return the parents."""
     history = pd.read_parquet(folder / "history.parquet")
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     children = recorded.children(summary["digest"])
@@ -160,7 +163,7 @@ def check_children(recorded, folder, arm="adam"):
 
 @pytest.fixture(scope="module")
 def undisturbed(parameters, function, project):
-    """Trained without MLflow."""
+    """History and weights of a training without MLflow."""
     assert ENVIRONMENT not in os.environ
     folder = project / "undisturbed" / "adam"
     return train_arm(parameters, function, folder)
@@ -168,7 +171,7 @@ def undisturbed(parameters, function, project):
 
 @pytest.fixture(scope="module")
 def first(parameters, function, project, undisturbed):
-    """A run that is recorded in the database."""
+    """Folder of a run that is recorded in the database."""
     with tracked(project, database(project)) as outcome:
         got = train_arm(parameters, function, project / "adam")
     assert outcome.warnings == []
@@ -188,7 +191,7 @@ def test_every_seed_has_a_run_with_its_curve_under_the_run_of_the_command(first)
 
 
 def test_what_was_finished_before_is_recorded_once(parameters, function, first, tmp_path):
-    """In a second run an arm that MLflow knows gets no run; one that it does not gets its own.
+    """In a second run, only an arm that MLflow does not have gets a new child run.
 
     The project's folder was moved meanwhile, and what is recorded moves with it.
     """
@@ -220,7 +223,7 @@ def wait_for(condition):
 
 
 def points_of_running(project):
-    """How many points each child run has that has not ended."""
+    """Return the number of points of each child run that has not ended."""
     recorded = Recorded(project)
     running = [r for r, (_, status) in recorded.runs.items() if status == "RUNNING"]
     return [
@@ -236,12 +239,12 @@ def free_port():
 
 @pytest.fixture
 def server(first, tmp_path):
-    """``mlflow server`` on the database of the others; its process, and its address."""
+    """Process and address of an ``mlflow server`` on the shared database."""
     port = free_port()
     command = [sys.executable, "-m", "mlflow", "server", "--host=127.0.0.1", f"--port={port}"]
     command += ["--workers=1", f"--backend-store-uri={database(first)}"]
     env = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"}
-    env["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # half a dozen processes, of no use here
+    env["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # six processes that are not needed here
     with (tmp_path / "server.log").open("wb") as log:
         process = subprocess.Popen(
             command, cwd=tmp_path, env=env, stdout=log, stderr=log, start_new_session=True
@@ -257,7 +260,7 @@ def server(first, tmp_path):
 
 
 def kill(process):
-    """With its workers."""
+    """Kill a server and its workers."""
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
@@ -265,7 +268,7 @@ def kill(process):
 
 @pytest.mark.parametrize("where", ["database", "server"])
 def test_mlflow_stores_a_point_that_it_gets_twice_once(first, request, where):
-    """What sending everything again relies on."""
+    """Sending everything again relies on this."""
     uri = database(first) if where == "database" else request.getfixturevalue("server")[1]
     store = Store(uri, "study", first / "mlflow_artifacts")
     run = store.create(f"twice on a {where}", {}, 0)
@@ -355,14 +358,14 @@ def test_training_goes_on_where_mlflow_cannot_be_reached(
     assert "sent by the next kedro run" in line
     (left,) = (tmp_path / "mlflow_unsent").iterdir()
     assert {f"{TASK}.adam.json", "run.json", "end.json"} < {f.name for f in left.iterdir()}
-    assert waited < 30  # far below what MLflow's own retries take
+    assert waited < 30  # far less than MLflow's own retries take
     if held is not None:
         held.close()
 
 
 def test_no_folder_for_records_is_one_line(tmp_path):
     (tmp_path / "mlflow_unsent").write_text("in the way")
-    with pytest.raises(OSError, match="mlflow_unsent"):  # which the hooks turn into a line
+    with pytest.raises(OSError, match="mlflow_unsent"):  # the hooks log it in one line
         TrackedRun(database(tmp_path), "study", TrackingParameters(), RUN, tmp_path)
 
 
@@ -405,7 +408,7 @@ with track_training("rr_cond29", "adam", f"digest of {name}", resolved) as track
 
 @pytest.mark.parametrize("sender", [[], ["sender too"]], ids=["alone", "with its sender"])
 def test_runs_of_a_process_that_was_killed_are_closed(first, sender):
-    """By its sender; if that was killed too, by the next run."""
+    """Its sender closes them; if that was killed too, the next run does."""
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2] / "src")}
     name = " ".join(["killed", *sender])
     command = [sys.executable, "-c", KILLED, str(first), name, *sender]
@@ -427,7 +430,7 @@ def test_runs_of_a_process_that_was_killed_are_closed(first, sender):
 
 
 class FakeStore:
-    """A tracking server in memory, which fails when it is told to."""
+    """A tracking server in memory, which can fail at any request."""
 
     experiment = "1"
 
@@ -448,7 +451,7 @@ class FakeStore:
         info.lifecycle_stage = "active"
         data = SimpleNamespace(tags=dict(tags), points=set())
         self.runs[info.run_id] = SimpleNamespace(info=info, data=data)
-        self._asked()  # it may be made though the answer is lost
+        self._asked()  # the run may exist although the answer is lost
         return info.run_id
 
     def log(self, run, points, params, tags):
@@ -461,7 +464,7 @@ class FakeStore:
         self.runs[run].info.status = status
 
     def children(self, key):
-        """Status and curve of each seed's run below a parent; nothing is there twice."""
+        """Return status and curve of each seed's child run; check that none exists twice."""
         tagged = [r for r in self.runs.values() if r.data.tags.get("kedro_run") == key]
         children = [r for r in tagged if PARENT in r.data.tags]
         found = {}
@@ -483,7 +486,7 @@ def block_of(seeds, rows, diverged_at=None):
 
 
 def observed(folder, monkeypatch, iterations, digest="d", kept=False, ends=True):
-    """A training that says its rows one by one; broken off, or finished with the whole history."""
+    """Run a training that reports rows one by one, and is interrupted or finishes."""
     settings = {"folder": str(folder), "points": 10, "live_seconds": 0}
     monkeypatch.setenv(ENVIRONMENT, json.dumps(settings))
     seeds = [0, 1]
@@ -501,12 +504,12 @@ def observed(folder, monkeypatch, iterations, digest="d", kept=False, ends=True)
 
 
 def opened(folder):
-    write(folder / "run.json", {**RUN, "time": 0, "process": {"host": "another", "pid": 1}})
+    write_record(folder / "run.json", {**RUN, "time": 0, "process": {"host": "another", "pid": 1}})
     return folder
 
 
 def close(folder, status="FINISHED"):
-    write(folder / "end.json", {"status": status, "time": 2, "metrics": {}, "files": []})
+    write_record(folder / "end.json", {"status": status, "time": 2, "metrics": {}, "files": []})
 
 
 def whole(seed):
@@ -527,7 +530,7 @@ def test_a_resumed_training_gets_a_new_run_with_the_whole_curve(tmp_path, monkey
 
 
 def test_a_worker_that_takes_over_goes_on_with_the_same_run(tmp_path, monkeypatch):
-    """In the same ``kedro run``, and through a server that is back meanwhile."""
+    """Within one ``kedro run``, also if the server came back in between."""
     store, folder = FakeStore(), opened(tmp_path / "run")
     with pytest.raises(KeyboardInterrupt):
         observed(folder, monkeypatch, range(0, 50, 5), ends=False)
@@ -581,9 +584,9 @@ def test_a_full_disk_costs_nothing_that_was_trained(tmp_path, monkeypatch, caplo
     def write_or_fail(path, record, upto=3):
         if next(calls) < upto:
             raise OSError("no space left")
-        write(path, record)
+        write_record(path, record)
 
-    monkeypatch.setattr(training, "write", write_or_fail)
+    monkeypatch.setattr(training, "write_record", write_or_fail)
     observed(folder, monkeypatch, range(0, 101, 50))
     close(folder)
     assert Delivery(folder, store).send()
@@ -591,7 +594,7 @@ def test_a_full_disk_costs_nothing_that_was_trained(tmp_path, monkeypatch, caplo
     assert caplog.text.count("no space left") == 1
 
     full, after, again = (opened(tmp_path / name) for name in ("full", "after", "again"))
-    monkeypatch.setattr(training, "write", lambda *_: write_or_fail(*_, upto=99))
+    monkeypatch.setattr(training, "write_record", lambda *_: write_or_fail(*_, upto=99))
     observed(full, monkeypatch, range(0, 101, 50), "other")
     monkeypatch.undo()
     for folder in (full, after, again):
@@ -609,7 +612,7 @@ def test_a_run_is_left_over_when_nobody_is_at_work_on_it(tmp_path):
     assert not is_abandoned(folder)
     assert not is_abandoned(tmp_path / "none")
     os.utime(folder / "run.json", (0, 0))
-    assert is_abandoned(folder)  # of a host that does not answer any more
+    assert is_abandoned(folder)  # its host is silent
     closed = opened(tmp_path / "closed")
     close(closed)
     assert is_abandoned(closed)

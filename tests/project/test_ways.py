@@ -1,4 +1,4 @@
-"""Each row of the page on ways to run is what happens."""
+"""Each row of the page on ways to run is true."""
 
 import os
 import re
@@ -30,7 +30,7 @@ CHOOSES = r"--(pipelines|nodes|to-outputs|namespaces|config)="
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
-    """A copy without MLflow, which takes seconds, with what the rows name."""
+    """A copy with the files that the rows name, without MLflow to save time."""
     with copy_of_the_project(tmp_path_factory) as folder:
         with (folder / "conf/smoke/parameters.yml").open("a", encoding="utf-8") as file:
             file.write("tracking: {enabled: false}\n")
@@ -40,7 +40,7 @@ def project(tmp_path_factory):
 
 
 def run(folder, *command, **environment):
-    """A command in a new process that imports the project's copy."""
+    """Run a command in a new process that imports the copy."""
     environment = {**os.environ, "COLUMNS": "500", "PYTHONPATH": "", **environment}
     return subprocess.run(
         [str(word) for word in command],

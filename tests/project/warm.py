@@ -1,4 +1,4 @@
-"""Kedro's command line without the seconds that every new process spends on imports.
+"""Run Kedro's commands without the seconds that a new process spends on imports.
 
 One process imports what the commands need; each command is run in a fork of it, which has
 nothing of the commands before: no catalog, no session, no connection.
@@ -25,13 +25,12 @@ MODULES = (
     *("adaptive_opt.settings", "adaptive_opt.pipeline_registry", "adaptive_opt.cli"),
     *("adaptive_opt.engine.network", "adaptive_opt.engine.rahimi_recht", "adaptive_opt.search.arm"),
     *("adaptive_opt.io.datasets", "adaptive_opt.io.runners.local_runner", "adaptive_opt.io.runs"),
-    "adaptive_opt.io.studies",
     *("adaptive_opt.evidence.verdict", "adaptive_opt.plots.page", "adaptive_opt.plots.tuning"),
 )
 
 
 class WarmKedro:
-    """The commands of one project; the process that has imported everything starts at the first.
+    """Runs the commands of one project; the process with all imports starts at the first.
 
     Args:
         project: its folder.
@@ -43,7 +42,7 @@ class WarmKedro:
         self.server = None
 
     def __call__(self, *args, **environment):
-        """As ``subprocess.run(["kedro", *args])``."""
+        """Return what ``subprocess.run(["kedro", *args])`` would."""
         if self.server is None:
             path = os.pathsep.join([str(self.project / "src"), str(Path(__file__).parents[2])])
             self.server = subprocess.Popen(
@@ -65,7 +64,7 @@ class WarmKedro:
 
 
 def run_kedro(project, *args, **environment):
-    """One command in a process of its own."""
+    """Run one command in a new process."""
     command = [str(Path(sys.executable).with_name("kedro")), *args]
     return subprocess.run(
         command, cwd=project, env=_environment(PYTHONPATH="", **environment),
@@ -81,7 +80,7 @@ def _serve():
     import importlib
 
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what imports print is no answer
+    os.dup2(2, 1)  # the output of imports must not mix with answers
     for name in MODULES:
         importlib.import_module(name)
     for line in sys.stdin:

@@ -12,12 +12,11 @@ from kedro.io import DatasetError
 
 from adaptive_opt.engine.checkpoint import Checkpoint
 from adaptive_opt.errors import StudyError
+from adaptive_opt.files import read_record
 from adaptive_opt.io import datasets
 from adaptive_opt.io.runs import RunFolder, RunSummaryDataset
 from adaptive_opt.io.status.grid import Files, _load
-from adaptive_opt.io.tracking.spool import read
 from adaptive_opt.parameters.data import ImageDataParameters, TextDataParameters
-from adaptive_opt.search.storage import Storage
 from adaptive_opt.tasks.function_files import read_function_file
 from adaptive_opt.tasks.images import load_images
 from adaptive_opt.tasks.text import load_text
@@ -88,8 +87,8 @@ READERS = {
     "report.md": lambda f: datasets.TextDataset(filepath=str(f)).load(),
     "summary.json": lambda f: RunFolder(f.parent).finished("x"),
     "shown.json": lambda f: RunSummaryDataset(filepath=str(f)).load(),
-    "run.json": read,
-    "studies.db": lambda f: Storage(f"sqlite:///{f}").check(),
+    "run.json": read_record,
+    "studies.db": lambda f: datasets.StudyStorageDataset(url=f"sqlite:///{f}").load().check(),
     "images.npz": lambda f: load_images(ImageDataParameters(source="npz", path=str(f)), f.parent),
     "train.txt": lambda f: load_text(TextDataParameters(source="files", path=str(f.parent)), f),
 }
@@ -132,7 +131,7 @@ def test_every_dataset_of_the_catalog_is_tried():
 
     text = (PROJECT / "conf" / "base" / "catalog.yml").read_text(encoding="utf-8")
     kinds = {entry["type"].rpartition(".")[2] for entry in yaml.safe_load(text).values()}
-    tried = set(datasets.__all__) | {"StudyStorageDataset", "RunFolderDataset", "RunSummaryDataset"}
+    tried = {*datasets.__all__, "RunFolderDataset", "RunSummaryDataset"}
     writes_only = {"MatplotlibDataset"}
     assert kinds - writes_only <= tried
     source = (PROJECT / "tests" / "security" / "test_pickles.py").read_text(encoding="utf-8")

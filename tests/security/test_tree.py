@@ -146,7 +146,7 @@ def test_every_server_of_the_makefile_is_on_loopback():
 
 
 def test_the_browser_page_of_the_pipelines_is_on_loopback_unless_told_otherwise():
-    from adaptive_opt.io.viz.commands import run
+    from adaptive_opt.io.viz import run
 
     (host,) = [p for p in run.params if p.name == "host"]
     assert host.default == "127.0.0.1"

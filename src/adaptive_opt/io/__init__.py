@@ -1,9 +1,9 @@
-"""Where the study meets Kedro, MLflow and the disk.
+"""Kedro, MLflow and the disk.
 
-- datasets, ``runs``, ``studies``, ``checksums``: what the catalog loads and saves;
-- ``configuration``, ``hooks``: parameters are read and checked before the first node;
+- :mod:`.datasets`, :mod:`.runs`: what the catalog loads and saves;
+- ``configuration``, :mod:`.hooks`: parameters are read and checked before the first node;
 - :mod:`.runners`: nodes run in other processes or on other machines;
-- :mod:`.tracking`: runs and their curves go to MLflow;
+- ``tracking``: runs and their curves are sent to MLflow;
 - :mod:`.status`: what is finished, what is left, where results are;
 - :mod:`.viz`: the project's page of kedro-viz.
 """
@@ -16,12 +16,12 @@ __all__ = ["RayRunner", "StudyRunner", "load_runs"]
 _MODULES = {
     "RayRunner": "runners.ray_runner",
     "StudyRunner": "runners.local_runner",
-    "load_runs": "status.results",
+    "load_runs": "status.outcome",
 }
 
 
 def __getattr__(name: str) -> Any:
-    """Import on first use: ``--runner=adaptive_opt.io.RayRunner`` needs Kedro, the package not."""
+    """Import on first use, because ``adaptive_opt.io`` alone must not import Kedro."""
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

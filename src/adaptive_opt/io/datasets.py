@@ -1,18 +1,19 @@
-"""Datasets that are written whole or not at all, and tensors without pickles.
+"""Kedro datasets of local and remote files, written atomically and read without running code.
 
-A file is written beside its destination and renamed over it, so a crash leaves the old file
-or the new one, never half of one. What later runs build on has a checksum. Kedro's own
-datasets do the formats and the previews.
+A crash leaves the old file or the new one, because each file is renamed or uploaded when it is
+complete. Files that later runs depend on contain a checksum, so that accidental damage is found.
+Anyone who can write a file can also write its checksum. Formats and previews are Kedro's.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, ClassVar
 
 from fsspec.implementations.local import LocalFileSystem
 from kedro.io import AbstractDataset, DatasetError
@@ -21,18 +22,12 @@ from kedro_datasets.matplotlib import MatplotlibDataset as KedroMatplotlibDatase
 from kedro_datasets.pandas import CSVDataset as KedroCSVDataset
 from kedro_datasets.pandas import ParquetDataset as KedroParquetDataset
 from kedro_datasets.plotly import JSONDataset as KedroPlotlyDataset
+from kedro_datasets.text import TextDataset as KedroTextDataset
 
+from adaptive_opt.errors import first_line
 from adaptive_opt.files import UnreachableError, at, exists, on_disk, write_whole
+from adaptive_opt.search.storage import Storage
 
-from .checksums import (
-    KEY,
-    MISMATCH,
-    check_parquet,
-    seal_parquet,
-    sealed,
-    tensors_checksum,
-    unsealed,
-)
 from .private_interfaces import HTMLPreview, JSONPreview, TablePreview
 
 __all__ = [
@@ -41,284 +36,319 @@ __all__ = [
     "MatplotlibDataset",
     "ParquetDataset",
     "PlotlyDataset",
+    "ReadOnlyDataset",
     "RecordDataset",
     "RecordsDataset",
+    "StudyStorageDataset",
     "TensorsDataset",
     "TextDataset",
 ]
 
+CHECKSUM = "checksum"
+"""Key of the checksum in a record and in the metadata of a tensor file."""
 
-class _Whole:
-    """Mixin for Kedro's file datasets: write whole or not at all, wherever the file is.
+DIGEST_SIZE = 32
+"""Bytes of the checksum in a Parquet file."""
 
-    Kedro's dataset sees a file of this machine alone, which is fetched from elsewhere before, or
-    taken there after. So no file system is used in a process that was forked from its own.
-    """
-
-    _fs: Any
-    _filepath: PurePosixPath
-    _protocol: str
-    _version: Any
-
-    def __init__(self, *, filepath: str, **settings: Any) -> None:
-        parent: Any = super()
-        parent.__init__(filepath=filepath, **settings)
-        self._name = str(filepath)  # of which Kedro keeps no host
-
-    def save(self, data: Any) -> None:
-        parent: Any = super()
-        if self._version is not None:
-            parent.save(data)
-            return
-        place = self._place()
-
-        def write(partial: Path) -> None:
-            try:
-                with self._at(partial):
-                    parent.save(data)
-                self._finish(partial)
-            except DatasetError as error:
-                if isinstance(error.__cause__, OSError):
-                    raise error.__cause__ from error
-                named = str(error).replace(partial.as_posix(), str(place))
-                raise DatasetError(named) from error
-
-        _write(place, write)
-
-    def load(self) -> Any:
-        """What is in the file.
-
-        Raises:
-            DatasetError: it is not there, or damaged.
-        """
-        parent: Any = super()
-        if self._version is not None:
-            return parent.load()
-        place = self._place()
-        try:
-            with on_disk(place) as path:
-                self._check(path)
-                with self._at(path):
-                    return parent.load()
-        except Exception as error:  # each format raises its own
-            cause = error.__cause__ if isinstance(error, DatasetError) else error
-            raise _fault(place, cause or error) from error
-
-    def _exists(self) -> bool:
-        parent: Any = super()
-        return parent._exists() if self._version is not None else exists(self._place())
-
-    def _place(self) -> Path:
-        return at(self._name)
-
-    @contextmanager
-    def _at(self, path: Path) -> Iterator[None]:
-        """Let Kedro's dataset see another file in the place of its own."""
-        kept = self._filepath, self._protocol, self._fs
-        self._filepath, self._protocol = PurePosixPath(path.as_posix()), "file"
-        self._fs = LocalFileSystem()
-        try:
-            yield
-        finally:
-            self._filepath, self._protocol, self._fs = kept
-
-    def _finish(self, partial: Path) -> None:
-        """Do what is to be done to a file before it is there."""
-
-    def _check(self, path: Path) -> None:
-        """Raise ValueError at a file whose checksum is not its own."""
-
-
-def _write(path: Path, write: Callable[[Path], Any]) -> None:
-    """As :func:`adaptive_opt.files.write_whole`; what the disk says against it is a sentence."""
-    try:
-        write_whole(path, write)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise DatasetError(
-            f"{path} cannot be written ({reason}); make room there, or the folder writable, "
-            "or name another folder in ADAPTIVE_OPT_FOLDER, and run again"
-        ) from error
+MISMATCH = "the content does not match the checksum"
 
 
 class UnreachableDatasetError(DatasetError):
-    """A file may be there, but cannot be fetched now."""
+    """The storage does not answer, so a file may or may not exist."""
 
 
-def _fault(path: Any, error: BaseException) -> DatasetError:
+class _AtomicFile:
+    """Mixin for a dataset of one file: atomic writes, and errors that name the file.
+
+    The dataset itself only sees a local file: the partial file while saving, a local copy of a
+    remote file while loading. A forked process therefore never uses its parent's file system.
+    """
+
+    def __init__(self, *, filepath: str, **settings: Any) -> None:
+        if settings.get("version"):
+            raise DatasetError(f"{filepath}: results have one version; remove `versioned: true`")
+        parent: Any = super()
+        parent.__init__(filepath=filepath, **settings)
+        self._name = str(filepath)  # Kedro's attributes do not keep the host of a URL
+
+    def save(self, data: Any) -> None:
+        parent: Any = super()
+        path = at(self._name)
+
+        def write(partial: Path) -> None:
+            try:
+                with self._redirected(partial):
+                    parent.save(data)
+            except DatasetError as error:
+                if isinstance(error.__cause__, OSError):
+                    raise error.__cause__ from error
+                raise DatasetError(str(error).replace(partial.as_posix(), str(path))) from error
+
+        try:
+            write_whole(path, write)
+        except OSError as error:
+            raise disk_error(path, "written", error) from error
+
+    def load(self) -> Any:
+        """Read the file.
+
+        Raises:
+            UnreachableDatasetError: the storage does not answer.
+            DatasetError: the file does not exist or is damaged.
+        """
+        parent: Any = super()
+        path = at(self._name)
+        try:
+            with on_disk(path) as local, self._redirected(local):
+                return parent.load()
+        except Exception as error:  # each format raises its own
+            cause = error.__cause__ if isinstance(error, DatasetError) else error
+            raise load_error(path, cause or error) from error
+
+    def _exists(self) -> bool:
+        return exists(at(self._name))
+
+    @contextmanager
+    def _redirected(self, path: Path) -> Iterator[None]:
+        """Let the dataset read and write another, local file."""
+        local = {"_filepath": PurePosixPath(path.as_posix()), "_protocol": "file"}
+        kept = {name: vars(self).get(name) for name in (*local, "_fs")}
+        vars(self).update(local, _fs=LocalFileSystem())
+        try:
+            yield
+        finally:
+            vars(self).update(kept)
+
+
+def disk_error(path: Path, done: str, error: OSError) -> DatasetError:
+    """Return the error for a file that cannot be written, locked or deleted."""
+    return DatasetError(
+        f"{path} cannot be {done} ({error.strerror or error}); make room there or the folder "
+        "writable, or name another folder in ADAPTIVE_OPT_FOLDER"
+    )
+
+
+def load_error(path: Path, error: BaseException) -> DatasetError:
+    """Return the error for a file that cannot be loaded."""
     if isinstance(error, UnreachableError):
         return UnreachableDatasetError(f"{path} cannot be reached ({error}); run again when it can")
     if isinstance(error, FileNotFoundError):
         return DatasetError(f"{path} does not exist")
-    reason = str(error).strip().split("\n")[0] or type(error).__name__
-    return DatasetError(f"{path} is damaged ({reason}); delete it and run again")
+    return DatasetError(f"{path} is damaged ({first_line(error)}); delete it and run again")
 
 
-class CSVDataset(_Whole, KedroCSVDataset):
-    """A table for people."""
+class CSVDataset(_AtomicFile, KedroCSVDataset):
+    """A table for people, as CSV."""
 
 
-class ParquetDataset(_Whole, KedroParquetDataset):
-    """A table for programs, with a checksum."""
-
-    def _finish(self, partial: Path) -> None:
-        seal_parquet(partial)
-
-    def _check(self, path: Path) -> None:
-        check_parquet(path.read_bytes())
+class JSONDataset(_AtomicFile, KedroJSONDataset):
+    """A small record, as JSON."""
 
 
-class JSONDataset(_Whole, KedroJSONDataset):
-    """A small record."""
+class PlotlyDataset(_AtomicFile, KedroPlotlyDataset):
+    """An interactive figure, as Plotly's JSON."""
+
+
+class MatplotlibDataset(_AtomicFile, KedroMatplotlibDataset):
+    """A figure, as PNG."""
+
+
+class _CheckedParquet(KedroParquetDataset):
+    """Puts the checksum of all other bytes between a Parquet file's data and its footer.
+
+    Readers find the data from the start of the file and the footer from its end.
+    """
+
+    def save(self, data: Any) -> None:
+        super().save(data)
+        file = Path(self._filepath)
+        content = file.read_bytes()
+        start = _footer_start(content)
+        file.write_bytes(content[:start] + _checksum(content).digest() + content[start:])
+
+    def load(self) -> Any:
+        content = Path(self._filepath).read_bytes()
+        end = _footer_start(content)
+        start = end - DIGEST_SIZE
+        if content[start:end] != _checksum(content[:start] + content[end:]).digest():
+            raise ValueError(MISMATCH)
+        return super().load()
+
+
+def _footer_start(content: bytes) -> int:
+    """Return where a Parquet file's footer begins; the file ends with its length and 4 letters."""
+    return len(content) - 8 - int.from_bytes(content[-8:-4], "little")
+
+
+def _checksum(content: bytes) -> Any:
+    return hashlib.blake2b(content, digest_size=DIGEST_SIZE)
+
+
+class ParquetDataset(_AtomicFile, _CheckedParquet):
+    """A table for programs, as Parquet with a checksum."""
+
+
+def _record_checksum(record: Mapping[str, Any]) -> str:
+    """Return a checksum that does not depend on the layout or the order of keys."""
+    as_read = json.loads(json.dumps(record))
+    return str(_checksum(json.dumps(as_read, sort_keys=True).encode()).hexdigest())
 
 
 class RecordDataset(JSONDataset):
-    """A small record that later runs build on, with a checksum."""
+    """A small record that later runs depend on, as JSON with a checksum as its last key."""
 
     def save(self, data: dict[str, Any]) -> None:
-        """Write it, and the checksum as its last key."""
-        super().save(sealed(data))
+        """Write the record and its checksum."""
+        super().save({**data, CHECKSUM: _record_checksum(data)})
 
     def load(self) -> dict[str, Any]:
-        """The record without its checksum.
+        """Read the record and compare it with its checksum.
 
         Raises:
-            DatasetError: it is not there, or damaged.
+            DatasetError: the file does not exist, is damaged, or cannot be reached.
         """
         record = super().load()
-        try:
-            return unsealed(record)
-        except ValueError as error:
-            raise _fault(self._place(), error) from error
+        found = record.pop(CHECKSUM, None) if isinstance(record, dict) else None
+        if found is None or found != _record_checksum(record):
+            raise load_error(at(self._name), ValueError(MISMATCH))
+        return dict(record)
 
 
-class PlotlyDataset(_Whole, KedroPlotlyDataset):
-    """An interactive figure."""
-
-
-class MatplotlibDataset(_Whole, KedroMatplotlibDataset):
-    """A figure as PNG."""
-
-
-class _FileDataset(AbstractDataset[Any, Any]):
-    """What the two formats below share."""
+class _CheckedTensors(AbstractDataset[Any, Any]):
+    """Stores the checksum of names, shapes, dtypes and values in the metadata of a file."""
 
     def __init__(self, *, filepath: str, metadata: dict[str, Any] | None = None) -> None:
-        self._name = str(filepath)
-        self.metadata = metadata
+        self._filepath, self.metadata = PurePosixPath(filepath), metadata
 
-    @property
-    def _filepath(self) -> Path:
-        return at(self._name)  # made anew, as a process that was forked needs its own
+    def load(self) -> dict[str, Any]:
+        from safetensors import safe_open
 
-    def _exists(self) -> bool:
-        return exists(self._filepath)
+        with safe_open(self._filepath, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            stored = (file.metadata() or {}).get(CHECKSUM)
+        if stored != _tensors_checksum(tensors):
+            raise ValueError(MISMATCH)
+        return tensors
+
+    def save(self, data: dict[str, Any]) -> None:
+        from safetensors.torch import save
+
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in data.items()}
+        content = save(tensors, metadata={CHECKSUM: _tensors_checksum(tensors)})
+        Path(self._filepath).write_bytes(content)
 
     def _describe(self) -> dict[str, Any]:
         return {"filepath": str(self._filepath)}
 
 
-class TensorsDataset(_FileDataset):
-    """A flat dict of tensors as safetensors: data only, no code, whoever wrote the file."""
+def _tensors_checksum(tensors: dict[str, Any]) -> str:
+    from adaptive_opt.tasks.fingerprint import fingerprint
 
-    def load(self) -> dict[str, Any]:
-        """The tensors, on the CPU."""
-        from safetensors import safe_open
+    return fingerprint(dict(sorted(tensors.items())))
 
-        try:
-            with on_disk(self._filepath) as path, safe_open(path, framework="pt") as file:
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-                known = file.metadata() or {}
-            if known.get(KEY) != tensors_checksum(tensors):
-                raise ValueError(MISMATCH)
-        except Exception as error:  # safetensors, torch and the disk raise their own
-            raise _fault(self._filepath, error) from error
-        return tensors
 
-    def save(self, data: dict[str, Any]) -> None:
-        """Write the tensors, from whatever device."""
-        from safetensors.torch import save
-
-        tensors = {name: t.detach().cpu().contiguous() for name, t in data.items()}
-        content = save(tensors, metadata={KEY: tensors_checksum(tensors)})
-        _write(self._filepath, lambda partial: partial.write_bytes(content))
+class TensorsDataset(_AtomicFile, _CheckedTensors):
+    """Tensors by name on the CPU, as safetensors with a checksum."""
 
     def preview(self) -> TablePreview:
-        """Name, kind and shape of each tensor, for kedro-viz."""
+        """Return name, dtype and shape of each tensor, for kedro-viz."""
         from safetensors import safe_open
 
-        with on_disk(self._filepath) as path, safe_open(path, framework="numpy") as file:
+        with on_disk(at(self._name)) as path, safe_open(path, framework="numpy") as file:
             parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
             rows = [[n, p.get_dtype(), str(p.get_shape())] for n, p in parts.items()]
-        columns = ["tensor", "kind", "shape"]
+        columns = ["tensor", "dtype", "shape"]
         return TablePreview({"index": [*range(len(rows))], "columns": columns, "data": rows})
 
 
-class TextDataset(_FileDataset):
-    """A text file, UTF-8."""
+class TextDataset(_AtomicFile, KedroTextDataset):
+    """A text file in UTF-8."""
 
-    def load(self) -> str:
-        """The text."""
-        try:
-            with on_disk(self._filepath) as path:
-                return path.read_text(encoding="utf-8")
-        except (OSError, ValueError) as error:
-            raise _fault(self._filepath, error) from error
-
-    def save(self, data: str) -> None:
-        """Write the text."""
-        _write(self._filepath, lambda partial: partial.write_text(data, encoding="utf-8"))
+    DEFAULT_FS_ARGS: ClassVar[dict[str, Any]] = {
+        "open_args_save": {"mode": "w", "encoding": "utf-8"},
+        "open_args_load": {"mode": "r", "encoding": "utf-8"},
+    }
 
     def preview(self) -> HTMLPreview:
-        """Markdown as HTML, and of a page what it has without its scripts, for kedro-viz."""
+        """Return Markdown as HTML, and HTML without its head and scripts, for kedro-viz."""
         from markdown_it import MarkdownIt
 
         text = self.load()
-        if self._filepath.suffix == ".md":
+        if self._name.endswith(".md"):
             text = MarkdownIt("commonmark").enable("table").render(text)
         for tag in ("head", "script", "style"):
             text = re.sub(rf"<{tag}\b.*?</{tag}>", "", text, flags=re.DOTALL)
-        # kedro-viz takes the end of a line for a paragraph's.
+        # kedro-viz shows every line break as the end of a paragraph.
         return HTMLPreview(" ".join(text.split()))
 
 
-def _record(file: Path) -> Any:
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise _fault(file, error) from error
-
-
-class RecordsDataset(AbstractDataset[Any, dict[str, Any]]):
-    """The JSON files of a folder, to be read; none where there are none.
+class ReadOnlyDataset(AbstractDataset[Any, Any]):
+    """Base of datasets that nodes only load; they always exist.
 
     Args:
-        folder: where they are.
-        pattern: of their names.
+        description: arguments that Kedro's log shows.
+        metadata: for Kedro's plugins.
+    """
+
+    def __init__(self, description: dict[str, Any], metadata: dict[str, Any] | None) -> None:
+        self._description, self.metadata = description, metadata
+
+    def save(self, data: Any) -> None:
+        """Raise DatasetError."""
+        del data
+        raise DatasetError(f"{self} is read-only; save to another dataset")
+
+    def _exists(self) -> bool:
+        return True
+
+    def _describe(self) -> dict[str, Any]:
+        return self._description
+
+
+class RecordsDataset(ReadOnlyDataset):
+    """All JSON files of a folder.
+
+    Args:
+        folder: path of the folder; a missing folder counts as empty.
+        pattern: glob pattern of the files' names.
         metadata: for Kedro's plugins.
     """
 
     def __init__(
         self, *, folder: str, pattern: str = "*.json", metadata: dict[str, Any] | None = None
     ) -> None:
+        super().__init__({"folder": folder, "pattern": pattern}, metadata)
         self._folder, self._pattern = Path(folder), pattern
-        self.metadata = metadata
 
     def load(self) -> dict[str, Any]:
-        """What is in each, by its name without the ending, in alphabetical order."""
-        return {file.stem: _record(file) for file in sorted(self._folder.glob(self._pattern))}
+        """Return the content of each file by name without suffix, in alphabetical order."""
+        files = sorted(self._folder.glob(self._pattern))
+        return {file.stem: JSONDataset(filepath=str(file)).load() for file in files}
 
     def preview(self) -> JSONPreview:
-        """All of it, for kedro-viz."""
+        """Return all contents, for kedro-viz."""
         return JSONPreview(json.dumps(self.load()))
 
-    def save(self, data: Any) -> None:
-        """Refused: they are made elsewhere."""
-        del data
-        raise DatasetError(f"the records in {self._folder} are not made here")
 
-    def _exists(self) -> bool:
-        return True
+class StudyStorageDataset(ReadOnlyDataset):
+    """The Optuna database of the searches: a SQLite file, or a server for many hosts.
 
-    def _describe(self) -> dict[str, Any]:
-        return {"folder": str(self._folder), "pattern": self._pattern}
+    Args:
+        url, credentials: see :meth:`.Storage.configured`; credentials
+            are in ``conf/local/credentials.yml``.
+        metadata: for Kedro's plugins.
+    """
+
+    def __init__(
+        self,
+        *,
+        url: str,
+        credentials: dict[str, Any] | None = None,
+        metadata: dict[str, Any] | None = None,
+    ) -> None:
+        self._storage = Storage.configured(url, credentials)
+        super().__init__({"storage": self._storage.name}, metadata)
+
+    def load(self) -> Storage:
+        """Return the database, not yet opened."""
+        return self._storage

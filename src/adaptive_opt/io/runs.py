@@ -6,16 +6,24 @@ import logging
 import os
 import socket
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
-from kedro.io import AbstractDataset, DatasetError
+from kedro.io import DatasetError
 
 from adaptive_opt.files import UnreachableError, at, exists, is_remote, remove
 
-from .datasets import ParquetDataset, RecordDataset, TensorsDataset, UnreachableDatasetError
+from .datasets import (
+    ParquetDataset,
+    ReadOnlyDataset,
+    RecordDataset,
+    TensorsDataset,
+    UnreachableDatasetError,
+    disk_error,
+    load_error,
+)
 
 __all__ = ["RunFolder", "RunFolderDataset", "RunSummaryDataset"]
 
@@ -26,37 +34,38 @@ _LOCKS: dict[Path, FileLock] = {}
 
 
 class RunFolder:
-    """Where a run's history, weights, snapshots, summary and checkpoint are.
+    """Folder of a run's history, weights, snapshots, summary and checkpoint.
 
-    The catalog writes the summary last, and :meth:`forget` takes the old one away before new
-    results are written, so a summary says that the run beside it is complete and its own.
+    The catalog saves the summary last, and :meth:`forget` deletes the old one before new results
+    are saved. A summary therefore shows that the results beside it are complete and its own.
 
     Args:
-        path: of the folder.
+        path: path of the folder.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._holder = path / "training.holder"
 
     @property
     def checkpoint(self) -> Path:
-        """The file of the state of a run that is not finished."""
+        """File with the state of an unfinished run."""
         return self.path / "checkpoint.pt"
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Train in this folder alone: another process waits, and logs who holds the lock.
+        """Lock the folder for training; if another process trains here, log it and wait.
 
-        The lock outlasts the block, as the catalog saves the results after it. Saving the summary
-        (:class:`RunSummaryDataset`), an error or the end of the process releases it. Object
-        stores have no locks.
+        The lock outlasts the block, because the catalog saves the results after it. Saving the
+        summary (:class:`RunSummaryDataset`), an error or the end of the process releases it.
+        Remote folders are not locked, because object stores have no locks.
 
         Raises:
             DatasetError: the folder cannot be written to.
         """
-        if not is_remote(self.path) and self.path not in _LOCKS:
-            self._lock()
         try:
+            if not is_remote(self.path) and self.path not in _LOCKS:
+                self._lock()
             yield
         except BaseException:
             self.unlock()
@@ -74,11 +83,7 @@ class RunFolder:
             _LOCKS[self.path] = lock
             self._holder.write_text(f"process {os.getpid()} on {socket.gethostname()}", "utf-8")
         except OSError as error:
-            self.unlock()
-            raise DatasetError(
-                f"{self.path} cannot be locked ({error.strerror or error}); make the folder "
-                "writable, or name another one in ADAPTIVE_OPT_FOLDER"
-            ) from error
+            raise disk_error(self.path, "locked", error) from error
 
     def unlock(self) -> None:
         """Release the lock, if this process holds it."""
@@ -87,30 +92,23 @@ class RunFolder:
             lock.release()
 
     @property
-    def _holder(self) -> Path:
-        return self.path / "training.holder"
-
-    @property
     def holder(self) -> str:
-        """The process that trains here."""
-        try:
+        """Pid and host of the process that trains here."""
+        with suppress(OSError):
             return self._holder.read_text(encoding="utf-8")
-        except OSError:
-            return "another process"
+        return "another process"
 
     def forget(self) -> None:
-        """No finished run is here any more; to be called before another is written.
+        """Delete the summary of the last run, before new results are saved.
 
         Raises:
-            DatasetError: the old summary cannot be taken away.
+            DatasetError: the summary cannot be deleted.
         """
+        summary = self.path / "summary.json"
         try:
-            remove(self.path / "summary.json")
+            remove(summary)
         except OSError as error:
-            raise DatasetError(
-                f"{self.path}/summary.json cannot be deleted ({error.strerror or error}); make the "
-                "folder writable, or run again when it can be reached"
-            ) from error
+            raise disk_error(summary, "deleted", error) from error
 
     def finished(
         self, digest: str, tensors: Sequence[str] = ("weights",), tables: Sequence[str] = ()
@@ -118,72 +116,62 @@ class RunFolder:
         """Load the results of the finished run in this folder.
 
         Args:
-            digest: digest of the configuration that is wanted.
-            tensors: names of the files of tensors.
+            digest: digest of the wanted configuration.
+            tensors: names of the tensor files.
             tables: names of the tables beside the history.
 
         Returns:
-            History, tensors of each file, each table, summary. None if there is no finished run, or
-            one of another configuration, or a damaged one.
+            History, tensors of each file, each table, summary. None if the folder has no finished
+            run, a damaged one, or one of another configuration.
 
         Raises:
-            DatasetError: the storage cannot be reached.
+            DatasetError: the storage does not answer.
         """
         record = self.path / "summary.json"
+        files: list[Any] = [ParquetDataset(filepath=str(self.path / "history.parquet"))]
+        files += [TensorsDataset(filepath=str(self.path / f"{n}.safetensors")) for n in tensors]
+        files += [ParquetDataset(filepath=str(self.path / f"{n}.parquet")) for n in tables]
         try:
             if not exists(record):
                 return None
-            summary: dict[str, Any] = RecordDataset(filepath=str(record)).load()
+            summary = RecordDataset(filepath=str(record)).load()
             if summary.get("digest") != digest:
                 return None
-            history = ParquetDataset(filepath=str(self.path / "history.parquet")).load()
-            files = [str(self.path / f"{name}.safetensors") for name in tensors]
-            loaded = [TensorsDataset(filepath=file).load() for file in files]
-            parquet = [str(self.path / f"{name}.parquet") for name in tables]
-            loaded += [ParquetDataset(filepath=file).load() for file in parquet]
+            return *(file.load() for file in files), summary
         except UnreachableDatasetError:
             raise
         except UnreachableError as error:
-            raise UnreachableDatasetError(
-                f"{record} cannot be reached ({error}); run again when it can"
-            ) from error
+            raise load_error(record, error) from error
         except DatasetError as error:
-            logger.warning("the run in %s is made again: %s", self.path, error)
+            logger.warning("Training the run in %s again: %s", self.path, error)
             return None
-        return history, *loaded, summary
 
 
-class RunFolderDataset(AbstractDataset[Any, RunFolder]):
-    """Hands a run's folder to the node that makes the run; nothing is saved here."""
+class RunFolderDataset(ReadOnlyDataset):
+    """Passes the folder of a run to its node; the results have datasets of their own.
+
+    Args:
+        filepath: path or URL of the folder, which may be missing.
+        metadata: for Kedro's plugins.
+    """
 
     def __init__(self, *, filepath: str, metadata: dict[str, Any] | None = None) -> None:
+        super().__init__({"filepath": filepath}, metadata)
         self._filepath = filepath
-        self.metadata = metadata
 
     def load(self) -> RunFolder:
-        """The folder, which need not exist."""
+        """Return the folder."""
         return RunFolder(at(self._filepath))
-
-    def save(self, data: Any) -> None:
-        """Refused: the parts have datasets of their own."""
-        del data
-        raise DatasetError("a run's folder is not saved as a whole")
-
-    def _exists(self) -> bool:
-        return True
-
-    def _describe(self) -> dict[str, Any]:
-        return {"filepath": self._filepath}
 
 
 class RunSummaryDataset(RecordDataset):
-    """The summary of a run. It is saved last: the checkpoint and the lock are not needed after."""
+    """Summary of a run; saving it ends the run."""
 
     def save(self, data: dict[str, Any]) -> None:
-        """Write the summary, delete the checkpoint, release the lock."""
+        """Save the summary, delete the checkpoint and release the lock."""
         from adaptive_opt.engine.checkpoint import Checkpoint
 
         super().save(data)
-        folder = RunFolder(self._place().parent)
+        folder = RunFolder(at(self._name).parent)
         Checkpoint(folder.checkpoint).remove()
         folder.unlock()

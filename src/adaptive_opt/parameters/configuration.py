@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .arms import lengths_of, resolve_arm, training_parameters
@@ -73,3 +73,26 @@ def configuration_digest(configuration: dict[str, Any]) -> str:
     """
     text = json.dumps(configuration, sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+DIGESTS = ("code", "data")
+"""Keys whose values are hashes, which are not printed."""
+
+
+def changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Return the keys that differ between two configurations; empty if ``then`` is empty.
+
+    Example:
+        >>> changes({"lr": 0.1, "code": "a1"}, {"lr": 0.2, "code": "b2"})
+        'lr: 0.1, now 0.2, code'
+    """
+    now = json.loads(json.dumps(now))
+    keys = [key for key in {**then, **now} if then.get(key) != now.get(key)] if then else []
+    return ", ".join(
+        key if key in DIGESTS else f"{key}: {_short(then.get(key))}, now {_short(now.get(key))}"
+        for key in keys
+    )
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

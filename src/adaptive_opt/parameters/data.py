@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from adaptive_opt.files import PROJECT
+from adaptive_opt.study import get_task
 
-__all__ = ["RAW", "ImageDataParameters", "TextDataParameters"]
+__all__ = ["RAW", "ImageDataParameters", "TextDataParameters", "data_parameters"]
 
 RAW = PROJECT / "data" / "01_raw"
 """Folder of downloads."""
@@ -77,3 +78,15 @@ class TextDataParameters(_DataParameters):
     max_vocabulary: Annotated[int, Field(ge=3, strict=True)] | None = None
     min_count: Count = 1
     seed: Seed = 0
+
+
+DATA_MODELS: dict[str, type[ImageDataParameters] | type[TextDataParameters]] = {
+    "images": ImageDataParameters,
+    "text": TextDataParameters,
+}
+"""Schemas by family of the task."""
+
+
+def data_parameters(task: str, section: dict[str, Any]) -> ImageDataParameters | TextDataParameters:
+    """Return a task's entry of the section ``data``."""
+    return DATA_MODELS[get_task(task).family](**section[task])

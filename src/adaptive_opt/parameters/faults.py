@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import math
 from collections.abc import Collection
@@ -11,8 +10,8 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from adaptive_opt.errors import StudyError
-from adaptive_opt.parameters.data import ImageDataParameters, TextDataParameters
+from adaptive_opt.errors import StudyError, nearest
+from adaptive_opt.parameters.data import DATA_MODELS
 from adaptive_opt.study import ARMS, EVERY_TASK, Arm, get_arm, get_task, tasks_of
 
 from .arms import arm_schema
@@ -21,11 +20,6 @@ from .tuning import TuningParameters
 from .tuning_faults import tuning_faults
 
 __all__ = ["Fault", "find_faults"]
-
-DATA_MODELS: dict[str, type[BaseModel]] = {
-    "images": ImageDataParameters,
-    "text": TextDataParameters,
-}
 
 
 @dataclass(frozen=True)
@@ -63,21 +57,21 @@ def find_faults(
             continue  # reported above
         for name in present:
             if name not in known_tasks:
-                hint = _nearest(str(name), known_tasks)
-                faults.append(Fault((section, str(name)), f"unknown task {hint}"))
+                hint = nearest(str(name), known_tasks)
+                faults.append(Fault((section, str(name)), f"unknown task {str(name)!r}; {hint}"))
         for name in known_tasks:
             if name not in present:
                 faults.append(Fault((section, name), "is missing"))
             elif section in ("tasks", "data") and isinstance(present[name], dict):
-                models = TASK_MODELS if section == "tasks" else DATA_MODELS
-                model = models[get_task(name).family]
+                family = get_task(name).family
+                model = TASK_MODELS[family] if section == "tasks" else DATA_MODELS[family]
                 faults += _model_faults(model, present[name], (section, name))
     training = parameters.get("training")
     lengths = training.get("lengths") if isinstance(training, dict) else None
     for name in lengths if isinstance(lengths, dict) else ():
         if name not in every:
-            hint = _nearest(str(name), every)
-            faults.append(Fault(("training", "lengths", str(name)), f"unknown task {hint}"))
+            message = f"unknown task {str(name)!r}; {nearest(str(name), every)}"
+            faults.append(Fault(("training", "lengths", str(name)), message))
     for task in EVERY_TASK:
         faults += _task_faults(task.name, parameters, zoo, classes)
     return faults + _tuning_faults(parameters, zoo)
@@ -110,7 +104,8 @@ def _task_faults(
     for name, given in arms.items():
         path = ("arms", task, str(name))
         if name not in known:
-            faults.append(Fault(path, f"unknown arm {_nearest(str(name), known)}"))
+            hint = nearest(str(name), known)
+            faults.append(Fault(path, f"unknown arm {str(name)!r}; {hint}"))
         elif isinstance(given, dict):
             schema = arm_schema(get_arm(name))
             if schema is not None:
@@ -142,7 +137,7 @@ def _class_faults(arm: Arm, given: dict[str, Any], path: tuple[str, ...]) -> lis
     unknown = [key for key in kwargs if key not in accepted]
     if unknown:
         return [
-            Fault((*path, key), f"{dotted} takes no argument {_nearest(key, accepted)}")
+            Fault((*path, key), f"{dotted} takes no argument {key!r}; {nearest(key, accepted)}")
             for key in unknown
         ]
     infinite = [k for k, v in kwargs.items() if isinstance(v, float) and not math.isfinite(v)]
@@ -166,7 +161,8 @@ def _model_faults(model: type[BaseModel], given: Any, prefix: tuple[str, ...]) -
 def _fault(model: type[BaseModel], error: Any, prefix: tuple[str, ...]) -> Fault:
     path = tuple(map(str, error["loc"]))
     if error["type"] == "extra_forbidden":
-        message = f"unknown parameter {_nearest(path[-1], _fields(model, path[:-1]))}"
+        valid = _fields(model, path[:-1])
+        message = f"unknown parameter {path[-1]!r}; {nearest(path[-1], valid)}"
     elif error["type"] == "missing":
         message = "is missing"
     else:
@@ -186,9 +182,3 @@ def _fields(model: type[BaseModel], path: tuple[str, ...]) -> list[str]:
         else:
             inner = get_args(inner)[1]
     return list(inner.model_fields)
-
-
-def _nearest(name: str, valid: list[str]) -> str:
-    close = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
-    hint = f"did you mean {close[0]!r}?" if close else f"valid: {', '.join(valid)}"
-    return f"{name!r}; {hint}"

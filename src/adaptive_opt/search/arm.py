@@ -137,8 +137,8 @@ def combine(records: Sequence[dict[str, Any]], constant: float, margin: float) -
         failed = record["failed"]
         if record["found"] and record["value"] > limit:
             failed = (
-                f"its best trial ({record['value']:.4g}) is no better than a constant prediction "
-                f"({constant:.4g})"
+                f"its best trial ({record['value']:.4g}) does not beat a constant prediction "
+                f"({constant:.4g}) by {100 * margin:g} % of its loss"
             )
         studies.append({**record, "failed": failed})
     best = min(studies, key=lambda s: s["value"] if s["found"] else math.inf)

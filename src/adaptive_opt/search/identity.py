@@ -8,6 +8,7 @@ from typing import Any
 from adaptive_opt.engine.provenance import code_digest
 from adaptive_opt.parameters import (
     TaskTuningParameters,
+    TuningParameters,
     configuration,
     configuration_digest,
     resolve_arm,
@@ -16,9 +17,9 @@ from adaptive_opt.parameters import (
     with_values,
 )
 
-from .spaces import Space
+from .spaces import Dimension, Space
 
-__all__ = ["midpoint", "study_name", "study_seed", "trial_identity"]
+__all__ = ["Searches", "midpoint", "study_name", "study_seed", "trial_identity"]
 
 TRIAL_FIELDS = ("objective", "epochs", "seeds", "horizon")
 SEARCH_FIELDS = ("sampler", "startup", "pruner", "epochs", "min_epochs")
@@ -100,3 +101,49 @@ def study_name(
         }
     )
     return f"{scale}.{task}.{arm}.{digest[:12]}"
+
+
+class Searches:
+    """The searches for an arm on a task, as the parameters describe them.
+
+    Args:
+        task, arm: names.
+        data: digest of the task's data or function.
+        parameters: the scale, and the sections ``tasks``, ``arms`` and ``training``.
+        tuning: the section ``tuning``.
+        space: the search space.
+    """
+
+    def __init__(
+        self,
+        task: str,
+        arm: str,
+        data: str,
+        parameters: dict[str, Any],
+        tuning: TuningParameters,
+        space: Space,
+    ) -> None:
+        self.plan = tuning.tasks[task]
+        self.identity = trial_identity(task, arm, data, parameters, self.plan, space)
+        self._cell = parameters["scale"], task, arm
+        self._tuning, self._space = tuning, space
+
+    def name(self, number: int, space: Space | None = None) -> str:
+        """Return the name of a study, optionally with a widened space."""
+        seed = study_seed(self._tuning.seed, number)
+        return study_name(*self._cell, self.identity, space or self._space, self.plan, seed)
+
+    def names(self) -> list[str]:
+        """Return the names of all studies, before any space is widened."""
+        return [self.name(number) for number in range(self._tuning.studies)]
+
+    def made(self, best: Mapping[str, Any]) -> bool:
+        """Return whether a record comes from these searches, some with a widened space."""
+        studies = best.get("studies", [])
+        for number, study in enumerate(studies):
+            space = None
+            if widened := study.get("widened", 0):
+                space = Space({n: Dimension(*d) for n, d in study["space"].items()})
+            if study.get("study") != self.name(number, space) or widened > self._tuning.widen:
+                return False
+        return len(studies) == self._tuning.studies

@@ -6,7 +6,7 @@ import functools
 import os
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from optuna.storages import RDBStorage
 
 __all__ = ["MISSED_HEARTBEATS", "Storage"]
+
+URL_VARIABLE = "ADAPTIVE_OPT_TUNING_STORAGE"
 
 MISSED_HEARTBEATS = 6
 """A worker that misses this many heartbeats is considered dead."""
@@ -37,6 +39,16 @@ class Storage:
 
     def __init__(self, url: str) -> None:
         self._url = url
+
+    @classmethod
+    def configured(cls, url: str, credentials: Mapping[str, str] | None = None) -> Storage:
+        """Choose a URL: from ``ADAPTIVE_OPT_TUNING_STORAGE``, the credentials, or ``url``.
+
+        Args:
+            url: URL without password.
+            credentials: may have ``url``, a URL with password.
+        """
+        return cls(os.environ.get(URL_VARIABLE) or (credentials or {}).get("url") or url)
 
     def __repr__(self) -> str:
         return f"Storage({self.name!r})"

@@ -10,16 +10,26 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection, wait
-from typing import Any, NoReturn
+from typing import Any
 
 from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
 
 from adaptive_opt.errors import StudyError
-from adaptive_opt.processes import keep_freed_memory
+from adaptive_opt.processes import (
+    delay_interrupt,
+    keep_freed_memory,
+    raise_interrupt_on_termination,
+)
 
-from .base import SHUTDOWN_TIMEOUT, ParallelNodeRunner, memory_datasets
-from .events import Event, Job
+from . import (
+    SHUTDOWN_TIMEOUT,
+    Event,
+    Job,
+    ParallelNodeRunner,
+    memory_datasets,
+    training_device,
+)
 
 __all__ = ["StudyRunner"]
 
@@ -59,10 +69,8 @@ class StudyRunner(ParallelNodeRunner):
     def _worker_count(self, catalog: Any) -> int:
         from adaptive_opt.engine.device import resolve_device
 
-        parameters = catalog.load("parameters") if "parameters" in catalog else {}
-        device = parameters.get("training", {}).get("device", "cpu")
         # CUDA does not work in a process forked from one that has initialized it.
-        if resolve_device(device).type != "cpu":
+        if resolve_device(training_device(catalog)).type != "cpu":
             if (self.workers or 1) > 1:
                 raise StudyError(
                     f"--runner-params=workers={self.workers}: a GPU runs one node at a time; "
@@ -84,9 +92,10 @@ class _ForkedWorkers:
     def open(self) -> None:
         cores = sorted(os.sched_getaffinity(0))
         share = max(1, len(cores) // self._count)
-        for number in range(self._count):
-            first = number * share % len(cores)
-            self._workers.append(_Worker(number, cores[first : first + share], self._job))
+        with delay_interrupt():
+            for number in range(self._count):
+                first = number * share % len(cores)
+                self._workers.append(_Worker(number, cores[first : first + share], self._job))
 
     def has_room(self) -> bool:
         return any(worker.node is None for worker in self._workers)
@@ -154,28 +163,6 @@ def _work(connection: Connection, number: int, cores: Sequence[int], job: Job) -
         with contextlib.suppress(EOFError, OSError):  # the parent has closed the connection
             while True:
                 job.run_node(connection.recv(), connection.send)
-
-
-def raise_interrupt_on_termination() -> None:
-    """Let SIGTERM raise what Ctrl-C raises, so that open files and trials are closed.
-
-    Python drops an exception raised within a destructor or a weak reference's callback after
-    printing its traceback. Such an interrupt is raised again a moment later, without the print.
-    """
-    signal.signal(signal.SIGTERM, _interrupt)
-    signal.signal(signal.SIGALRM, _interrupt)
-    sys.unraisablehook = _interrupt_later
-
-
-def _interrupt(*_: Any) -> NoReturn:
-    raise KeyboardInterrupt
-
-
-def _interrupt_later(dropped: sys.UnraisableHookArgs) -> None:
-    if isinstance(dropped.exc_value, KeyboardInterrupt):
-        signal.setitimer(signal.ITIMER_REAL, 0.01)
-    else:
-        sys.__unraisablehook__(dropped)
 
 
 def _exit_with_parent() -> None:

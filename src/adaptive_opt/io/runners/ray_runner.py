@@ -9,28 +9,33 @@ import contextlib
 import logging
 import os
 import queue
-import shutil
 import socket
+import sys
 import tempfile
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
 
-from adaptive_opt.errors import StudyError
+from adaptive_opt.errors import StudyError, first_line
 from adaptive_opt.parameters.resources import ResourcesParameters, node_resources
+from adaptive_opt.processes import keep_freed_memory
 
 from ..private_interfaces import local_ray_options
 from ..tracking.training import ENVIRONMENT
-from .base import SHUTDOWN_TIMEOUT, ParallelNodeRunner, memory_datasets
-from .events import Event, Job
-from .ray_worker import run_node
+from . import (
+    SHUTDOWN_TIMEOUT,
+    Event,
+    Job,
+    ParallelNodeRunner,
+    memory_datasets,
+    training_device,
+)
 
-__all__ = ["RayRunner"]
+__all__ = ["RayRunner", "run_node"]
 
 CONNECT_TIMEOUT = 10.0
 """Seconds in which a cluster must answer."""
@@ -83,7 +88,7 @@ class RayRunner(ParallelNodeRunner):
             )
         parameters = catalog.load("parameters") if "parameters" in catalog else {}
         resources = ResourcesParameters(**parameters.get("resources", {}))
-        device = parameters.get("training", {}).get("device", "cpu")
+        device = training_device(catalog)
         job = Job(pipeline, catalog, self._is_async, run_id)
         with _connected(self.address, self.workers) as ray:
             gpu = device == "cuda" or (device == "auto" and _cluster_has_gpu(ray))
@@ -100,8 +105,13 @@ def _connected(address: str | None, workers: int | None) -> Iterator[Any]:
     with contextlib.ExitStack() as stack:
         options: dict[str, Any] = {"address": address}
         if address is None:
-            folder = stack.enter_context(_temporary_folder())
-            options = local_ray_options(folder, workers)
+            # A socket's path has at most 107 letters, and Ray's own part takes most of them.
+            place = "/tmp" if os.name == "posix" else None  # noqa: S108
+            # Ray's last processes may still write while it is deleted.
+            folder = tempfile.TemporaryDirectory(
+                prefix="ray", dir=place, ignore_cleanup_errors=True
+            )
+            options = local_ray_options(stack.enter_context(folder), workers)
         import ray
 
         if ray.is_initialized():  # a notebook has done so, and shuts Ray down
@@ -114,7 +124,7 @@ def _connected(address: str | None, workers: int | None) -> Iterator[Any]:
         except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
             where = f"at {address}" if address else "on this machine"
             raise StudyError(
-                f"no Ray cluster can be used {where} ({_first_line(error)}); "
+                f"no Ray cluster can be used {where} ({first_line(error)}); "
                 "--runner-params=address=HOST:PORT names one, and without it Ray is started here"
             ) from error
         yield ray
@@ -125,24 +135,6 @@ def _check_reachable(address: str | None) -> None:
     host, _, port = (address or "").rpartition("://")[2].rpartition(":")
     if host and port.isdecimal():
         socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT).close()
-
-
-@contextlib.contextmanager
-def _temporary_folder() -> Iterator[str]:
-    """Make a folder for Ray's sockets and logs, and delete it."""
-    # A socket's path has at most 107 letters, and Ray's own part takes most of them.
-    folder = tempfile.mkdtemp(prefix="ray", dir="/tmp" if os.name == "posix" else None)  # noqa: S108
-    try:
-        yield folder
-    finally:
-        until = time.monotonic() + SHUTDOWN_TIMEOUT
-        while Path(folder).exists() and time.monotonic() < until:  # Ray's last processes write
-            shutil.rmtree(folder, ignore_errors=True)
-            time.sleep(0.1)
-
-
-def _first_line(error: Any) -> str:
-    return str(error).strip().split("\n")[0]
 
 
 def _cluster_has_gpu(ray: Any) -> bool:
@@ -223,10 +215,10 @@ class _RayTasks:
         try:
             events: list[Event] = future.result()
         except exceptions.RayTaskError as error:
-            raise StudyError(f"{name} failed in Ray: {_first_line(error.cause)}") from error
+            raise StudyError(f"{name} failed in Ray: {first_line(error.cause)}") from error
         except exceptions.RayError as error:
             raise StudyError(
-                f"{name}: its process died {self._retries + 1} times ({_first_line(error)}); if "
+                f"{name}: its process died {self._retries + 1} times ({first_line(error)}); if "
                 "memory ran out, give it more cores of its own: resources.cpus"
             ) from error
         return events
@@ -241,3 +233,34 @@ class _RayTasks:
                 _, references = self._ray.wait(
                     references, num_returns=len(references), timeout=SHUTDOWN_TIMEOUT
                 )
+
+
+def run_node(reference: Sequence[Any], name: str, threads: int) -> list[Event]:
+    """Run a node in a process of the cluster and return its events.
+
+    Args:
+        reference: Ray's reference to the :class:`.Job`, the environment variables and the log
+            level of the run. It is in a list, so that Ray passes it on and each process fetches
+            it once.
+        name: of the node.
+        threads: of torch; results depend on their number.
+    """
+    os.environ["OMP_NUM_THREADS"] = str(threads)  # torch reads it at its import
+    job = _fetch(reference[0])
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(threads)
+    events: list[Event] = []
+    job.run_node(name, events.append)
+    return events
+
+
+@lru_cache(maxsize=1)
+def _fetch(reference: Any) -> Job:
+    import ray
+
+    keep_freed_memory()
+    job: Job
+    job, environment, log_level = ray.get(reference)
+    os.environ.update(environment)
+    logging.getLogger("adaptive_opt").setLevel(log_level)
+    return job

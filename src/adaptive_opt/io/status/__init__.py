@@ -5,8 +5,6 @@ Data flow::
     files, checkpoints, Optuna database ─→ cells ─→ record (JSON) ─→ table
 
 - :mod:`.grid`: the state of each search and training, read from files;
-- :mod:`.changes`: why a result is stale;
 - :mod:`.report`: the record, the table and the estimate of the time left;
-- :mod:`.outcome`: what ``kedro run`` prints at its end;
-- :mod:`.results`: loads finished runs into a notebook.
+- :mod:`.outcome`: what ``kedro run`` prints at its end; loads finished runs into a notebook.
 """

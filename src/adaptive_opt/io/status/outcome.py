@@ -1,24 +1,27 @@
-"""What ``kedro run`` prints last: where the results are, or what failed and how to continue."""
+"""Where results are: the last lines of ``kedro run``, and finished runs for a notebook."""
 
 from __future__ import annotations
 
+import logging
 import shlex
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 from kedro.framework.hooks import hook_impl
 
-from adaptive_opt.files import PROJECT, changed_at, is_remote
+from adaptive_opt.errors import StudyError
+from adaptive_opt.files import PROJECT, at, changed_at
+from adaptive_opt.study import Task, arms_on
 
-from .results import path_of
+__all__ = ["EXIT_FAILED_ARMS", "FAILED_ARMS", "OutcomeHooks", "command_line", "how_to_continue"]
+__all__ += ["load_runs", "path_of", "where_results_are"]
 
-__all__ = ["EXIT_FAILED_ARMS", "FAILED_ARMS", "OutcomeHooks", "command_line", "how_to_go_on"]
-__all__ += ["where_results_are"]
+logger = logging.getLogger(__name__)
 
 CLOCK_TOLERANCE = 1.0
 """Seconds that a file may seem too old: some disks store whole seconds."""
@@ -29,8 +32,8 @@ FAILED_ARMS = "adaptive_opt.failed_arms"
 EXIT_FAILED_ARMS = 3
 """Exit code of a run that is complete except for arms that failed."""
 
-KINDS = ("report", "figures", "tables", "texts", "runs", "searches", "data")
-"""Kinds of results in the order in which they are printed."""
+KINDS = ("figures", "tables", "texts", "runs", "searches", "data")
+"""Kinds of results in the order in which they are printed, after the reports."""
 
 SUFFIXES = {".png": "figures", ".csv": "tables", ".md": "texts"}
 DATASETS = {
@@ -50,20 +53,18 @@ class OutcomeHooks:
     """
 
     def __init__(self, tracked: Callable[[], str] = lambda: "") -> None:
-        self._begun = 0.0
-        self._done = 0
-        self._failed: str | None = None
+        self._begun, self._started, self._failed = 0.0, False, ""
         self._tracked = tracked
 
     @hook_impl
     def before_pipeline_run(self) -> None:
         """Store the time."""
-        self._begun, self._done, self._failed = time.time() - CLOCK_TOLERANCE, 0, None
+        self._begun, self._started, self._failed = time.time() - CLOCK_TOLERANCE, False, ""
 
     @hook_impl
-    def after_node_run(self) -> None:
-        """Count the node."""
-        self._done += 1
+    def before_node_run(self) -> None:
+        """Store that a node has started."""
+        self._started = True
 
     @hook_impl
     def on_node_error(self, node: Any) -> None:
@@ -81,7 +82,7 @@ class OutcomeHooks:
             for name, reason in failed.items():
                 click.echo(f"  {name}: {reason}", err=True)
             click.echo(
-                "Everything else is complete. Change their search space (tuning.spaces) and run "
+                "The rest is complete. Change their search space (tuning.spaces) and run "
                 "the same command again.",
                 err=True,
             )
@@ -89,18 +90,17 @@ class OutcomeHooks:
             context.meta[FAILED_ARMS] = failed
 
     @hook_impl(trylast=True)
-    def on_pipeline_error(self, pipeline: Any) -> None:
-        """Print what failed and how to continue, unless the error came before any node."""
-        if self._done or self._failed:
-            at = f" in {self._failed}" if self._failed else ""
-            done = f"after {self._done} of {len(pipeline.nodes)} nodes"
-            click.echo(f"\nFailed{at}, {done}. {how_to_go_on()}", err=True)
+    def on_pipeline_error(self) -> None:
+        """Print which node failed and how to continue, if any node has started."""
+        if self._started or self._failed:
+            failed = f" in {self._failed}" if self._failed else ""
+            click.echo(f"\nFailed{failed}. {how_to_continue()}", err=True)
 
 
-def how_to_go_on() -> str:
-    """Return how to continue, with the command."""
-    command = command_line() or "the same run"
-    return f"What is finished is kept;\nthe same command goes on from there:\n    {command}"
+def how_to_continue() -> str:
+    """Return how to continue after an error, with the command."""
+    command = command_line() or "the same command"
+    return f"Finished results are kept. To continue, run\n    {command}"
 
 
 def command_line() -> str:
@@ -124,11 +124,8 @@ def where_results_are(made: Mapping[str, Path], project: Path, tracked: str = ""
     for name, path in made.items():
         inside = path.is_relative_to(project)
         by_kind[_kind(name, path)].append(path.relative_to(project) if inside else path)
-    lines = [
-        f"  {kind:<9} {place}"
-        for kind in KINDS
-        for place in (by_kind[kind] if kind == "report" else _folders(by_kind[kind]))
-    ]
+    lines = [f"  {'report':<9} {path}" for path in by_kind["report"]]
+    lines += [f"  {kind:<9} {_summary(by_kind[kind])}" for kind in KINDS if by_kind[kind]]
     if tracked:
         lines.append(f"  {'MLflow':<9} {tracked}")
     if not lines:
@@ -146,20 +143,16 @@ def _kind(name: str, path: Path) -> str:
     return SUFFIXES.get(path.suffix) or DATASETS.get((first, last), "")
 
 
-def _folders(paths: Iterable[Path]) -> list[str]:
-    """Return a line for each file system: how many files there are, and where."""
-    systems: dict[str, list[Path]] = defaultdict(list)
-    for path in sorted(paths, key=str):
-        systems[str(path).partition("://")[0] if is_remote(path) else path.anchor].append(path)
-    lines = []
-    for found in systems.values():
-        if len(found) == 1:
-            lines.append(str(found[0] if found[0].suffix in SUFFIXES else found[0].parent))
-            continue
-        above = next(p for p in found[0].parents if all(p in path.parents for path in found))
-        below = sorted({p.relative_to(above).parts[0] for p in found if p.parent != above})
-        lines.append(f"{len(found)} in {above}" + (f": {', '.join(below)}" if below else ""))
-    return lines
+def _summary(paths: Sequence[Path]) -> str:
+    """Return where some files are, and how many."""
+    first = paths[0]
+    if len(paths) == 1:
+        return str(first if first.suffix in SUFFIXES else first.parent)
+    above = next((p for p in first.parents if all(p in path.parents for path in paths)), None)
+    if above is None:  # on several file systems
+        return f"{len(paths)} in {', '.join(sorted({str(path.parent) for path in paths}))}"
+    below = sorted({p.relative_to(above).parts[0] for p in paths if p.parent != above})
+    return f"{len(paths)} in {above}" + (f": {', '.join(below)}" if below else "")
 
 
 def _failed_arms(names: Iterable[str], catalog: Any) -> dict[str, str]:
@@ -170,3 +163,36 @@ def _failed_arms(names: Iterable[str], catalog: Any) -> dict[str, str]:
         if is_summary and catalog.exists(name) and (reason := catalog.load(name).get("failed")):
             found[name.removeprefix("training.").removesuffix(".summary")] = str(reason)
     return found
+
+
+def path_of(dataset: Any) -> Path | None:
+    """Return the file or folder of a dataset; None if it has none."""
+    name = getattr(dataset, "_name", None) or getattr(dataset, "_filepath", None)
+    return None if name is None else at(str(name))
+
+
+def load_runs(
+    catalog: Any, tasks: Sequence[Task], arms: Iterable[str], part: str = "history"
+) -> list[Any]:
+    """Load one dataset of each run of some arms on some tasks, in the order of the grid.
+
+    Runs that do not exist are left out, and a warning names them.
+
+    Args:
+        catalog: Kedro's catalog, as ``%reload_kedro`` creates it.
+        tasks: the tasks, for example from :func:`adaptive_opt.study.tasks_of`.
+        arms: names of the arms.
+        part: ``history``, ``lengths``, ``summary`` or ``weights``.
+
+    Raises:
+        StudyError: no run exists.
+    """
+    chosen = list(arms)
+    names = [f"training.{t.name}.{a}.{part}" for t in tasks for a in arms_on(t, chosen)]
+    found = [name for name in names if catalog.exists(name)]
+    missing = ", ".join(sorted({*names} - {*found}))
+    if not found:
+        raise StudyError(f"nothing has been trained at this scale; run kedro run: {missing}")
+    if missing:
+        logger.warning("not trained yet, and left out: %s", missing)
+    return [catalog.load(name) for name in found]

@@ -4,37 +4,41 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import getpass
 import json
 import logging
 import os
+import platform
 import re
 import subprocess
 import sys
 import time
 import uuid
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from kedro.framework.hooks import hook_impl
 
 import adaptive_opt
-from adaptive_opt.files import CHECKOUT, PROJECT, changed_at
+from adaptive_opt.errors import StudyError, without_passwords
+from adaptive_opt.files import CHECKOUT, PROJECT, changed_at, read_record, write_record
 from adaptive_opt.parameters.models import TrackingParameters
 from adaptive_opt.processes import this_worker
 
-from ..status.results import path_of
-from .describe import describe_run, run_name
-from .spool import END, RUN, SENDER, Record, delete, milliseconds, read, write
-from .store import without_passwords
-from .training import ENVIRONMENT
+from ..status.outcome import command_line, path_of
+from .training import END, ENVIRONMENT, RUN, SENDER, Record, delete, milliseconds
 
-__all__ = ["TrackedRun", "TrackingHooks"]
+__all__ = ["TrackedRun", "TrackingHooks", "describe_run", "run_name"]
 
 logger = logging.getLogger(__name__)
 
 INHERITED = ("scale", "configuration", "device", "git.commit", "git.dirty", "mlflow.user")
 """Tags that child runs have, too."""
+
+PACKAGES = ("numpy", "optuna", "kedro", "mlflow")
+"""Packages whose versions are recorded."""
 
 URI = "MLFLOW_TRACKING_URI"
 
@@ -139,6 +143,77 @@ def _artifacts(began: float, pipeline: Any, catalog: Any) -> Iterator[tuple[str,
             yield str(path), "/".join(folders), changed
 
 
+def describe_run(run_params: dict[str, Any], parameters: dict[str, Any]) -> dict[str, str]:
+    """Return the tags of a run; ``configuration`` is a hash of the parameters that matter."""
+    import torch
+
+    from adaptive_opt.engine.device import resolve_device
+    from adaptive_opt.parameters import configuration_digest
+
+    study = {k: v for k, v in parameters.items() if k not in ("tracking", "resources")}
+    device = parameters["training"]["device"]
+    with contextlib.suppress(StudyError):  # the GPUs may be on other machines of a cluster
+        device = resolve_device(device).type
+    on_gpu = device == "cuda" and torch.cuda.is_available()
+    cpu = platform.processor() or platform.machine()
+    command = command_line() or Path(sys.argv[0]).name
+    runner = str(run_params.get("runner") or "SequentialRunner")  # or <package.Class object at …>
+    tags = {
+        "scale": parameters["scale"],
+        "configuration": configuration_digest(study),
+        "device": device,
+        "device.name": torch.cuda.get_device_name() if on_gpu else cpu,
+        "kedro.env": run_params.get("env") or "local",
+        "kedro.pipelines": ",".join(run_params.get("pipeline_names") or ["__default__"]),
+        "kedro.command": command,
+        "kedro.runner": runner.strip("<").partition(" ")[0].rpartition(".")[2],
+        "mlflow.source.name": command,
+        "mlflow.source.type": "LOCAL",
+        "version.python": platform.python_version(),
+        "version.adaptive_opt": adaptive_opt.__version__,
+        "version.torch": torch.__version__,  # with what it was built for
+        **{f"version.{name}": version(name) for name in PACKAGES},
+    }
+    for name, value in run_params.items():
+        if value and isinstance(value, list | tuple | set):
+            tags[f"kedro.{name}"] = ",".join(map(str, value))
+        elif value and isinstance(value, dict):
+            tags[f"kedro.{name}"] = json.dumps(value, default=str)
+    with contextlib.suppress(OSError, KeyError, ImportError):
+        tags["mlflow.user"] = getpass.getuser()
+    return tags | _git(Path(run_params["project_path"]))
+
+
+def run_name(tags: dict[str, str]) -> str:
+    """Return the name of a run: pipelines, scale, and the chosen part of the grid.
+
+    Example:
+        >>> run_name({"kedro.pipelines": "training", "scale": "paper", "kedro.tags": "ssdh,adam"})
+        'training paper: ssdh,adam'
+        >>> run_name({"kedro.pipelines": "__default__", "scale": "base"})
+        'base'
+    """
+    name = f"{tags['kedro.pipelines']} {tags['scale']}".removeprefix("__default__ ")
+    chosen = tags.get("kedro.tags") or tags.get("kedro.node_names")
+    name = f"{name}: {chosen}" if chosen else name
+    return name if len(name) <= 60 else f"{name[:60]}…"
+
+
+def _git(folder: Path) -> dict[str, str]:
+    """Return the commit, and whether files differ from it; nothing outside a repository."""
+    command = ["git", "--no-optional-locks", "status", "--porcelain=v2", "--branch", "--", "."]
+    try:
+        done = subprocess.run(  # noqa: S603
+            command, cwd=folder, capture_output=True, text=True, timeout=10, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    head, *rest = done.stdout.splitlines()
+    commit = head.removeprefix("# branch.oid ")
+    dirty = str(any(not line.startswith("#") for line in rest)).lower()
+    return {"git.commit": commit, "git.dirty": dirty, "mlflow.source.git.commit": commit}
+
+
 class TrackedRun:
     """A ``kedro run`` that is recorded: a folder of files, and the process that sends them.
 
@@ -152,7 +227,7 @@ class TrackedRun:
         stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime(self.began))
         self._uri, self._wait_seconds = uri, settings.wait_seconds
         self._folder = project / "mlflow_unsent" / f"{stamp}-{uuid.uuid4().hex[:8]}"
-        write(self._folder / RUN, {**run, "time": milliseconds(), "process": this_worker()})
+        write_record(self._folder / RUN, {**run, "time": milliseconds(), "process": this_worker()})
         source = str(Path(adaptive_opt.__file__).parents[1])
         paths = os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")]))
         command = [sys.executable, "-m", "adaptive_opt.io.tracking.sender", str(self._folder)]
@@ -180,7 +255,7 @@ class TrackedRun:
         metrics = {"seconds": round(time.time() - self.began, 3)}
         end = {"status": status, "time": milliseconds(), "files": files, "metrics": metrics}
         try:
-            write(self._folder / END, end)
+            write_record(self._folder / END, end)
             limit, report = time.monotonic() + CONNECT_TIMEOUT, self._folder / SENDER
             while not report.exists() and self._sender.poll() is None and time.monotonic() < limit:
                 time.sleep(0.05)
@@ -189,7 +264,7 @@ class TrackedRun:
         finally:
             self._sender.kill()
             code = self._sender.wait()
-        state, where = read(self._folder / SENDER) or {}, without_passwords(self._uri)
+        state, where = read_record(self._folder / SENDER), without_passwords(self._uri)
         if code != 0:
             reason = state.get("reason") or f"not complete after {self._wait_seconds:g} s"
             logger.warning(

@@ -1,7 +1,13 @@
-"""State of a training for MLflow: curves while it goes on, costs and outcome at its end."""
+"""Files of a ``kedro run`` that wait for MLflow, in ``mlflow_unsent/<run key>/``.
+
+``run.json`` describes the run, ``end.json`` its end, ``<task>.<arm>.json`` the state of a training:
+curves while it runs, costs and outcome at its end. ``sender.json`` is the state of the sender. Each
+file is replaced as a whole.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
@@ -16,27 +22,57 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from adaptive_opt.files import read_record, write_record
+from adaptive_opt.processes import is_gone
 from adaptive_opt.study import get_arm
-
-from .spool import RUN, Record, milliseconds, read, write
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from adaptive_opt.engine.contract import HistoryBlock
 
-__all__ = ["ENVIRONMENT", "TrackedTraining", "track_training"]
+__all__ = ["END", "ENVIRONMENT", "RUN", "SENDER", "Record", "TrackedTraining", "delete"]
+__all__ += ["is_abandoned", "milliseconds", "track_training"]
+
+RUN, END, SENDER = "run.json", "end.json", "sender.json"
 
 ENVIRONMENT = "ADAPTIVE_OPT_TRACKING"
 """Variable with the run's folder and settings, for the processes of all runners."""
+
+SILENCE = 3600.0
+"""Seconds without a new file after which the run of another host counts as dead."""
 
 CURVES = ("train_loss", "valid_loss")
 """Columns of a history that are tracked."""
 
 COSTS = ("gradient_equivalents", "device_seconds")
 
+Record = dict[str, Any]
+
 logger = logging.getLogger(__name__)
 _warn_once = cache(logger.warning)
+
+
+def milliseconds() -> int:
+    """Return the time in MLflow's unit."""
+    return time.time_ns() // 1_000_000
+
+
+def is_abandoned(folder: Path) -> bool:
+    """Return whether a run has ended or was killed; its sender may still be at work."""
+    process = read_record(folder / RUN).get("process")
+    if process is None:  # the run is just beginning
+        return False
+    changed: float = max(file.stat().st_mtime for file in folder.iterdir())
+    return (folder / END).exists() or is_gone(process) or time.time() - changed > SILENCE
+
+
+def delete(folder: Path) -> None:
+    """Delete a run's folder, ``run.json`` last: a part of the folder can still be sent."""
+    for file in sorted(folder.iterdir(), key=lambda path: path.name == RUN):
+        file.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # as on NFS, where an open file leaves another one
+        folder.rmdir()
 
 
 class TrackedTraining:
@@ -48,21 +84,21 @@ class TrackedTraining:
 
     def __init__(self, path: Path | None, state: Record, settings: dict[str, Any]) -> None:
         self._path, self._state, self._settings = path, state, settings
-        self._written, self._warned = time.monotonic(), False
+        self._written = time.monotonic()
 
     def observe(self, block: HistoryBlock) -> None:
         """Add a block of the history to the curves."""
-        self._update(partial(self._add, block), "RUNNING")
+        self._update("RUNNING", partial(self._add_block, block))
 
     def finish(self, history: pd.DataFrame, summary: dict[str, Any]) -> None:
         """Complete the curves from the whole history; add costs and outcome."""
-        self._update(partial(self._complete, history, summary), "FINISHED")
+        self._update("FINISHED", partial(self._complete, history, summary))
 
     def stop(self, status: str) -> None:
         """End with ``FAILED`` or ``KILLED``."""
-        self._update(lambda: None, status)
+        self._update(status)
 
-    def _update(self, change: Callable[[], None], status: str) -> None:
+    def _update(self, status: str, change: Callable[[], None] = lambda: None) -> None:
         if self._path is None:
             return
         try:
@@ -70,59 +106,48 @@ class TrackedTraining:
             now = time.monotonic()
             if status != "RUNNING" or now - self._written >= self._settings["live_seconds"]:
                 self._written = now
-                write(self._path, {**self._state, "status": status, "time": milliseconds()})
+                write_record(self._path, {**self._state, "status": status, "time": milliseconds()})
         except Exception as error:
-            if not self._warned:
-                logger.warning("MLflow misses curves: %s cannot be written: %s", self._path, error)
-            self._warned = True
+            _warn_once("MLflow misses curves: %s cannot be written: %s", self._path, str(error))
 
-    def _part(self, iteration: int, length: int) -> str:
-        """Return the part of a curve; ``points`` parts and the end keep their first value."""
-        return str(iteration * self._settings["points"] // length)
-
-    def _add(self, block: HistoryBlock) -> None:
-        for iteration in sorted(block.rows):
-            part = self._part(iteration, block.iterations)
-            for name in CURVES:
-                values = block.rows[iteration].get(name, np.empty(0))
-                for seed, value, end in zip(block.seeds, values, block.diverged_at, strict=False):
-                    if part not in self._curve(seed, name) and (end is None or iteration < end):
-                        self._put(seed, name, part, iteration, np.float32(value))  # as is saved
+    def _add_block(self, block: HistoryBlock) -> None:
+        for iteration, values in block.rows.items():
+            for name in (n for n in CURVES if n in values):
+                for seed, value, end in zip(
+                    block.seeds, values[name], block.diverged_at, strict=False
+                ):
+                    if end is None or iteration < end:  # history has float32
+                        self._put(seed, name, iteration, block.iterations, np.float32(value))
 
     def _complete(self, history: pd.DataFrame, summary: dict[str, Any]) -> None:
-        length = summary["iterations"]
-        for seed, rows in history.sort_values("iteration", ascending=False).groupby("seed"):
+        length, diverged_at = summary["iterations"], summary["diverged_at"]
+        for seed, rows in history.groupby("seed"):
             for name in (n for n in CURVES if n in rows):
-                points = zip(rows["iteration"], rows[name], strict=True)
-                first = {self._part(t, length): (t, x) for t, x in points if math.isfinite(x)}
-                for part, point in first.items():
-                    self._put(seed, name, part, *point)
+                for iteration, value in zip(rows["iteration"], rows[name], strict=True):
+                    self._put(seed, name, iteration, length, value)
+            ordered = rows.sort_values("iteration")
             for column in (n for n in rows if n in COSTS or str(n).startswith("test_")):
-                self._put(seed, column, "end", length, rows[column].iloc[0])
-        ends = zip(summary["seeds"], summary["diverged_at"], strict=True)
+                self._put(seed, column, length, length, ordered[column].iloc[-1], "end")
+        ends = zip(summary["seeds"], diverged_at, strict=True)
         self._state["diverged_at"] = {str(seed): end for seed, end in ends if end is not None}
-        self._state["summary"] = arm_metrics(summary)
+        losses = [math.inf if x is None else x for x in summary["final_train_loss"]]
+        values = {name: summary[name] for name in COSTS}
+        values["median_final_train_loss"] = statistics.median(losses)
+        values["diverged"] = sum(t is not None for t in diverged_at)
+        finite = {name: float(x) for name, x in values.items() if math.isfinite(x)}
+        self._state["summary"] = finite
 
-    def _curve(self, seed: Any, name: Any) -> dict[str, list[Any]]:
-        """Return a metric of a seed: by part iteration, value and milliseconds."""
-        curve: dict[str, list[Any]]
+    def _put(
+        self, seed: Any, name: Any, iteration: Any, length: int, value: Any, part: str = ""
+    ) -> None:
+        """Add a point to a curve, which keeps the first finite one of each of its ``points`` parts.
+
+        The same point again keeps its time, so that MLflow stores it once.
+        """
+        part = part or str(iteration * self._settings["points"] // length)
         curve = self._state["seeds"].setdefault(str(seed), {}).setdefault(str(name), {})
-        return curve
-
-    def _put(self, seed: Any, name: Any, part: str, iteration: Any, value: Any) -> None:
-        """Set a point; the same again keeps its time, so that MLflow stores it once."""
-        curve = self._curve(seed, name)
-        if math.isfinite(value) and (part not in curve or curve[part][0] != iteration):
+        if math.isfinite(value) and (part not in curve or iteration < curve[part][0]):
             curve[part] = [int(iteration), float(value), milliseconds()]
-
-
-def arm_metrics(summary: dict[str, Any]) -> dict[str, float]:
-    """Return an arm's metrics for the parent run: median final loss, costs, divergence."""
-    losses = [math.inf if x is None else x for x in summary["final_train_loss"]]
-    values = {name: summary[name] for name in COSTS}
-    values["median_final_train_loss"] = statistics.median(losses)
-    values["diverged"] = sum(t is not None for t in summary["diverged_at"])
-    return {name: float(value) for name, value in values.items() if math.isfinite(value)}
 
 
 @contextmanager
@@ -153,8 +178,8 @@ def track_training(
             "without --runner on the machine that does, and they are sent", path.parent,
         )  # fmt: skip
         path = None
-    before = (path and read(path)) or {"tags": {}}  # by a worker that died
-    if before["tags"].get("digest") == digest:
+    before = read_record(path) if path else {}  # of a worker that died
+    if before.get("tags", {}).get("digest") == digest:
         state |= {"begun": before["begun"], "seeds": before["seeds"]}
     tracked = TrackedTraining(path, state, settings)
     try:

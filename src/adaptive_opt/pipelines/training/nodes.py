@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 from adaptive_opt.parameters import (
@@ -17,6 +19,18 @@ from adaptive_opt.study import get_task
 logger = logging.getLogger(__name__)
 
 
+def _one_process_at_a_time(train: Callable[..., Any]) -> Callable[..., Any]:
+    """Lock the folder of the run while a process trains in it and saves the results."""
+
+    @wraps(train)
+    def locked(task: str, arm: str, tensors: dict[str, Any], folder: Any, *parameters: Any) -> Any:
+        with folder.locked():
+            return train(task, arm, tensors, folder, *parameters)
+
+    return locked
+
+
+@_one_process_at_a_time
 def train(
     task: str,
     arm: str,
@@ -38,20 +52,6 @@ def train(
         History, final weights and weight snapshots of the runs of full length; final losses at
         every length; summary.
     """
-    with folder.locked():
-        return _train(task, arm, tensors, folder, best, tasks, arms, training)
-
-
-def _train(
-    task: str,
-    arm: str,
-    tensors: dict[str, Any],
-    folder: Any,
-    best: dict[str, Any],
-    tasks: dict[str, Any],
-    arms: dict[str, Any],
-    training: dict[str, Any],
-) -> tuple[Any, dict[str, Any], dict[str, Any], Any, dict[str, Any]]:
     from adaptive_opt.engine.checkpoint import Checkpoint
     from adaptive_opt.engine.failures import failed_run, reason_of
     from adaptive_opt.engine.lengths import Lengths
