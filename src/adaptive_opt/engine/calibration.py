@@ -33,7 +33,7 @@ from .optimizers import build_optimizer
 from .problem import build_task
 from .rahimi_recht import single_threaded
 from .seeds import derive_seed, seeded_rng
-from .train import training_step
+from .step import training_step
 
 __all__ = ["COLUMNS", "calibrate"]
 
@@ -116,6 +116,7 @@ class _ArmTimer:
             clip_curvature=training.clip_curvature,
             hidden=problem.hidden,
             diagonal_fn=lambda: self._diagonal(),
+            matrix_fn=self._matrix if hasattr(problem, "curvature_matrix") else None,
         )
         self.steps = 0
         self.batches = cycle(list(islice(problem.epoch(0), 2 * self.period)))
@@ -124,6 +125,9 @@ class _ArmTimer:
 
     def _diagonal(self) -> Sequence[Tensor]:
         return self.problem.hessian_diagonal(self.params, self.latest[0])  # type: ignore[attr-defined,no-any-return]
+
+    def _matrix(self, kind: str) -> Tensor:
+        return self.problem.curvature_matrix(self.params, self.latest[0], kind)  # type: ignore[attr-defined,no-any-return]
 
     def measure(self, periods: int) -> tuple[float, float, float]:
         """Seconds: median plain step, addition of a refresh, mean over an update period."""

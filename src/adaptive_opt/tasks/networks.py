@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
+from torch.func import functional_call, grad, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from adaptive_opt.curvature.arithmetic import matrix_units, written_out_encoder
+from adaptive_opt.errors import StudyError
 from adaptive_opt.optim import FastDoubleBackward, SampledLoss, sampled_cross_entropy
 
 __all__ = ["Execution", "NetworkTask", "fixed_sample", "frequency_loss"]
@@ -211,6 +212,40 @@ class NetworkTask:
         sampled = sampled_cross_entropy(logits, members=self.members, generator=generators)
         self.batch_metrics = {k: v.detach() for k, v in metrics.items()}
         return losses, sampled
+
+    def sample_gradients(self, weights: Sequence[Tensor], batch: Batch) -> dict[Tensor, Tensor]:
+        """Mean of the squared gradients of the samples of a batch, by parameter.
+
+        A sample is a row of the batch: for text a window of a stream, with its mean loss.
+
+        Raises:
+            StudyError: the network has batch normalisation, so no sample has a gradient alone.
+        """
+        if any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in self._module.modules()):
+            raise StudyError(
+                "curvature: empirical_fisher needs the gradient of each sample alone, but batch "
+                "normalisation makes samples depend on each other; use gauss_newton"
+            )
+
+        def sample_loss(w: dict[str, Tensor], b: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
+            return self._member_loss(w, b, x[None], y[None])[0]
+
+        each = vmap(grad(sample_loss), in_dims=(None, None, 0, 0), randomness="different")
+
+        def member(
+            w: dict[str, Tensor], b: dict[str, Tensor], x: Tensor, y: Tensor
+        ) -> dict[str, Tensor]:
+            return {name: g.square().mean(0) for name, g in each(w, b, x, y).items()}
+
+        dims = 0 if self.own_batches else None
+        batched = vmap(member, in_dims=(0, 0, dims, dims), randomness="different")
+        named = {n: p.detach() for n, p in zip(self.names, weights, strict=True)}
+        with ExitStack() as stack:
+            buffers, part = stack.enter_context(self._curvature_inputs(batch))
+            stack.enter_context(self._twice_differentiable())
+            stack.enter_context(written_out_encoder())
+            found = batched(named, buffers, *part)
+        return {p: found[n] for n, p in zip(self.names, weights, strict=True)}
 
     def _losses(
         self,
