@@ -90,7 +90,8 @@ def numpy_twin(steps, *, lr, betas, rho, update_period, weight_decay, max_grad_n
         if t % update_period == 0:
             d = betas[1] * d + (1 - betas[1]) * scale * h
         values, vectors = np.linalg.eigh(d)
-        u = vectors @ np.clip(vectors.T @ m / (np.abs(values) + 1e-12), -rho, rho)
+        floor = np.linalg.norm(m) / (rho * np.sqrt(11))
+        u = vectors @ (vectors.T @ m / np.maximum(np.abs(values) + 1e-12, floor))
         theta = (1 - lr * weight_decay) * theta - lr * u
         path.append(theta)
     return path
@@ -135,29 +136,69 @@ def test_clipping_by_hand_scales_the_matrix():
     np.testing.assert_allclose(flat(outside), flat(inside), rtol=1e-6)
 
 
-def test_equals_the_diagonal_arm_on_a_diagonal_hessian():
-    """SADH with the exact diagonal, clipped along some coordinates, also where h is negative."""
-    h = torch.diag(torch.tensor([*np.linspace(-2, 3, 11)]))
-    settings = {"lr": 0.05, "betas": (0.9, 0.8), "rho": 0.4, "update_period": 3}
-    settings["weight_decay"] = 0.01
-    whole, diagonal = parameters(), parameters()
-    optimizer = SaddleFreeNewton(whole, **settings)
-    reference = SADH(diagonal, curvature="exact", **settings)
+SETTINGS = {"lr": 0.05, "betas": (0.9, 0.8), "update_period": 3, "weight_decay": 0.01}
+
+
+def diagonal_hessian():
+    return torch.diag(torch.tensor([*np.linspace(-2, 3, 11)]))
+
+
+def test_equals_the_diagonal_method_on_a_diagonal_hessian():
+    """Also where h is negative, and clipped along some axes."""
+    h, paths = diagonal_hessian(), {}
+    statistics = []
+    some = parameters()
+    first = SaddleFreeNewton(some, rho=4.0, **SETTINGS)
+    steps_on(h, some, first, 1)
+    assert 0 < first.statistics()["clipped_fraction"] < 1
+    for structure in ("whole", "layer", "diagonal"):
+        params, paths[structure] = parameters(), []
+        optimizer = SaddleFreeNewton(params, structure=structure, rho=4.0, **SETTINGS)
+        steps_on(h, params, optimizer, 40, paths[structure])
+        statistics.append(optimizer.statistics())
+    np.testing.assert_allclose(paths["whole"], paths["diagonal"], rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(paths["layer"], paths["diagonal"], rtol=1e-10, atol=1e-12)
+    for name in ("clipped_fraction", "denominator_norm", "curvature_norm"):
+        torch.testing.assert_close(statistics[0][name], statistics[2][name])
+
+
+def test_equals_sadh_on_a_diagonal_hessian_where_nothing_is_clipped():
+    h, whole, diagonal = diagonal_hessian(), parameters(), parameters()
     paths = [], []
-    steps_on(h, whole, optimizer, 40, paths[0])
-    steps_on(h, diagonal, reference, 40, paths[1])
-    np.testing.assert_allclose(paths[0], paths[1], rtol=1e-10, atol=1e-12)
-    own, theirs = optimizer.statistics(), reference.statistics()
-    assert 0 < own["clipped_fraction"] == theirs["clipped_fraction"]
-    torch.testing.assert_close(own["curvature_norm"], theirs["curvature_norm"])
-    torch.testing.assert_close(own["denominator_norm"], theirs["denominator_norm"])
+    steps_on(h, whole, SaddleFreeNewton(whole, rho=FAR, **SETTINGS), 40, paths[0])
+    optimizer = SADH(diagonal, curvature="exact", rho=FAR, **SETTINGS)
+    steps_on(h, diagonal, optimizer, 40, paths[1])
+    free = np.abs(np.linspace(-2, 3, 11)) > 1e-9  # one entry of h is zero
+    np.testing.assert_allclose(
+        np.array(paths[0])[:, free], np.array(paths[1])[:, free], rtol=1e-9, atol=1e-12
+    )
 
 
-def test_the_update_is_as_long_as_the_diagonal_arms_at_most():
+def test_the_diagonal_differs_from_the_whole_on_another_hessian():
+    whole, diagonal = parameters(), parameters()
+    steps_on(torch.tensor(matrix()), whole, SaddleFreeNewton(whole, rho=FAR), 1)
+    optimizer = SaddleFreeNewton(diagonal, rho=FAR, structure="diagonal")
+    steps_on(torch.tensor(matrix()), diagonal, optimizer, 1)
+    assert np.abs(flat(whole) - flat(diagonal)).max() > 1e-3
+    given = parameters()
+    closed = SaddleFreeNewton(
+        given,
+        rho=FAR,
+        structure="diagonal",
+        matrix_fn=lambda: torch.tensor(matrix()).diagonal(),
+    )
+    steps_on(torch.tensor(matrix()), given, closed, 1)
+    np.testing.assert_allclose(flat(given), flat(diagonal), rtol=1e-12)
+
+
+@pytest.mark.parametrize("structure", ["whole", "layer", "diagonal"])
+def test_the_update_has_at_most_the_norm_of_a_clipped_one(structure):
     params = parameters()
     before = flat(params)
-    run(SaddleFreeNewton(params, lr=1.0, betas=(0.0, 0.9), rho=1e-3), params, 1)
-    assert np.linalg.norm(flat(params) - before) <= 1e-3 * np.sqrt(11) * (1 + 1e-9)
+    optimizer = SaddleFreeNewton(params, lr=1.0, betas=(0.0, 0.9), rho=1e-3, structure=structure)
+    run(optimizer, params, 1)
+    length = np.linalg.norm(flat(params) - before)
+    assert 0.5 < length / (1e-3 * np.sqrt(11)) <= 1 + 1e-9
 
 
 def test_layer_blocks_equal_the_whole_on_a_block_diagonal_hessian():
@@ -181,7 +222,7 @@ def test_layer_blocks_equal_the_whole_on_a_block_diagonal_hessian():
     assert np.abs(flat(coupled) - flat(full)).max() > 1e-3
 
 
-@pytest.mark.parametrize("structure", ["whole", "layer"])
+@pytest.mark.parametrize("structure", ["whole", "layer", "diagonal"])
 def test_members_equal_single_runs(structure):
     members = 3
     lr = torch.tensor([0.02, 0.05, 0.1], dtype=torch.float64)
@@ -239,8 +280,8 @@ def test_state_dict_continues_bit_for_bit():
 def test_each_group_has_its_own_matrix():
     params, first = parameters(), parameters()
     groups = [{"params": params[:1]}, {"params": params[1:], "lr": 0.0}]
-    steps_on(torch.tensor(matrix()), params, SaddleFreeNewton(groups, lr=0.1, rho=1.0), 1)
-    optimizer = SaddleFreeNewton(first, lr=0.1, rho=1.0, structure="layer")
+    steps_on(torch.tensor(matrix()), params, SaddleFreeNewton(groups, lr=0.1, rho=FAR), 1)
+    optimizer = SaddleFreeNewton(first, lr=0.1, rho=FAR, structure="layer")
     steps_on(torch.tensor(matrix()), first, optimizer, 1)
     torch.testing.assert_close(params[0], first[0])
     np.testing.assert_array_equal(flat(params[1:]), flat(parameters()[1:]))
@@ -254,6 +295,7 @@ def test_each_group_has_its_own_matrix():
         ({"matrix": "gauss_newton"}, "needs matrix_fn"),
         ({"lr": -1.0}, "lr must be at least 0"),
         ({"rho": -1.0}, "rho must be at least 0"),
+        ({"rho": 0.0}, "rho must be above 0"),
         ({"eps": -1.0}, "eps must be at least 0"),
         ({"betas": (0.9, 1.0)}, "beta2"),
         ({"update_period": 0}, "update_period"),

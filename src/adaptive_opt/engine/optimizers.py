@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -90,11 +91,18 @@ def build_optimizer(
                 kwargs["diagonal_fn"] = diagonal_fn
         if issubclass(cls, SaddleFreeNewton):
             kwargs["clip_curvature"] = clip_curvature
-            if matrix_fn is not None:
+            if kwargs.get("structure") == "diagonal" and diagonal_fn is not None:
+                kwargs["matrix_fn"] = partial(_joined, diagonal_fn)
+            elif matrix_fn is not None:
                 kwargs["matrix_fn"] = partial(matrix_fn, kwargs.get("matrix", "hessian"))
         return cls(params, members=members, max_grad_norm=max_grad_norm, **kwargs)
     except (TypeError, ValueError) as error:
         raise StudyError(f"{path}: {error}") from error
+
+
+def _joined(diagonal_fn: Callable[[], Sequence[Tensor]]) -> Tensor:
+    """The diagonal of each member as one row, ``[members, P]``."""
+    return torch.cat([d.flatten(1) for d in diagonal_fn()], dim=1)
 
 
 def _combine_betas(cls: type[Optimizer], kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -4,21 +4,27 @@ At step t = 0, 1, 2, …
 
     m ← β1 m + (1−β1) g                                  (no bias correction)
     if t mod k == 0:  D ← β2 D + (1−β2) H;  D = V diag(λ) Vᵀ
-    u ← V clip(Vᵀ m / (abs λ + ε), −ρ, ρ)                (elementwise)
+    u ← V diag(1 / max(abs λ + ε, ‖m‖ / (ρ √P))) Vᵀ m
     θ ← (1 − ηλ_w) θ − η u
 
-H is the Hessian or the Gauss–Newton matrix of the loss on the batch, and λ_w the weight decay.
-This is the rule of :class:`.methods.SADH` in the coordinates of the eigenvectors of D. If H is
-diagonal, the eigenvectors are the axes. Then both make the same steps as long as no entry of H
-changes its sign, so on every quadratic function. SADH smooths abs H_ii, this class H.
+H is the Hessian or the Gauss–Newton matrix of the loss on the batch, P the number of parameters and
+λ_w the weight decay. Without clipping this is the rule of :class:`.methods.SADH` along the
+eigenvectors of D, if no entry of a diagonal H changes its sign (SADH smooths abs H_ii, this class
+H), so on every quadratic function with a diagonal Hessian.
 
-The clip is that of the diagonal methods, in these coordinates. It bounds the update by the same
-norm, ‖u‖ ≤ ρ √P for P parameters. A clip of the norm of u alone would not do: eigenvalues near zero
-give a few coordinates nearly all of the norm, and scaling u down would stop all others. It would
-also differ from the diagonal methods if H is diagonal.
+The clip bounds the norm, ‖u‖ ≤ ρ √P, as that of the diagonal methods does. It raises small
+eigenvalues, so steps along large ones stay Newton steps. Neither of the simpler clips would do:
+
+- Scaling all of u down would stop every direction, because eigenvalues near zero have nearly all
+  of its norm.
+- Clipping the coordinates of u along each eigenvector would depend on the choice of eigenvectors
+  where eigenvalues are equal, so on rounding errors. A Gauss–Newton matrix has many that are zero.
+
+``structure="diagonal"`` is the diagonal method with this clip. It takes the same steps as the whole
+matrix if H is diagonal.
 
 Source: Dauphin et al., *Identifying and attacking the saddle point problem in high-dimensional
-non-convex optimization* (2014); the clip is that of Liu et al., *Sophia* (2023).
+non-convex optimization* (2014).
 """
 
 from __future__ import annotations
@@ -30,14 +36,15 @@ import torch
 from torch import Tensor
 
 from ._lists import Tensors
+from .base import values
 from .curvature_estimate import CurvatureEstimation
 from .curvature_state import is_due
-from .sources import HVP, estimate_statistics
+from .sources import HVP, estimate_statistics, exact_diagonal
 
 __all__ = ["MATRICES", "STRUCTURES", "SaddleFreeNewton"]
 
 MATRICES = ("hessian", "gauss_newton")
-STRUCTURES = ("whole", "layer")
+STRUCTURES = ("whole", "layer", "diagonal")
 
 
 class SaddleFreeNewton(CurvatureEstimation):
@@ -54,16 +61,16 @@ class SaddleFreeNewton(CurvatureEstimation):
         params: parameters, or parameter groups; each group has its own matrix.
         lr: η ≥ 0.
         betas: (β1, β2) in [0, 1): smoothing factors of the gradient and of the matrix.
-        rho: ρ ≥ 0, the clip radius of the update along each eigenvector.
+        rho: ρ > 0, the clip radius: the update's root mean square is at most ρ.
         eps: ε ≥ 0, the damping.
         weight_decay: λ_w ≥ 0, decoupled.
         update_period: k ≥ 1: refresh the matrix every k steps, in all groups.
         matrix: ``hessian`` (default) or ``gauss_newton``.
-        structure: ``whole`` (default), or ``layer``: a block for each parameter tensor, zeros
-            elsewhere.
+        structure: ``whole`` (default); ``layer``: a block for each parameter tensor, zeros
+            elsewhere; ``diagonal``.
         matrix_fn: returns the matrix ``[P, P]``, or ``[members, P, P]``, over all parameters with
-            a gradient, in their order, row by row; default: P Hessian-vector products. Both count
-            as P products.
+            a gradient, in their order; for ``diagonal`` only its diagonal, ``[P]`` or
+            ``[members, P]``. Default: P Hessian-vector products. Both count as P products.
         max_grad_norm: clip the gradient to this global norm; default: no clipping.
         clip_curvature: scale the matrix as the gradient is scaled (default).
         members: ensemble size; lr, betas, rho, eps and weight_decay may then be tensors
@@ -146,6 +153,8 @@ class SaddleFreeNewton(CurvatureEstimation):
 
     def _check_group(self, group: dict[str, Any]) -> None:
         super()._check_group(group)
+        if min(values(group["rho"])) <= 0:
+            raise ValueError("rho must be above 0, because the clip divides by it")
         for name in ("matrix", "structure", "update_period"):
             if group[name] != self.param_groups[0][name]:
                 raise ValueError(f"all parameter groups must share one {name}")
@@ -153,6 +162,10 @@ class SaddleFreeNewton(CurvatureEstimation):
     @property
     def _rows(self) -> int:
         return self.members or 1
+
+    @property
+    def _diagonal(self) -> bool:
+        return bool(self.param_groups[0]["structure"] == "diagonal")
 
     def _blocks(self, params: Sequence[Tensor]) -> list[Tensors]:
         """The parameters of each block of the matrix, in their order."""
@@ -168,9 +181,12 @@ class SaddleFreeNewton(CurvatureEstimation):
     def _given_estimate(self, due: Tensors) -> Tensors:
         given: Tensor = self.diagonal_fn()  # type: ignore[misc]
         total = self._size(due)
-        expected = [total, total] if self.members is None else [self.members, total, total]
+        expected = [total] if self._diagonal else [total, total]
+        expected = expected if self.members is None else [self.members, *expected]
         if list(given.shape) != expected:
             raise ValueError(f"matrix_fn must return {expected}, got {list(given.shape)}")
+        if self._diagonal:
+            return self._split(given.reshape(self._rows, total), due)
         whole = given.reshape(self._rows, total, total)
         found, start = [], 0
         for block in self._blocks(due):
@@ -180,6 +196,8 @@ class SaddleFreeNewton(CurvatureEstimation):
         return found
 
     def _exact_estimate(self, hvp: HVP, due: Tensors) -> Tensors:
+        if self._diagonal:
+            return self._split(self._joined(exact_diagonal(hvp, due, self.members)), due)
         unit = {p: torch.zeros_like(p) for p in due}
         found = []
         for block in self._blocks(due):
@@ -216,11 +234,12 @@ class SaddleFreeNewton(CurvatureEstimation):
         """State of a block, which its first parameter has: D, λ and V."""
         state: dict[str, Tensor] = self.state[block[0]]
         size = self._size(block)
-        shape = (self._rows, size, size)
+        shape = (self._rows, size) if self._diagonal else (self._rows, size, size)
         if "matrix" not in state:
             state["matrix"] = block[0].new_zeros(shape)
             state["eigenvalues"] = block[0].new_zeros(shape[:2])
-            state["eigenvectors"] = block[0].new_zeros(shape)
+            if not self._diagonal:
+                state["eigenvectors"] = block[0].new_zeros(shape)
         if state["matrix"].shape != shape:
             raise RuntimeError(
                 "other parameters have a gradient than at the first step; the matrix is over all "
@@ -233,15 +252,17 @@ class SaddleFreeNewton(CurvatureEstimation):
         self.ops.lerp_(m, grads, self._factor(1 - group["betas"][0], params))
         update: dict[Tensor, Tensor] = {}
         refreshed: Tensors = []
+        smallest = self._smallest_curvature(group, params)
         for block in self._blocks(params):
             state = self._block_state(block)
             if is_due(group):
                 refreshed.append(self._refresh(group, block, state))
-            u = self._coordinates(group, block, state)
-            self.ops.clip_([u], self._factor(group["rho"], [u]))
-            u = (state["eigenvectors"] @ u[..., None])[..., 0]
-            parts = u.split([self._size([p]) for p in block], dim=1)
-            update |= {p: part.view(p.shape) for p, part in zip(block, parts, strict=True)}
+            along = self._along_eigenvectors(block, state)
+            u = self._from_eigenvectors(
+                state, along / torch.maximum(self._denominator(group, state), smallest)
+            )
+            parts = self._split(u, block)
+            update |= {p: part.reshape(p.shape) for p, part in zip(block, parts, strict=True)}
         if refreshed:
             self._last_estimate = estimate_statistics(refreshed, self._rows)
             if self.members is None:
@@ -260,25 +281,35 @@ class SaddleFreeNewton(CurvatureEstimation):
         fresh = torch.cat([self._pending_estimates[p] for p in block], dim=1)
         smoothed = state["matrix"]
         # Keep D of a member that has diverged: eigh would raise an error for the whole ensemble.
-        finite = fresh.isfinite().flatten(1).all(1)[:, None, None]
+        finite = fresh.isfinite().flatten(1).all(1).view(-1, *[1] * (fresh.ndim - 1))
         kept = torch.where(finite, fresh, smoothed)
         weight = self._factor(1 - group["betas"][1], [smoothed])
         self.ops.lerp_([smoothed], [kept], weight)
-        state["eigenvalues"], state["eigenvectors"] = torch.linalg.eigh(smoothed)
+        if self._diagonal:
+            state["eigenvalues"] = smoothed.clone()
+        else:
+            state["eigenvalues"], state["eigenvectors"] = torch.linalg.eigh(smoothed)
         return fresh
 
-    def _coordinates(
-        self, group: dict[str, Any], block: Sequence[Tensor], state: dict[str, Tensor]
-    ) -> Tensor:
-        """``Vᵀ m / (abs λ + ε)``, ``[members, P]``."""
+    def _smallest_curvature(self, group: dict[str, Any], params: Sequence[Tensor]) -> Tensor:
+        """``‖m‖ / (ρ √P)`` over a parameter group, ``[members, 1]``."""
+        m = self._joined([self.state[p]["momentum"] for p in params])
+        norm = torch.linalg.vector_norm(m, dim=1, keepdim=True)
+        return norm / self._widened(group["rho"], norm) / m.shape[1] ** 0.5
+
+    def _along_eigenvectors(self, block: Sequence[Tensor], state: dict[str, Tensor]) -> Tensor:
+        """``Vᵀ m``, ``[members, P]``."""
         m = self._joined([self.state[p]["momentum"] for p in block])
-        along = (m[:, None] @ state["eigenvectors"])[:, 0]
-        return along.div_(self._denominator(group, state))
+        return m if self._diagonal else (m[:, None] @ state["eigenvectors"])[:, 0]
+
+    def _from_eigenvectors(self, state: dict[str, Tensor], u: Tensor) -> Tensor:
+        """``V u``, ``[members, P]``."""
+        return u if self._diagonal else (state["eigenvectors"] @ u[..., None])[..., 0]
 
     def _denominator(self, group: dict[str, Any], state: dict[str, Tensor]) -> Tensor:
         """``abs λ + ε``, ``[members, P]``."""
-        values = state["eigenvalues"].abs()
-        return values.add_(self._widened(group["eps"], values))
+        size = state["eigenvalues"].abs()
+        return size.add_(self._widened(group["eps"], size))
 
     def _step_group(
         self, group: dict[str, Any], params: Tensors, grads: Tensors, prepared: Tensors | None
@@ -290,7 +321,7 @@ class SaddleFreeNewton(CurvatureEstimation):
     def statistics(self) -> dict[str, Tensor]:
         """Statistics of the last step; each is 0-dim, or ``[members]``.
 
-        ``clipped_fraction`` is the share of eigenvectors along which the update was clipped.
+        ``clipped_fraction`` is the share of eigenvectors whose curvature the clip has raised.
         ``denominator_norm`` and ``curvature_norm`` are the norms of abs λ + ε and of D.
         ``estimate_norm`` and ``positive_estimate_share`` describe the entries of H at the last
         refresh. Empty before the first step.
@@ -298,10 +329,10 @@ class SaddleFreeNewton(CurvatureEstimation):
         clipped, denominators, norms = [], [], []
         for group in self.param_groups:
             seen = [p for p in group["params"] if "momentum" in self.state.get(p, {})]
+            smallest = self._smallest_curvature(group, seen) if seen else None
             for block in self._blocks(seen):
                 state = self._block_state(block)
-                u = self._coordinates(group, block, state)
-                clipped.append(u.abs() > self._widened(group["rho"], u))
+                clipped.append(self._denominator(group, state) < smallest)
                 norms.append(state["eigenvalues"])
                 denominators.append(self._denominator(group, state))
         if not clipped:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad, vmap
+from torch.func import functional_call, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from adaptive_opt.curvature.arithmetic import matrix_units, written_out_encoder
@@ -227,25 +227,24 @@ class NetworkTask:
                 "normalisation makes samples depend on each other; use gauss_newton"
             )
 
-        def sample_loss(w: dict[str, Tensor], b: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
-            return self._member_loss(w, b, x[None], y[None])[0]
-
-        each = vmap(grad(sample_loss), in_dims=(None, None, 0, 0), randomness="different")
-
-        def member(
-            w: dict[str, Tensor], b: dict[str, Tensor], x: Tensor, y: Tensor
-        ) -> dict[str, Tensor]:
-            return {name: g.square().mean(0) for name, g in each(w, b, x, y).items()}
-
-        dims = 0 if self.own_batches else None
-        batched = vmap(member, in_dims=(0, 0, dims, dims), randomness="different")
-        named = {n: p.detach() for n, p in zip(self.names, weights, strict=True)}
         with ExitStack() as stack:
-            buffers, part = stack.enter_context(self._curvature_inputs(batch))
+            buffers, (x, y) = stack.enter_context(self._curvature_inputs(batch))
             stack.enter_context(self._twice_differentiable())
             stack.enter_context(written_out_encoder())
-            found = batched(named, buffers, *part)
-        return {p: found[n] for n, p in zip(self.names, weights, strict=True)}
+            if not self.own_batches:
+                x, y = (t.expand(self.members, *t.shape) for t in (x, y))
+            samples = x.shape[1]
+            # Train every sample as a member of its own, with a copy of its member's weights.
+            copies = {
+                n: p.detach().repeat_interleave(samples, 0).requires_grad_()
+                for n, p in zip(self.names, weights, strict=True)
+            }
+            repeated = {n: b.repeat_interleave(samples, 0) for n, b in buffers.items()}
+            alone = (t.flatten(0, 1)[:, None] for t in (x, y))
+            losses = vmap(self._member_loss, randomness="different")(copies, repeated, *alone)[0]
+            grads = torch.autograd.grad(losses.sum(), list(copies.values()))
+        squares = (g.unflatten(0, (self.members, samples)).square().mean(1) for g in grads)
+        return dict(zip(weights, squares, strict=True))
 
     def _losses(
         self,

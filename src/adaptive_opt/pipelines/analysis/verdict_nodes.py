@@ -36,7 +36,9 @@ def calibrate(
         values = next((v for v in studies_of(best) if v is not None), None)
         if values is not None:  # None: every search failed, so there is nothing to measure
             own = with_values(arms, task, arm, values)[task]
-            resolved[arm] = resolve_arm(arm, own, training_parameters(arm, training))
+            settings = training_parameters(arm, training)
+            share = {"curvature_share": settings.curvature_share}
+            resolved[arm] = {**resolve_arm(arm, own, settings), **share}
     return calibrate(
         task_data(task, tensors),
         task=task,
