@@ -87,7 +87,7 @@ def _pipelines() -> dict[str, Pipeline]:
         "tuning": tuning.create_pipeline(grid),
         "training": training.create_pipeline(grid),
         "analysis": _analysis("", default_runs, "kedro run"),
-        "ladder": _study("ladder", ladder),
+        "ladder": StudyPipeline("ladder_", ladder, "kedro run --pipelines=ladder", _upward_study),
         "all": _study("all", runs_on(every)),
         "evening": StudyPipeline("", evening, "kedro run --env=evening", _whole_study),
         "fidelity": _fidelity(),
@@ -104,11 +104,20 @@ def _study(name: str, runs: Sequence[Run]) -> StudyPipeline:
     return StudyPipeline(f"{name}_", runs, f"kedro run --pipelines={name}", _whole_study)
 
 
-def _whole_study(prefix: str, runs: Sequence[Run], command: str) -> Pipeline:
-    """Create all nodes from the data to the report of some runs."""
+def _upward_study(prefix: str, runs: Sequence[Run], command: str) -> Pipeline:
+    """Create a whole study with the ladder upwards in its report."""
+    upward = analysis.create_upward_pipeline(f"{prefix}upward", f"{prefix}verdict", runs)
+    figures = [f"analysis.{prefix}upward.frontier_figure"]
+    return _whole_study(prefix, runs, command, figures) + upward
+
+
+def _whole_study(
+    prefix: str, runs: Sequence[Run], command: str, figures: Sequence[str] = ()
+) -> Pipeline:
+    """Create all nodes from the data to the report of some runs; ``figures``: of others, for it."""
     source_tasks = {get_task(task).learns or task for task, _ in runs}
     trained = tuning.create_pipeline(runs) + training.create_pipeline(runs)
-    return _sources(source_tasks) + trained + _analysis(prefix, runs, command)
+    return _sources(source_tasks) + trained + _analysis(prefix, runs, command, figures)
 
 
 def _sources(tasks: Iterable[str]) -> Pipeline:
@@ -117,18 +126,21 @@ def _sources(tasks: Iterable[str]) -> Pipeline:
     return sources.only_nodes_with_tags(*tasks)
 
 
-def _analysis(prefix: str, runs: Sequence[Run], command: str) -> Pipeline:
+def _analysis(
+    prefix: str, runs: Sequence[Run], command: str, others: Sequence[str] = ()
+) -> Pipeline:
     """Create the nodes for tables, figures, verdict and report of some runs.
 
     Args:
         prefix: prefix of the names of outputs.
         runs: the (task, arm) pairs.
         command: the command that runs the study, for the report.
+        others: figures of other pipelines for the report, by their names in the catalog.
     """
     # Placebos are only in the verdict, not in the tables and figures of optimizers.
     optimizers = [run for run in runs if get_arm(run[1]).kind != "ladder"]
     parts = [tuning.create_report(f"{prefix}search", runs)]
-    figures = [f"tuning.{prefix}search.best_of_n_figure"]
+    figures = [*others, f"tuning.{prefix}search.best_of_n_figure"]
     if half := [run for run in optimizers if get_task(run[0]).half == "rahimi_recht"]:
         parts.append(analysis.create_pipeline(f"{prefix}rahimi_recht", half))
         figures += [f"analysis.{prefix}rahimi_recht.{name}_figure" for name in RR_FIGURES]
