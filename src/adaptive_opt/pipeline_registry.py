@@ -106,18 +106,16 @@ def _study(name: str, runs: Sequence[Run]) -> StudyPipeline:
 
 def _upward_study(prefix: str, runs: Sequence[Run], command: str) -> Pipeline:
     """Create a whole study with the ladder upwards in its report."""
-    upward = analysis.create_upward_pipeline(f"{prefix}upward", f"{prefix}verdict", runs)
-    figures = [f"analysis.{prefix}upward.frontier_figure"]
-    return _whole_study(prefix, runs, command, figures) + upward
+    return _whole_study(prefix, runs, command, upward=True)
 
 
 def _whole_study(
-    prefix: str, runs: Sequence[Run], command: str, figures: Sequence[str] = ()
+    prefix: str, runs: Sequence[Run], command: str, *, upward: bool = False
 ) -> Pipeline:
-    """Create all nodes from the data to the report of some runs; ``figures``: of others, for it."""
+    """Create all nodes from the data to the report of some runs."""
     source_tasks = {get_task(task).learns or task for task, _ in runs}
     trained = tuning.create_pipeline(runs) + training.create_pipeline(runs)
-    return _sources(source_tasks) + trained + _analysis(prefix, runs, command, figures)
+    return _sources(source_tasks) + trained + _analysis(prefix, runs, command, upward=upward)
 
 
 def _sources(tasks: Iterable[str]) -> Pipeline:
@@ -126,21 +124,19 @@ def _sources(tasks: Iterable[str]) -> Pipeline:
     return sources.only_nodes_with_tags(*tasks)
 
 
-def _analysis(
-    prefix: str, runs: Sequence[Run], command: str, others: Sequence[str] = ()
-) -> Pipeline:
+def _analysis(prefix: str, runs: Sequence[Run], command: str, *, upward: bool = False) -> Pipeline:
     """Create the nodes for tables, figures, verdict and report of some runs.
 
     Args:
         prefix: prefix of the names of outputs.
         runs: the (task, arm) pairs.
         command: the command that runs the study, for the report.
-        others: figures of other pipelines for the report, by their names in the catalog.
+        upward: see :func:`.analysis.create_verdict_pipeline`.
     """
     # Placebos are only in the verdict, not in the tables and figures of optimizers.
     optimizers = [run for run in runs if get_arm(run[1]).kind != "ladder"]
     parts = [tuning.create_report(f"{prefix}search", runs)]
-    figures = [*others, f"tuning.{prefix}search.best_of_n_figure"]
+    figures = [f"tuning.{prefix}search.best_of_n_figure"]
     if half := [run for run in optimizers if get_task(run[0]).half == "rahimi_recht"]:
         parts.append(analysis.create_pipeline(f"{prefix}rahimi_recht", half))
         figures += [f"analysis.{prefix}rahimi_recht.{name}_figure" for name in RR_FIGURES]
@@ -149,7 +145,9 @@ def _analysis(
         figures += [f"analysis.{prefix}networks.{name}_figure" for name in NETWORK_FIGURES]
         parts.append(analysis.create_sharpness_pipeline(half, f"{prefix}sharpness"))
         figures += [f"analysis.{prefix}sharpness.{name}_figure" for name in SHARPNESS_FIGURES]
-    verdict = analysis.create_verdict_pipeline(f"{prefix}verdict", runs, figures, command)
+    verdict = analysis.create_verdict_pipeline(
+        f"{prefix}verdict", runs, figures, command, upward=upward
+    )
     return sum(parts, verdict)
 
 

@@ -6,8 +6,8 @@ reference,
 
     s = (x_d − x_r) / (x_w − x_r).
 
-Logarithms make it independent of the unit: a speed-up of 2 is half of a speed-up of 4. Its interval
-is that of Fieller (*Some problems in interval estimation*, 1954). With X and Y the numerator and the
+Logarithms add up where speed-ups multiply: a speed-up of 2 is half of one of 4. The interval is
+that of Fieller (*Some problems in interval estimation*, 1954). With X the numerator and Y the
 denominator, it has all s for which X − s Y does not differ from zero,
 
     (X − s Y)² ≤ t² (V_X − 2 s C + s² V_Y),    C = Var(x_r),
@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
 from scipy import stats
@@ -88,32 +88,33 @@ def shares(judge: Judge) -> list[Share]:
         for clock in ("iteration", "device_seconds"):
             if clock == "device_seconds" and not {arm, whole} <= {*judge.ratios}:
                 continue
-            names = {"task": judge.data.task, "arm": arm, "whole": whole, "clock": clock}
+            named = Share(judge.data.task, arm, whole, clock)
             if any(any(comparison.speeds[a].bounded) for a in (arm, whole, reference)):
-                found.append(Share(**names, reason=BEYOND))
+                found.append(replace(named, reason=BEYOND))
             else:
-                found.append(_share(judge, names))
+                found.append(_measured(judge, named))
     return found
 
 
-def _share(judge: Judge, names: dict[str, str]) -> Share:
+def _measured(judge: Judge, named: Share) -> Share:
     """The share of one pair, from speeds without bounds."""
     groups = judge.comparisons["train_loss"].groups
     base = groups[str(judge.reference)]
-    gains, variances, df = [], [], math.inf
-    for arm in (names["arm"], names["whole"]):
+    gains = []
+    for arm in (named.arm, named.whole):
         gain = compare(groups[arm], base)
-        price = judge.ratios.get(arm) if names["clock"] == "device_seconds" else None
+        price = judge.ratios.get(arm) if named.clock == "device_seconds" else None
         if price is not None:
             gain = gain.shifted(-price.log, price.error, price.df)
-        gains.append(gain.estimate)
-        variances.append(gain.error**2)
-        df = min(df, gain.df)
-    t = float(stats.t.ppf(0.5 + judge.settings["confidence"] / 2, df))
-    interval = ratio_interval(*gains, *variances, base.variance_of_mean, t)
+        gains.append(gain)
+    own, whole = gains
+    t = float(stats.t.ppf(0.5 + judge.settings["confidence"] / 2, min(own.df, whole.df)))
+    errors = own.error**2, whole.error**2
+    interval = ratio_interval(own.estimate, whole.estimate, *errors, base.variance_of_mean, t)
     if interval is None:
-        return Share(**names, reason=NO_GAIN)
-    return Share(**names, share=gains[0] / gains[1], low=interval[0], high=interval[1])
+        return replace(named, reason=NO_GAIN)
+    share = own.estimate / whole.estimate
+    return replace(named, share=share, low=interval[0], high=interval[1])
 
 
 def ratio_interval(
@@ -147,8 +148,15 @@ def share_table(found: Sequence[Share]) -> pd.DataFrame:
 
 def read_shares(table: pd.DataFrame) -> list[Share]:
     """Inverse of :func:`share_table`, also after CSV, which has NaN for None."""
-    rows = table.astype(object).where(table.notna(), None).to_dict("records")
-    return [Share(**{**row, "reason": row["reason"] or ""}) for row in rows]  # type: ignore[misc]
+    found = []
+    for _, row in table.iterrows():
+        task, arm, whole, clock = (str(row[n]) for n in ("task", "arm", "whole", "clock"))
+        share, low, high = (
+            None if pd.isna(row[n]) else float(row[n]) for n in ("share", "low", "high")
+        )
+        reason = "" if pd.isna(row["reason"]) else str(row["reason"])
+        found.append(Share(task, arm, whole, clock, share, low, high, reason))
+    return found
 
 
 @dataclass(frozen=True)

@@ -295,7 +295,8 @@ class SaddleFreeNewton(CurvatureEstimation):
         """``‖m‖ / (ρ √P)`` over a parameter group, ``[members, 1]``."""
         m = self._joined([self.state[p]["momentum"] for p in params])
         norm = torch.linalg.vector_norm(m, dim=1, keepdim=True)
-        return norm / self._widened(group["rho"], norm) / m.shape[1] ** 0.5
+        smallest: Tensor = norm / self._widened(group["rho"], norm) / m.shape[1] ** 0.5
+        return smallest
 
     def _along_eigenvectors(self, block: Sequence[Tensor], state: dict[str, Tensor]) -> Tensor:
         """``Vᵀ m``, ``[members, P]``."""
@@ -329,7 +330,7 @@ class SaddleFreeNewton(CurvatureEstimation):
         clipped, denominators, norms = [], [], []
         for group in self.param_groups:
             seen = [p for p in group["params"] if "momentum" in self.state.get(p, {})]
-            smallest = self._smallest_curvature(group, seen) if seen else None
+            smallest = self._smallest_curvature(group, seen) if seen else torch.zeros(())
             for block in self._blocks(seen):
                 state = self._block_state(block)
                 clipped.append(self._denominator(group, state) < smallest)

@@ -5,7 +5,6 @@ from .fidelity import create_fidelity_pipeline
 from .ledger import create_ledger_pipeline, searched_configurations
 from .pipeline import create_network_pipeline, create_pipeline
 from .sharpness import create_sharpness_pipeline
-from .upward import create_upward_pipeline
 from .verdict import create_verdict_pipeline
 
 __all__ = [
@@ -15,7 +14,6 @@ __all__ = [
     "create_network_pipeline",
     "create_pipeline",
     "create_sharpness_pipeline",
-    "create_upward_pipeline",
     "create_verdict_pipeline",
     "searched_configurations",
 ]
