@@ -24,8 +24,8 @@ FIDELITY = "curvature/fidelity.py"
 MUTATIONS = [
     ("beta1 swapped", SECOND, 'ops.lerp_(m, grads, self._factor(1 - group["betas"][0]', 'ops.lerp_(m, grads, self._factor(group["betas"][0]', "optim"),
     ("no clip", SECOND, 'ops.clip_(update, self._factor(group["rho"], params))', "_ = 0", "optim"),
-    ("decay has the wrong sign", SECOND, "1 - lr * decay", "1 + lr * decay", "optim"),
-    ("refresh one step late", ESTIMATE, '% group["update_period"] == 0', '% group["update_period"] == 1', "optim"),
+    ("decay has the wrong sign", ESTIMATE, "1 - lr * decay", "1 + lr * decay", "optim"),
+    ("refresh one step late", "optim/curvature_state.py", '% group["update_period"] == 0', '% group["update_period"] == 1', "optim"),
     ("curvature not clipped", ESTIMATE, "self._pending_estimates[p] = c * self._expand(factor, [c])[0]", "self._pending_estimates[p] = c", "optim"),
     ("curvature clipped although it is not to be", ESTIMATE, 'if self.param_groups[0]["clip_curvature"]:', "if True:", "optim"),
     ("momentum probe sees the old momentum", "optim/curvature_state.py", "self.ops.lerp_([m], [grad]", "self.ops.lerp_([m.clone()], [grad]", "optim"),

@@ -17,6 +17,7 @@ from adaptive_opt.study import (
     default_arms,
     get_arm,
     get_task,
+    placebos,
     published_arms,
     runs_on,
     tasks_of,
@@ -24,6 +25,11 @@ from adaptive_opt.study import (
 
 CUSTOM_ARMS = ("sgdm", "adam", "ssdh", "custom")
 """Arms of the pipeline ``custom``."""
+
+MATRIX_ARMS = ("adahessian", "muon", "soap", "shampoo")
+"""Arms of pytorch_optimizer in the pipeline ``ladder``: AdaHessian, and optimizers whose step sizes
+are matrices. Its PSGD (Kron) is left out: NumPy's global random state decides when it balances its
+factors, and no checkpoint saves that state."""
 
 # Figures of other pipelines in the report of a study.
 RR_FIGURES = ("median_loss", "decades")
@@ -51,8 +57,8 @@ def _pipelines() -> dict[str, Pipeline]:
         (:class:`.selection.StudyPipeline`):
 
         - ``__default__``: the default arms, and the placebos of SSDH except at condition 29;
-        - ``ladder``: the default arms and the placebos of SSDH and SADH, also with the mean
-          squared error;
+        - ``ladder``: the default arms and every rung of the ladders of SSDH and SADH, also with
+          the mean squared error; on networks also optimizers with matrices of pytorch_optimizer;
         - ``all``: every arm except the zoo;
         - ``zoo``: the default arms and those of pytorch_optimizer;
         - ``custom``: the user's own optimizer, SGDM, Adam and SSDH, on Rahimi–Recht;
@@ -66,21 +72,22 @@ def _pipelines() -> dict[str, Pipeline]:
         - ``ledger``: effect of each difference from the original study.
     """
     every, default = arm_names(), default_arms()
-    placebos = [arm for arm in arm_names("ladder") if arm.startswith("ssdh_")]
     # At condition 29, the speed-ups of SSDH and its placebos exceed the measurable range.
     placebo_tasks = [task for task in TASKS if task.name != "rr_cond29"]
-    default_runs = runs_on(default) + runs_on(placebos, placebo_tasks)
+    default_runs = runs_on(default) + runs_on(placebos("ssdh"), placebo_tasks)
     grid = runs_on(every, EVERY_TASK)
-    wide = [*default, "adamw", "nadam", *placebos]
-    ladders = [*wide, *(arm for arm in arm_names("ladder") if arm.startswith("sadh_"))]
+    wide = [*default, "adamw", "nadam", *placebos("ssdh")]
+    ladders = [*wide, *placebos("sadh")]
     evening = runs_on(ladders, tasks_of("rahimi_recht")) + runs_on(wide, tasks_of("images", "text"))
+    ladder = runs_on([*default, *arm_names("ladder")], EVERY_TASK)
+    ladder += runs_on(MATRIX_ARMS, tasks_of("images", "text"))
     return {
         "data": data.create_pipeline(),
         "rr_synthesis": rr_synthesis.create_pipeline(),
         "tuning": tuning.create_pipeline(grid),
         "training": training.create_pipeline(grid),
         "analysis": _analysis("", default_runs, "kedro run"),
-        "ladder": _study("ladder", runs_on([*default, *arm_names("ladder")], EVERY_TASK)),
+        "ladder": StudyPipeline("ladder_", ladder, "kedro run --pipelines=ladder", _upward_study),
         "all": _study("all", runs_on(every)),
         "evening": StudyPipeline("", evening, "kedro run --env=evening", _whole_study),
         "fidelity": _fidelity(),
@@ -97,11 +104,18 @@ def _study(name: str, runs: Sequence[Run]) -> StudyPipeline:
     return StudyPipeline(f"{name}_", runs, f"kedro run --pipelines={name}", _whole_study)
 
 
-def _whole_study(prefix: str, runs: Sequence[Run], command: str) -> Pipeline:
+def _upward_study(prefix: str, runs: Sequence[Run], command: str) -> Pipeline:
+    """Create a whole study with the ladder upwards in its report."""
+    return _whole_study(prefix, runs, command, upward=True)
+
+
+def _whole_study(
+    prefix: str, runs: Sequence[Run], command: str, *, upward: bool = False
+) -> Pipeline:
     """Create all nodes from the data to the report of some runs."""
     source_tasks = {get_task(task).learns or task for task, _ in runs}
     trained = tuning.create_pipeline(runs) + training.create_pipeline(runs)
-    return _sources(source_tasks) + trained + _analysis(prefix, runs, command)
+    return _sources(source_tasks) + trained + _analysis(prefix, runs, command, upward=upward)
 
 
 def _sources(tasks: Iterable[str]) -> Pipeline:
@@ -110,13 +124,14 @@ def _sources(tasks: Iterable[str]) -> Pipeline:
     return sources.only_nodes_with_tags(*tasks)
 
 
-def _analysis(prefix: str, runs: Sequence[Run], command: str) -> Pipeline:
+def _analysis(prefix: str, runs: Sequence[Run], command: str, *, upward: bool = False) -> Pipeline:
     """Create the nodes for tables, figures, verdict and report of some runs.
 
     Args:
         prefix: prefix of the names of outputs.
         runs: the (task, arm) pairs.
         command: the command that runs the study, for the report.
+        upward: see :func:`.analysis.create_verdict_pipeline`.
     """
     # Placebos are only in the verdict, not in the tables and figures of optimizers.
     optimizers = [run for run in runs if get_arm(run[1]).kind != "ladder"]
@@ -130,7 +145,9 @@ def _analysis(prefix: str, runs: Sequence[Run], command: str) -> Pipeline:
         figures += [f"analysis.{prefix}networks.{name}_figure" for name in NETWORK_FIGURES]
         parts.append(analysis.create_sharpness_pipeline(half, f"{prefix}sharpness"))
         figures += [f"analysis.{prefix}sharpness.{name}_figure" for name in SHARPNESS_FIGURES]
-    verdict = analysis.create_verdict_pipeline(f"{prefix}verdict", runs, figures, command)
+    verdict = analysis.create_verdict_pipeline(
+        f"{prefix}verdict", runs, figures, command, upward=upward
+    )
     return sum(parts, verdict)
 
 

@@ -11,15 +11,19 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["ARMS", "EVERY_TASK", "FAMILIES", "HALVES", "KINDS", "TASKS", "VARIANTS", "Arm", "Task"]
+__all__ = ["ARMS", "EVERY_TASK", "FAMILIES", "HALVES", "KINDS", "PLACEBOS", "TASKS", "UPWARDS"]
 __all__ += [
+    "VARIANTS",
+    "Arm",
     "Run",
+    "Task",
     "arm_names",
     "arms_on",
     "default_arms",
     "get_arm",
     "get_task",
     "known_tags",
+    "placebos",
     "published_arms",
     "run_tags",
 ]
@@ -31,8 +35,9 @@ Run = tuple[str, str]
 KINDS = ("first-order", "second-order", "ladder", "zoo")
 """Kinds of arms.
 
-``ladder``: placebos, which replace the curvature estimate by another source. ``zoo``: optimizers
-of the package pytorch_optimizer, which the extra ``zoo`` installs.
+``ladder``: rungs of an information ladder. They give the step rule of their parent arm another
+source of curvature (:data:`PLACEBOS`, :data:`UPWARDS`). ``zoo``: optimizers of the package
+pytorch_optimizer, which the extra ``zoo`` installs.
 """
 
 FAMILIES = ("rahimi_recht", "images", "text")
@@ -86,6 +91,7 @@ class Arm:
         default: whether the default run includes the arm although it is not published.
         families: families of tasks that the arm can train.
         schedule: learning rate schedule, if the optimizer needs a different one than the study's.
+        curvature_share: share of each batch used for the curvature, if it is not the study's.
     """
 
     name: str
@@ -98,6 +104,7 @@ class Arm:
     default: bool = False
     families: tuple[str, ...] = FAMILIES
     schedule: str | None = None
+    curvature_share: float | None = None
 
     @property
     def may_be_reference(self) -> bool:
@@ -113,16 +120,19 @@ def _zoo(name: str) -> str:
     return f"pytorch_optimizer.{name}"
 
 
+PLACEBOS = {
+    "exact": "exact diagonal",
+    "permuted": "permuted",
+    "per_tensor": "one a tensor",
+    "per_model": "one number",
+    "squared_gradient": "g²",
+    "constant": "constant",
+}
+"""Rungs with less and less information, by curvature source, with their labels."""
+
+
 def _ladder(parent: str, optimizer: str) -> Iterable[Arm]:
-    labels = {
-        "exact": "exact diagonal",
-        "permuted": "permuted",
-        "per_tensor": "one a tensor",
-        "per_model": "one number",
-        "squared_gradient": "g²",
-        "constant": "constant",
-    }
-    for source, label in labels.items():
+    for source, label in PLACEBOS.items():
         yield Arm(
             f"{parent}_{source}",
             f"{optimizer}, {label}",
@@ -133,6 +143,72 @@ def _ladder(parent: str, optimizer: str) -> Iterable[Arm]:
             # The exact diagonal of a network would need one Hessian-vector product a parameter.
             families=("rahimi_recht",) if source == "exact" else FAMILIES,
         )
+
+
+def _rung(
+    parent: str,
+    name: str,
+    label: str,
+    options: dict[str, Any],
+    families: tuple[str, ...] = FAMILIES,
+    optimizer: str | None = None,
+    curvature_share: float | None = None,
+) -> Arm:
+    """A rung with the step rule of ``parent``, whose search space it uses without its own."""
+    rule = {"sadh": "SADH", "ssdh": "SSDH"}[parent]
+    return Arm(
+        f"{parent}_{name}",
+        f"{rule}, {label}",
+        "ladder",
+        _own(optimizer or rule),
+        options,
+        tuned_as=parent,
+        families=families,
+        curvature_share=curvature_share,
+    )
+
+
+RAHIMI_RECHT = ("rahimi_recht",)
+# Samples of a network with batch normalisation have no gradients of their own.
+WITH_SAMPLES = ("rahimi_recht", "text")
+# The batches of Rahimi–Recht are represented by one matrix, which cannot be divided.
+NETWORKS = ("images", "text")
+
+MATRIX = "SaddleFreeNewton"
+
+UPWARDS = (
+    _rung("ssdh", "gauss_newton", "Gauss–Newton", {"curvature": "gauss_newton"}),
+    _rung("ssdh", "empirical_fisher", "Fisher", {"curvature": "empirical_fisher"}, WITH_SAMPLES),
+    _rung("sadh", "empirical_fisher", "Fisher", {"curvature": "empirical_fisher"}, WITH_SAMPLES),
+    _rung("sadh", "diagonal", "diagonal", {"structure": "diagonal"}, RAHIMI_RECHT, MATRIX),
+    _rung("sadh", "layers", "layer blocks", {"structure": "layer"}, RAHIMI_RECHT, MATRIX),
+    _rung("sadh", "whole", "whole matrix", {"structure": "whole"}, RAHIMI_RECHT, MATRIX),
+    _rung(
+        "sadh",
+        "whole_gauss_newton",
+        "whole Gauss–Newton matrix",
+        {"structure": "whole", "matrix": "gauss_newton"},
+        RAHIMI_RECHT,
+        MATRIX,
+    ),
+    *(_rung("ssdh", f"probes_{n}", f"{n} probes", {"probes": n}) for n in (4, 16)),
+    *(_rung("ssdh", f"period_{k}", f"k = {k}", {"update_period": k}) for k in (1, 3, 30, 100)),
+    *(
+        _rung("ssdh", f"batch_{n}", f"1/{n} of the batch", {}, NETWORKS, curvature_share=1 / n)
+        for n in (4, 16)
+    ),
+)
+"""Rungs with more information than the diagonal estimate, or of another kind or quality.
+
+- Kind: Gauss–Newton, empirical Fisher. g² is a placebo. None of these has negative entries, for
+  which alone Sophia's rule differs from SADH's. So ``sophia_g`` is also SADH with Gauss–Newton, and
+  Sophia has no rungs. On Rahimi–Recht the exact Gauss–Newton diagonal is that of the Hessian
+  (:mod:`adaptive_opt.curvature.deep_linear`), so it is no rung either.
+- Rank: exact diagonal, blocks of layers and whole matrix, with SADH's rule along the eigenvectors
+  and one clip for all (:class:`adaptive_opt.optim.SaddleFreeNewton`).
+- Quality: probes a refresh (1 is SSDH), update period k (10 is SSDH, unless ``training`` says
+  otherwise), share of the batch for the curvature (1 is SSDH).
+"""
 
 
 TASKS = (
@@ -182,6 +258,7 @@ ARMS = (
     Arm("custom", "Custom", "first-order", None),
     *_ladder("ssdh", "SSDH"),
     *_ladder("sadh", "SADH"),
+    *UPWARDS,
     Arm("adahessian", "AdaHessian", "zoo", _zoo("AdaHessian"), {"create_graph": True}),
     Arm(
         "muon",
@@ -191,6 +268,14 @@ ARMS = (
         {"groups": {"hidden": {"use_muon": True}, "others": {"use_muon": False}}},
     ),
     Arm("soap", "SOAP", "zoo", _zoo("SOAP")),
+    Arm(
+        "shampoo",
+        "Shampoo",
+        "zoo",
+        _zoo("ScalableShampoo"),
+        # As often as the second-order arms refresh their curvature; the default is 1,000.
+        {"preconditioning_compute_steps": 10},
+    ),
     Arm(
         "schedule_free",
         "Schedule-free AdamW",
@@ -215,6 +300,11 @@ def published_arms() -> list[str]:
 def default_arms() -> list[str]:
     """Return the names of the optimizers of ``kedro run``: published and additional ones."""
     return [arm.name for arm in ARMS if arm.published or arm.default]
+
+
+def placebos(parent: str) -> list[str]:
+    """Return the names of the placebos of an arm, and of its rung with the exact diagonal."""
+    return [f"{parent}_{source}" for source in PLACEBOS]
 
 
 def get_arm(name: str) -> Arm:

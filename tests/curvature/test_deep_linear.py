@@ -47,6 +47,59 @@ def test_closed_forms_equal_autograd(layers, kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("layers", [2, 3])
+def test_gauss_newton_matrix_equals_its_definition(layers, kind):
+    """JᵀMJ with the Jacobian J of the product and the loss's Hessian M by the product."""
+    f = function(layers)
+    shapes = [w.shape for w in f.weights]
+    flat = torch.cat([w.flatten() for w in f.weights])
+
+    def product(flat):
+        parts = flat.split([s.numel() for s in shapes])
+        done = torch.eye(shapes[0][1], dtype=flat.dtype)
+        for part, shape in zip(parts, shapes, strict=True):
+            done = part.view(shape) @ done
+        return done.flatten()
+
+    def outer(flat_product):
+        w = flat_product.view_as(f.target)
+        return deep_linear.loss([w], f.target, f.gram, kind)
+
+    jacobian = torch.autograd.functional.jacobian(product, flat)
+    inner = torch.autograd.functional.hessian(outer, product(flat))
+    found = deep_linear.hessian(f.weights, f.target, f.gram, kind, gauss_newton=True)
+    torch.testing.assert_close(found, jacobian.T @ inner @ jacobian, rtol=1e-9, atol=1e-9)
+    smallest = torch.linalg.eigvalsh(found)[0]
+    assert float(smallest) > -1e-9 * float(found.abs().max())  # the loss is convex in the output
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("layers", [2, 3])
+def test_empirical_fisher_equals_the_mean_over_samples(layers, kind):
+    f = function(layers)
+    weights = [w.clone().requires_grad_() for w in f.weights]
+    n = len(f.inputs)
+    q = deep_linear.loss(f.weights, f.target, f.gram, "mse")
+    expected = [torch.zeros_like(w) for w in f.weights]
+    mean = [torch.zeros_like(w) for w in f.weights]
+    for x in f.inputs:
+        out = x
+        for w in weights:
+            out = w @ out
+        one = ((out - f.target @ x) ** 2).mean()
+        scale = 1.0 if kind == "mse" else float(1 / (2 * q.sqrt()))
+        for e, m, g in zip(expected, mean, torch.autograd.grad(one, weights), strict=True):
+            e += (scale * g) ** 2 / n
+            m += scale * g / n
+    padded = torch.cat([f.inputs, torch.zeros(3, f.inputs.shape[1], dtype=f.inputs.dtype)])
+    found = deep_linear.empirical_fisher(f.weights, f.target, padded, kind, n)
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b)
+    gradient = deep_linear.gradient(f.weights, f.target, f.gram, kind)
+    torch.testing.assert_close(torch.cat([m.flatten() for m in mean]), gradient)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_members_are_independent(kind):
     f = function()
     batch = [torch.stack([w, 2 * w, w - 1]) for w in f.weights]

@@ -296,6 +296,7 @@ def test_optimizers_of_all_arms_can_be_built():
             hyperparameters=hyper["hyperparameters"],
             params=[p],
             probe_seeds=[0],
+            matrix_fn=lambda kind: torch.zeros(1, 4, 4),
         )
 
 

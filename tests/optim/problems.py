@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from adaptive_opt.optim import SecondOrderOptimizer
-from adaptive_opt.study import ARMS
+from adaptive_opt.study import ARMS, UPWARDS
 
 SHAPES = [(3, 2), (4,), ()]
 SIZES = [6, 4, 1]
@@ -20,8 +20,9 @@ SIZES = [6, 4, 1]
 class Case:
     """An arm of the study with an optimizer of this package; new arms inherit every test.
 
-    Arms that sample labels are excluded, because these problems have no labels; they are tested
-    in ``test_gauss_newton.py``.
+    Excluded are arms that need samples or labels, which these problems lack, and arms with several
+    probes or a whole matrix; they have tests of their own. Arms that differ from another one only
+    in their period are excluded too.
     """
 
     name: str
@@ -55,8 +56,8 @@ class Case:
 def _cases() -> list[Case]:
     cases = []
     for arm in ARMS:
-        samples_labels = arm.options.get("curvature") == "gauss_newton"
-        if arm.optimizer and arm.optimizer.startswith("adaptive_opt.optim.") and not samples_labels:
+        other = arm in UPWARDS or arm.options.get("curvature") == "gauss_newton"
+        if arm.optimizer and arm.optimizer.startswith("adaptive_opt.optim.") and not other:
             module, _, name = arm.optimizer.rpartition(".")
             cls = getattr(importlib.import_module(module), name)
             cases.append(Case(arm.name, cls, dict(arm.options)))

@@ -181,6 +181,7 @@ def zoo():
 
 
 RATES = {"prodigy": 1.0, "adahessian": 0.1, "schedule_free": 0.05, "muon": 0.02, "soap": 0.01}
+RATES["shampoo"] = 0.02
 
 
 def rahimi_recht(arm, seeds, epochs=12):

@@ -121,3 +121,52 @@ def test_rank_continues_from_the_state_of_another_rank():
     expected, found = draw("gaussian", second, like)[0], draw("gaussian", resumed, like)[0]
     assert torch.equal(expected, found)
     assert not torch.equal(draw("gaussian", first, like)[0], found)
+
+
+@pytest.mark.parametrize("name", ["rademacher", "gaussian"])
+@pytest.mark.parametrize("probes", [4, 16])
+def test_averaging_probes_divides_the_variance_by_their_number(name, probes):
+    h, repeats = torch.tensor(matrix()), 600
+
+    def estimates(number):
+        p = torch.ones(repeats, 11, dtype=torch.float64, requires_grad=True)
+        optimizer = SADH(
+            [p], betas=(0.9, 0.0), probe=name, probes=number, members=repeats, seed=range(repeats)
+        )
+        optimizer.backward(0.5 * ((p @ h) * p).sum(1))
+        assert optimizer.hvp_count == number
+        assert optimizer.gradient_equivalents - optimizer.gradient_count == 2 * number
+        return optimizer._pending_estimates[p].numpy()
+
+    one, many = estimates(1), estimates(probes)
+    assert (z_scores(many, np.diag(matrix())) < 4.5).all()
+    ratio = one.var(axis=0, ddof=1).sum() / many.var(axis=0, ddof=1).sum()
+    assert 0.75 * probes < ratio < 1.3 * probes
+
+
+def test_accumulated_losses_share_all_probes():
+    p = torch.ones(11, dtype=torch.float64, requires_grad=True)
+    q = torch.ones(11, dtype=torch.float64, requires_grad=True)
+    h = torch.tensor(matrix())
+    once, twice = SADH([p], probes=4), SADH([q], probes=4)
+    once.backward(0.5 * p @ h @ p)
+    for _ in range(2):
+        twice.backward(0.25 * q @ h @ q)
+    torch.testing.assert_close(twice._pending_estimates[q], once._pending_estimates[p])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"probe": "constant"},
+        {"probe": "momentum_sign"},
+        {"curvature": "exact"},
+        {"curvature": "squared_gradient"},
+        {"hvp": "finite_difference"},
+    ],
+)
+def test_several_probes_need_a_random_estimate(options):
+    with pytest.raises(ValueError, match="probes=4 averages"):
+        SADH([torch.zeros(2)], probes=4, **options)
+    with pytest.raises(ValueError, match="whole number"):
+        SADH([torch.zeros(2)], probes=0)

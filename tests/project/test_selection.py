@@ -14,6 +14,7 @@ from adaptive_opt.cli import with_own_pipeline
 from adaptive_opt.evidence.schema import read_verdict
 from adaptive_opt.pipeline_registry import register_pipelines
 from adaptive_opt.pipelines.selection import StudyPipeline
+from adaptive_opt.study import UPWARDS
 
 from .conftest import copy_of_the_project, kedro
 
@@ -91,6 +92,26 @@ def test_an_environment_with_a_pipeline_of_its_name_runs_it(pipelines):
         if n.name == "analysis.only_transformer_verdict.judge"
     ]
     assert node.func.args[0] == "kedro run --env=evening --tags=transformer"
+
+
+def test_only_the_ladder_goes_upwards(pipelines):
+    """The default study and that of an evening stay as short as they are."""
+    upwards = {arm.name for arm in UPWARDS}
+    for name in ("__default__", "evening", "zoo"):
+        assert not {arm for _, arm in cells(pipelines[name])} & upwards
+        assert not [n for n in pipelines[name].nodes if "frontier" in n.name]
+    found = cells(pipelines["ladder"])
+    assert {a for t, a in found if t == "rr_cond29_mse"} >= {"sadh_whole", "ssdh_period_1"}
+    assert ("resnet18", "sadh_whole") not in found
+    assert ("resnet18", "ssdh_empirical_fisher") not in found
+    assert ("rr_cond29", "ssdh_batch_4") not in found
+    assert {a for t, a in found if t == "resnet18"} >= {"shampoo", "soap", "adahessian", "muon"}
+    assert ("rr_cond29", "shampoo") not in found
+    part = chosen(pipelines, "rr_cond29", name="ladder")
+    (node,) = [n for n in part.nodes if n.name.endswith("draw_frontier")]
+    assert "analysis.ladder_only_rr_cond29_verdict.frontier_figure" in node.outputs
+    (report,) = [n for n in part.nodes if n.name.endswith("verdict.report")]
+    assert "analysis.ladder_only_rr_cond29_verdict.frontier_figure" in report.inputs
 
 
 def test_the_report_of_a_part_names_its_command(pipelines):

@@ -731,7 +731,7 @@ def test_runs_on_another_function_are_not_mixed_in(smoke):
 )
 def test_other_sets_of_arms_are_searched_trained_and_judged(smoke, pipeline, tags):
     """The study completes and names arms whose trials all diverge, as some do at this size."""
-    if pipeline == "zoo":
+    if pipeline in ("zoo", "ladder"):
         pytest.importorskip("pytorch_optimizer", reason="not installed: pip install '.[zoo]'")
     chosen = [f"--tags={','.join(tags)}"] if tags else []
     done = kedro(smoke[0], "run", "--env=smoke", f"--pipelines={pipeline}", *chosen)

@@ -429,3 +429,29 @@ def test_curvature_keeps_the_random_state_of_dropout():
 def test_different_numbers_of_widths_and_blocks_are_refused():
     with pytest.raises(ValueError, match="2 widths but 1"):
         ResNet(1, 2, [4, 8], [1])
+
+
+@pytest.mark.parametrize("share", [1.0, 0.5])
+def test_sample_gradients_of_text(share):
+    execution = Execution(CPU, curvature_share=share)
+    task = text_task(members=2, execution=execution)
+    weights = task.initial_parameters()
+    batch = next(task.epoch(0))
+    found = task.sample_gradients(weights, batch)
+    part = task.part(batch, share)
+    for i in range(2):
+        alone = text_task(members=[i], execution=execution)
+        own = [w.detach()[i : i + 1].requires_grad_() for w in weights]
+        expected = [torch.zeros_like(w) for w in own]
+        for x, y in zip(*part, strict=True):
+            one = alone.loss(own, (x[None], y[None]))
+            for e, g in zip(expected, torch.autograd.grad(one.sum(), own), strict=True):
+                e += g**2 / len(part[0])
+        for w, e in zip(weights, expected, strict=True):
+            torch.testing.assert_close(found[w][i], e[0], rtol=1e-4, atol=1e-8)
+
+
+def test_sample_gradients_need_a_network_without_batch_normalisation():
+    task = image_task()
+    with pytest.raises(StudyError, match="batch normalisation"):
+        task.sample_gradients(task.initial_parameters(), next(task.epoch(0)))

@@ -162,3 +162,40 @@ def test_members_with_the_same_seed_have_the_same_batches():
         batches = zip(shared.epoch(), *(t.epoch() for t in alone), strict=True)
         for together, *apart in batches:
             torch.testing.assert_close(together, torch.cat(apart), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("kind", ["rmse", "mse"])
+@pytest.mark.parametrize("seeds", [(0, 1), (0, 0)])
+def test_sample_gradients_are_those_of_the_batch(kind, seeds):
+    """Also of a short last batch, and of members that share their batches."""
+    problem = task(kind=kind, seeds=seeds)
+    weights = problem.initial_parameters()
+    generators = [torch.Generator().manual_seed(s) for s in seeds]
+    orders = [torch.randperm(100, generator=g).split(32) for g in generators]
+    for b, gram in enumerate(problem.epoch()):
+        found = problem.sample_gradients(weights, gram)
+        for i in range(2):
+            own = [w.detach()[i].requires_grad_() for w in weights]
+            rows = orders[i][b]
+            whole = module_loss(problem.function, own, rows, kind).detach()
+            expected = [torch.zeros_like(w) for w in own]
+            for row in rows:
+                one = module_loss(problem.function, own, row[None], "mse")
+                scale = 1 if kind == "mse" else 1 / (2 * whole)
+                for e, g in zip(expected, torch.autograd.grad(one, own), strict=True):
+                    e += (scale * g) ** 2 / len(rows)
+            for w, e in zip(weights, expected, strict=True):
+                torch.testing.assert_close(found[w][i], e)
+
+
+@pytest.mark.parametrize("kind", ["rmse", "mse"])
+def test_the_matrix_of_a_batch_has_the_diagonal_of_the_batch(kind):
+    problem = task(kind=kind)
+    weights = problem.initial_parameters()
+    gram = next(problem.epoch())
+    whole = problem.curvature_matrix(weights, gram, "hessian")
+    diagonal = torch.cat([d.flatten(1) for d in problem.hessian_diagonal(weights, gram)], 1)
+    torch.testing.assert_close(whole.diagonal(dim1=1, dim2=2), diagonal)
+    other = problem.curvature_matrix(weights, gram, "gauss_newton")
+    torch.testing.assert_close(other.diagonal(dim1=1, dim2=2), diagonal)
+    assert not torch.allclose(whole, other)

@@ -34,6 +34,7 @@ from torch import Tensor
 
 __all__ = [
     "LOSSES",
+    "empirical_fisher",
     "gauss_newton_factor",
     "gradient",
     "hessian",
@@ -126,8 +127,21 @@ def gradient(weights: Sequence[Tensor], target: Tensor, gram: Tensor, kind: str)
 
 
 @torch.no_grad()
-def hessian(weights: Sequence[Tensor], target: Tensor, gram: Tensor, kind: str) -> Tensor:
-    """Exact Hessian, ``[..., n, n]``; see :func:`loss`. That of RMSE does not exist at q = 0."""
+def hessian(
+    weights: Sequence[Tensor],
+    target: Tensor,
+    gram: Tensor,
+    kind: str,
+    *,
+    gauss_newton: bool = False,
+) -> Tensor:
+    """Exact Hessian, ``[..., n, n]``. That of RMSE does not exist at q = 0.
+
+    Args:
+        weights, target, gram, kind: see :func:`loss`.
+        gauss_newton: the Gauss–Newton matrix instead, which leaves out the second derivatives of
+            the product W_L ⋯ W_1.
+    """
     layers, c = len(weights), 2 / target.shape[0]
     residual_gram = _residual(weights, target) @ gram
     lead = residual_gram.shape[:-2]
@@ -145,10 +159,11 @@ def hessian(weights: Sequence[Tensor], target: Tensor, gram: Tensor, kind: str) 
             block = h[..., rows, columns].unflatten(-1, weights[j].shape[-2:])
             block = block.unflatten(-3, weights[i].shape[-2:])
             torch.mul(outer[..., :, None, :, None], inner[..., None, :, None, :], out=block)
-            if i < j:
+            if i < j and not gauss_newton:
                 cross = c * left[j].mT @ residual_gram @ right[i].mT
                 between = _product(weights[i + 1 : j], weights[i].mT).expand(*lead, -1, -1)
                 block.addcmul_(cross.mT[..., None, :, :, None], between.mT[..., :, None, None, :])
+            if i < j:
                 h[..., columns, rows] = h[..., rows, columns].mT
     if kind == "rmse":
         root = loss(weights, target, gram, "rmse")[..., None, None]
@@ -175,6 +190,36 @@ def hessian_diagonal(
     root, grads = loss_and_gradient(weights, target, gram, "rmse")
     root = root[..., None, None]
     return [d / (2 * root) - g * g / root for d, g in zip(diagonal, grads, strict=True)]
+
+
+@torch.no_grad()
+def empirical_fisher(
+    weights: Sequence[Tensor], target: Tensor, inputs: Tensor, kind: str, samples: int
+) -> list[Tensor]:
+    r"""Mean of the squared gradients of the samples, shaped like the weights.
+
+    With A_i = X Eᵀ P_i and B_i = X Q_iᵀ, sample s of ``mse`` has the gradient
+    (2/d_y) A_i[s] ⊗ B_i[s], so the mean is (4 / (n d_y²)) (A_i²)ᵀ (B_i²). The root mean squared
+    error of a batch is no mean over samples. The gradient of a sample is then ∇q_s / (2√q); the
+    mean of these is the gradient of the batch.
+
+    Args:
+        weights, target, kind: see :func:`loss`.
+        inputs: X, ``[..., rows, d_x]``; rows of zeros add nothing.
+        samples: n, the number of samples without rows of zeros.
+    """
+    e = _residual(weights, target)
+    output = inputs @ e.mT
+    scale = 4 / (samples * target.shape[0] ** 2)
+    found = []
+    for i in range(len(weights)):
+        left, right = _product(weights[i + 1 :], weights[-1].mT), _product(weights[:i], weights[0])
+        a, b = (output @ left).square_(), (inputs @ right.mT).square_()
+        found.append((a.mT @ b).mul_(scale))
+    if kind == "mse":
+        return found
+    q = _floor(output.square_().sum((-2, -1)) / (samples * target.shape[0]))
+    return [f.div_(4 * q[..., None, None]) for f in found]
 
 
 @torch.no_grad()

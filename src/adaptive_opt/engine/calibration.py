@@ -33,7 +33,7 @@ from .optimizers import build_optimizer
 from .problem import build_task
 from .rahimi_recht import single_threaded
 from .seeds import derive_seed, seeded_rng
-from .train import training_step
+from .step import training_step
 
 __all__ = ["COLUMNS", "calibrate"]
 
@@ -56,7 +56,8 @@ def calibrate(
     Args:
         data: the task's data.
         task: name of the task.
-        arms: by name, ``optimizer`` and ``hyperparameters`` (``parameters.resolve_arm``).
+        arms: by name, ``optimizer`` and ``hyperparameters`` (``parameters.resolve_arm``), and
+            ``curvature_share`` if it is not that of ``training``.
         task_parameters, training: as for a run.
         settings: number of rounds, and update periods per arm and round.
 
@@ -66,17 +67,12 @@ def calibrate(
     device = resolve_device(training.device)
 
     with single_threaded(device) if isinstance(data, RRFunction) else seeded_rng(device, task):
-        timers = {
-            arm: _ArmTimer(
-                build_task(data, task, [0], task_parameters, training),
-                task,
-                arm,
-                resolved,
-                task_parameters,
-                training,
-            )
-            for arm, resolved in arms.items()
-        }
+        timers = {}
+        for arm, resolved in arms.items():
+            share = resolved.get("curvature_share", training.curvature_share)
+            own = training.model_copy(update={"curvature_share": share})
+            problem = build_task(data, task, [0], task_parameters, own)
+            timers[arm] = _ArmTimer(problem, task, arm, resolved, task_parameters, own)
         for timer in timers.values():
             timer.measure(1)  # warm-up
         rows = []
@@ -100,7 +96,7 @@ class _ArmTimer:
         settings: TaskParameters | ImageTaskParameters | TextTaskParameters,
         training: TrainingParameters,
     ) -> None:
-        self.problem, self.training = problem, training
+        self.problem, self.share = problem, training.curvature_share
         self.params = problem.initial_parameters()
         hyperparameters = dict(resolved["hyperparameters"])
         self.has_curvature = "update_period" in hyperparameters
@@ -116,6 +112,7 @@ class _ArmTimer:
             clip_curvature=training.clip_curvature,
             hidden=problem.hidden,
             diagonal_fn=lambda: self._diagonal(),
+            matrix_fn=self._matrix if hasattr(problem, "curvature_matrix") else None,
         )
         self.steps = 0
         self.batches = cycle(list(islice(problem.epoch(0), 2 * self.period)))
@@ -124,6 +121,9 @@ class _ArmTimer:
 
     def _diagonal(self) -> Sequence[Tensor]:
         return self.problem.hessian_diagonal(self.params, self.latest[0])  # type: ignore[attr-defined,no-any-return]
+
+    def _matrix(self, kind: str) -> Tensor:
+        return self.problem.curvature_matrix(self.params, self.latest[0], kind)  # type: ignore[attr-defined,no-any-return]
 
     def measure(self, periods: int) -> tuple[float, float, float]:
         """Seconds: median plain step, addition of a refresh, mean over an update period."""
@@ -135,9 +135,7 @@ class _ArmTimer:
         for batch in islice(self.batches, periods * self.period):
             self.latest[:] = [batch]
             start_time = self._now()
-            training_step(
-                self.problem, self.params, self.optimizer, batch, self.training.curvature_share
-            )
+            training_step(self.problem, self.params, self.optimizer, batch, self.share)
             seconds = self._now() - start_time
             (due if self.has_curvature and self.steps % self.period == 0 else plain).append(seconds)
             self.steps += 1

@@ -63,6 +63,9 @@ class Task(Protocol):
             generators: one per member, for the sampled loss.
         """
 
+    def sample_gradients(self, weights: Sequence[Tensor], batch: Any) -> Mapping[Tensor, Tensor]:
+        """Mean of the squared gradients of the samples of a batch, by parameter."""
+
     measures_train_loss: bool
     """Whether ``train_loss`` is cheap. If not, the history has the mean loss of the batches since
     its last row, and likewise means of ``batch_metrics``."""

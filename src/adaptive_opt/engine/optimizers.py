@@ -5,15 +5,18 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
 from adaptive_opt.errors import StudyError
-from adaptive_opt.optim import EnsembleOptimizer, Memberwise, SecondOrderOptimizer
+from adaptive_opt.optim import EnsembleOptimizer, Memberwise, SaddleFreeNewton, SecondOrderOptimizer
 from adaptive_opt.optim.base import HESSIAN_VECTOR_PRODUCT_COST
-from adaptive_opt.optim.sources import HESSIAN_SOURCES
+from adaptive_opt.optim.curvature_estimate import CurvatureEstimation
+from adaptive_opt.optim.sources import HESSIAN_SOURCES, SAMPLE_SOURCES
 
 __all__ = ["build_optimizer", "cost_of_run", "load_optimizer_class", "takes_member_hyperparameters"]
 
@@ -44,6 +47,7 @@ def build_optimizer(
     clip_curvature: bool = True,
     hidden: Sequence[bool] | None = None,
     diagonal_fn: Callable[[], Sequence[Tensor]] | None = None,
+    matrix_fn: Callable[[str], Tensor] | None = None,
 ) -> EnsembleOptimizer | Memberwise:
     """Build an optimizer for parameters of shape ``[members, ...]``.
 
@@ -59,6 +63,8 @@ def build_optimizer(
             others always do.
         hidden: for each parameter, whether it is a matrix other than embedding and output.
         diagonal_fn: returns the task's exact Hessian diagonal, for ``curvature="exact"``.
+        matrix_fn: returns the task's exact matrix of a kind, ``hessian`` or ``gauss_newton``, for
+            optimizers with a whole matrix.
 
     Raises:
         StudyError: the class cannot be imported or does not accept these hyperparameters.
@@ -83,9 +89,20 @@ def build_optimizer(
             kwargs["clip_curvature"] = clip_curvature
             if kwargs.get("curvature") == "exact":
                 kwargs["diagonal_fn"] = diagonal_fn
+        if issubclass(cls, SaddleFreeNewton):
+            kwargs["clip_curvature"] = clip_curvature
+            if kwargs.get("structure") == "diagonal" and diagonal_fn is not None:
+                kwargs["matrix_fn"] = partial(_joined, diagonal_fn)
+            elif matrix_fn is not None:
+                kwargs["matrix_fn"] = partial(matrix_fn, kwargs.get("matrix", "hessian"))
         return cls(params, members=members, max_grad_norm=max_grad_norm, **kwargs)
     except (TypeError, ValueError) as error:
         raise StudyError(f"{path}: {error}") from error
+
+
+def _joined(diagonal_fn: Callable[[], Sequence[Tensor]]) -> Tensor:
+    """The diagonal of each member as one row, ``[members, P]``."""
+    return torch.cat([d.flatten(1) for d in diagonal_fn()], dim=1)
 
 
 def _combine_betas(cls: type[Optimizer], kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -111,8 +128,10 @@ def cost_of_run(
     """Gradient-equivalents of one member over a run, computed before training.
 
     Every iteration costs one gradient. Every k-th iteration adds a Hessian-vector product if
-    curvature comes from the Hessian, or a gradient for the Gauss–Newton estimate. The exact
-    diagonal costs as much as the estimate that it replaces. Additional evaluations by a closure
+    curvature comes from the Hessian, times the number of probes, or a gradient for the
+    Gauss–Newton estimate and the empirical Fisher diagonal. The exact diagonal and a whole matrix
+    cost as much as the estimate that they replace: their arms show what the information is worth,
+    and a closed form supplies it. Additional evaluations by a closure
     are unknown and not counted.
 
     Args:
@@ -124,15 +143,15 @@ def cost_of_run(
     cls = load_optimizer_class(path)
     source = (
         hyperparameters.get("curvature", "estimate")
-        if issubclass(cls, SecondOrderOptimizer)
+        if issubclass(cls, CurvatureEstimation)
         else "estimate"
         if hyperparameters.get("create_graph")
         else None
     )
-    if source == "gauss_newton":
+    if source in SAMPLE_SOURCES:
         refresh = share
     elif source in HESSIAN_SOURCES:
-        whole = HESSIAN_VECTOR_PRODUCT_COST
+        whole = HESSIAN_VECTOR_PRODUCT_COST * int(hyperparameters.get("probes", 1))
         refresh = whole if share == 1 else share * (1 + whole)
     else:
         return float(iterations)

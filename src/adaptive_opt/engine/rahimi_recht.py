@@ -102,7 +102,7 @@ def run_rahimi_recht(
     with single_threaded(trainer.device):
         done = trainer.train(jobs, checkpoint or Checkpoint(None))
     used = next(c for c in configurations if c is not None)
-    if used.get("curvature") == "exact":  # it costs as much as the estimate
+    if used.get("curvature") == "exact" or "matrix" in used:  # they cost as much as the estimate
         for record in done:
             length = max(1, round(record["share"] * trainer.iterations))
             record["gradient_equivalents"] = cost_of_run(optimizer, used, length)
@@ -240,7 +240,7 @@ def prepare_rahimi_recht(
 
     Returns:
         The task, its parameters, the optimizer, and a deque. Append each batch to the deque before
-        its use: the exact Hessian diagonal is computed on it.
+        its use: the exact Hessian and its diagonal are computed on it.
     """
     problem = build_rahimi_recht_task(function, task, seeds, settings, device)
     params = problem.initial_parameters()
@@ -254,6 +254,7 @@ def prepare_rahimi_recht(
         clip_curvature=training.clip_curvature,
         hidden=problem.hidden,
         diagonal_fn=lambda: problem.hessian_diagonal(params, latest[0]),
+        matrix_fn=lambda kind: problem.curvature_matrix(params, latest[0], kind),
     )
     return problem, params, optim, latest
 

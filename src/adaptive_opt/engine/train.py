@@ -10,20 +10,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from adaptive_opt.optim import EnsembleOptimizer, Memberwise, SecondOrderOptimizer
-
 from .checkpoint import Checkpoint
 from .contract import EnsembleResult, Plan, Rows, Task
 from .device import DeviceClock
 from .history import Recorder
 from .schedule import make_schedule
+from .step import AnyOptimizer, training_step
 
 __all__ = ["train_ensemble", "training_step"]
 
 FLUSH_EVERY = 50
 """Logged rows between transfers to the host; each transfer also checks for divergence."""
-
-AnyOptimizer = EnsembleOptimizer | Memberwise
 
 OnReport = Callable[[int, Recorder, Callable[[str], dict[str, Tensor]]], bool]
 
@@ -106,56 +103,6 @@ def train_ensemble(
     # Also if every member diverged earlier: all histories of an arm end at the same iteration.
     loop.finish(end)
     return loop.result()
-
-
-def training_step(
-    task: Task, params: list[Tensor], optimizer: AnyOptimizer, batch: Any, share: float = 1.0
-) -> Tensor:
-    """Update all members on a batch; refresh the curvature if it is due.
-
-    Args:
-        task, params, optimizer: see :func:`train_ensemble`.
-        batch: of the task.
-        share: fraction of the batch that curvature is computed on.
-
-    Returns:
-        The losses before the step, ``[members]``.
-    """
-    loss = _differentiate(task, params, optimizer, batch, share)
-    if isinstance(optimizer, Memberwise) and optimizer.needs_closure:
-        optimizer.step(lambda: task.loss_and_gradient(params, batch))
-    else:
-        optimizer.step()
-    return loss
-
-
-def _differentiate(
-    task: Task, params: list[Tensor], optimizer: AnyOptimizer, batch: Any, share: float
-) -> Tensor:
-    """Compute gradients on a batch, and curvature if it is due; returns the losses."""
-    second = optimizer if isinstance(optimizer, SecondOrderOptimizer) else None
-    on_part = second is not None and second.graph_due and share < 1
-    graph = (
-        optimizer.graph_due
-        if isinstance(optimizer, Memberwise)
-        else (second is not None and second.hessian_due and not on_part)
-    )
-    if graph:
-        optimizer.zero_grad()
-        loss = task.loss(params, batch)
-        optimizer.backward(loss)
-        return loss.detach()
-    if second is not None and second.sampling_due:
-        optimizer.zero_grad()
-        loss, sampled = task.loss_and_sampled_loss(params, batch, second.label_generators())
-        second.backward(loss, sampled, share)
-        return loss.detach()
-    loss, grads = task.loss_and_gradient(params, batch)
-    for p, g in zip(params, grads, strict=True):
-        p.grad = g
-    if second is not None and on_part:
-        second.estimate_curvature(task.curvature_loss(params, batch), share)
-    return loss
 
 
 def _due(t: int, every: int) -> bool:

@@ -197,6 +197,7 @@ def train_trials(
             clip_curvature=training.clip_curvature,
             hidden=problem.hidden,
             diagonal_fn=lambda: problem.hessian_diagonal(params, latest[0]),
+            matrix_fn=lambda kind: problem.curvature_matrix(params, latest[0], kind),
         )
         iterations = round(plan.epochs * problem.batches_per_epoch)
         result = train_ensemble(

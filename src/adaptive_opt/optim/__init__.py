@@ -7,11 +7,13 @@ This subpackage imports only torch, no other part of the project.
 
 from .base import EnsembleOptimizer
 from .double_backward import FastDoubleBackward
+from .empirical_fisher import squared_sample_gradients
 from .first_order import SGDM, Adam
 from .gauss_newton import SampledLoss, sampled_cross_entropy, sampled_squared_error
 from .memberwise import Memberwise
 from .methods import SADH, SSDH, SSVP, Sophia
 from .probes import PROBES
+from .saddle_free_newton import SaddleFreeNewton
 from .second_order import SecondOrderOptimizer
 from .sources import CURVATURE_SOURCES
 
@@ -26,9 +28,11 @@ __all__ = [
     "EnsembleOptimizer",
     "FastDoubleBackward",
     "Memberwise",
+    "SaddleFreeNewton",
     "SampledLoss",
     "SecondOrderOptimizer",
     "Sophia",
     "sampled_cross_entropy",
     "sampled_squared_error",
+    "squared_sample_gradients",
 ]

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ._lists import Tensors
-from .base import _gradients
-from .curvature_state import CurvatureState
+from .base import _gradients, check_betas, check_range
+from .curvature_state import CurvatureState, is_due
 from .derivatives import (
     NO_PARAMETER_REACHED,
     accumulate_gradients,
@@ -27,13 +27,13 @@ from .derivatives import (
     without_hooks,
 )
 from .double_backward import twice_differentiable
-from .finite_differences import Point, difference, step_length
+from .empirical_fisher import MISSING_SAMPLES, SampleGradients, check_sample_gradients
 from .gauss_newton import MISSING_LABELS, SampledLoss, gauss_newton_diagonal
-from .probes import MOMENTUM_PROBES, is_sharded
+from .probes import is_sharded
 from .ranks import Ranks
-from .sources import HESSIAN_SOURCES, apply_source, exact_diagonal
+from .sources import HESSIAN_SOURCES, HVP, SAMPLE_SOURCES, apply_source, exact_diagonal
 
-__all__ = ["CurvatureEstimation", "DiagonalFn", "is_due"]
+__all__ = ["CurvatureEstimation", "DiagonalFn"]
 
 DiagonalFn = Callable[[], Sequence[Tensor]]
 
@@ -50,14 +50,13 @@ class CurvatureEstimation(CurvatureState):
         ValueError: ``hvp`` is unknown, or does not fit the curvature source or another option.
     """
 
-    estimates_diagonal: ClassVar[bool] = True
-    """Whether the estimate is c = v ⊙ Hv, of the Hessian's diagonal; otherwise c = Hv."""
+    hyperparameters = ("lr", "betas", "rho", "eps", "weight_decay")
 
     def __init__(
         self,
         *args: Any,
         seed: int | Sequence[int],
-        diagonal_fn: DiagonalFn | None,
+        diagonal_fn: Callable[[], Any] | None,
         members: int | None,
         hvp: str = "autograd",
         buffers: Callable[[], Iterable[Tensor]] | None = None,
@@ -88,6 +87,18 @@ class CurvatureEstimation(CurvatureState):
                 "compute one product with one probe; set rank_probes=False"
             )
 
+    def _check_group(self, group: dict[str, Any]) -> None:
+        for name in ("lr", "rho", "eps", "weight_decay"):
+            check_range(name, group[name], 0)
+        check_betas(group["betas"])
+        if group["update_period"] != int(group["update_period"]) or group["update_period"] < 1:
+            raise ValueError(
+                f"update_period must be a whole number ≥ 1, got {group['update_period']}"
+            )
+        for name in ("curvature", "clip_curvature"):
+            if group[name] != self.param_groups[0][name]:
+                raise ValueError(f"all parameter groups must share one {name}")
+
     @property
     def curvature_due(self) -> bool:  # type: ignore[override]
         """Whether the next step refreshes the curvature of a parameter group."""
@@ -116,6 +127,11 @@ class CurvatureEstimation(CurvatureState):
         """Whether the next step needs labels sampled from the model."""
         return self.curvature_due and self.param_groups[0]["curvature"] == "gauss_newton"
 
+    @property
+    def samples_due(self) -> bool:
+        """Whether the next step needs squared gradients of each sample."""
+        return self.curvature_due and self.param_groups[0]["curvature"] == "empirical_fisher"
+
     def label_generators(self) -> list[torch.Generator]:
         """Random generators for sampling labels, one for each member; ``state_dict`` saves them."""
         return self._ranks.generator(self._generator).on(self.param_groups[0]["params"][0].device)
@@ -123,7 +139,7 @@ class CurvatureEstimation(CurvatureState):
     def backward(  # type: ignore[override]
         self,
         loss: Tensor | Callable[[], Tensor],
-        curvature_loss: Tensor | SampledLoss | Callable[[], SampledLoss] | None = None,
+        curvature_loss: Tensor | SampledLoss | Callable[[], Any] | None = None,
         curvature_share: float = 1.0,
     ) -> Tensor | None:
         """Accumulate the gradient of ``loss`` into ``.grad``, and estimate curvature when due.
@@ -137,8 +153,9 @@ class CurvatureEstimation(CurvatureState):
             curvature_loss: estimate the curvature of this loss instead, for example over part of
                 the batch; ignored unless :attr:`graph_due`. For ``gauss_newton``: a
                 :class:`.gauss_newton.SampledLoss`, or a function that returns one, called
-                only if :attr:`curvature_due`. If ``loss`` is a closure too, the function is called
-                first, and its graph is freed before the closure makes another.
+                only if :attr:`curvature_due`. For ``empirical_fisher``: a function that returns
+                the mean of the squared gradients of the samples, by parameter. If ``loss`` is a
+                closure too, this function is called first and its graph freed.
             curvature_share: share of the batch in ``curvature_loss``, to count its cost.
 
         Returns:
@@ -151,8 +168,8 @@ class CurvatureEstimation(CurvatureState):
         """
         if not isinstance(loss, Tensor):
             return self._backward_closure(loss, curvature_loss, curvature_share)
-        if self.param_groups[0]["curvature"] == "gauss_newton":
-            self._estimate_gauss_newton(loss, curvature_loss, curvature_share)
+        if self.param_groups[0]["curvature"] in SAMPLE_SOURCES:
+            self._estimate_from_samples(loss, curvature_loss, curvature_share)
             super().backward(loss)
             self._record_norms(list(self._pending_estimates))
             return None
@@ -186,18 +203,31 @@ class CurvatureEstimation(CurvatureState):
             self._count_products(
                 sum(p.numel() for p in own_params if p in gradient_of) // (self.members or 1)
             )
-            self._add_estimate(due, list(self.diagonal_fn()))
+            self._add_estimate(due, self._given_estimate(due))
         self._backward_calls += 1
         self._record_norms(due)
         release_graph(loss)
         return None
 
-    def _estimate_gauss_newton(self, loss: Tensor | None, draw: Any, share: float) -> None:
-        """Make the Gauss–Newton estimate; called before the backward pass frees a shared graph."""
+    def _given_estimate(self, due: Tensors) -> Tensors:
+        """What ``diagonal_fn`` returns, for the parameters whose curvature is due."""
+        del due
+        return list(self.diagonal_fn()) if self.diagonal_fn is not None else []
+
+    def _exact_estimate(self, hvp: HVP, due: Tensors) -> Tensors:
+        """The exact curvature, by Hessian-vector products with a kept graph."""
+        return exact_diagonal(hvp, due, self.members)
+
+    def _estimate_from_samples(self, loss: Tensor | None, draw: Any, share: float) -> None:
+        """Estimate from gradients besides that of the loss, before its graph is freed."""
         if not self.curvature_due or draw is None:  # step raises an error for a missing estimate
             return
         due = [p for g in self.param_groups if is_due(g) for p in g["params"] if p.requires_grad]
-        found = gauss_newton_diagonal(draw, due, loss)
+        found: SampleGradients
+        if self.samples_due:
+            found = check_sample_gradients(draw, due)
+        else:
+            found = gauss_newton_diagonal(draw, due, loss)
         self.curvature_cost += share  # one more gradient
         # With maximize it already belongs to the negative loss, so it is not negated.
         self._add_estimate(list(found), list(found.values()), signed=False)
@@ -230,8 +260,8 @@ class CurvatureEstimation(CurvatureState):
     def _backward_closure(self, closure: Callable[[], Tensor], draw: Any, share: float) -> Tensor:
         """Do ``backward`` for a closure that returns the loss without differentiating it."""
         if not (self.hessian_due and self.hvp == "finite_difference"):
-            if self.sampling_due and callable(draw):  # first, so that only one graph is in memory
-                self._estimate_gauss_newton(None, draw, share)
+            if self.param_groups[0]["curvature"] in SAMPLE_SOURCES and callable(draw):
+                self._estimate_from_samples(None, draw, share)  # before there is another graph
                 draw = None
             with self.forward_context():
                 loss = closure()
@@ -250,63 +280,10 @@ class CurvatureEstimation(CurvatureState):
         self._record_norms([p for p in own_params if p in self._pending_estimates])
         return detached_loss
 
-    def _estimate_by_differences(self, gradient: Callable[[], Any]) -> Any:
-        """Estimate with Hv = (g(θ + εv) − g(θ)) / ε (:func:`.finite_differences.difference`)."""
-        backwards: list[int] = []
-
-        def evaluate() -> Any:
-            loss = gradient()
-            backwards.append(self._backward_calls)
-            return loss
-
-        own_params = [p for g in self.param_groups for p in g["params"]]
-        due = [p for g in self.param_groups if is_due(g) for p in g["params"] if p.requires_grad]
-        saved_probe, generator_state = dict(self._probe), self._generator.state_dict()
-
-        def make_probe(params: Tensors) -> Tensors:
-            self._probe.update(saved_probe)
-            self._generator.load_state_dict(generator_state)
-            return self._make_probe(params, [p.grad for p in own_params if p.grad is not None])
-
-        self._start_point = Point.of(own_params)
-        try:
-            result = difference(
-                evaluate,
-                self._start_point,
-                due,
-                make_probe,
-                self._step_size,
-                gradient_first=self.param_groups[0]["probe"] in MOMENTUM_PROBES,
-                buffers=() if self.buffers is None else self.buffers(),
-                check=not self._same_batch_checked,
-            )
-        finally:
-            self._start_point = None
-        if result is None:  # some wrappers pass an empty closure if the user gave none
-            self._generator.load_state_dict(generator_state)
-            return None
-        self._same_batch_checked |= result.checked
-        self._backward_calls = backwards[0]  # the second evaluation is counted below
-        if len(backwards) > 1:
-            self.hvp_count += 1
-            self.curvature_cost += 1  # one more gradient
-        product = result.product
-        if self.estimates_diagonal:
-            product = [v * h for v, h in zip(result.probe, product, strict=True)]
-        self._probe.update(zip(result.params, result.probe, strict=True))
-        self._add_estimate(result.params, product)
-        self._record_norms(result.params)
-        return result.loss
-
-    def _step_size(self, params: Tensors, probe: Tensors) -> list[Tensor]:
-        """ε of :func:`.finite_differences.step_length`, broadcastable to each tensor."""
-        size = step_length(self._norm(params), self._norm(probe), params[0].dtype)
-        return self._expand(size, params)
-
     @torch.no_grad()
     def _average_over_ranks(self) -> None:
         """Average the estimates over the ranks, as DistributedDataParallel averages gradients."""
-        needed = (*HESSIAN_SOURCES, "gauss_newton")
+        needed = (*HESSIAN_SOURCES, *SAMPLE_SOURCES)
         if not self._ranks.active or self.param_groups[0]["curvature"] not in needed:
             return
         due = [p for g in self.param_groups if is_due(g) for p in g["params"] if p.requires_grad]
@@ -325,22 +302,23 @@ class CurvatureEstimation(CurvatureState):
     ) -> None:
         """Estimate with a Hessian-vector product, which frees the gradient's graph."""
         params, gradients = [p for p, _ in due], [g for _, g in due]
-        exact = self.param_groups[0]["curvature"] == "exact"
 
-        def hvp(v: Sequence[Tensor]) -> list[Tensor]:
+        def hvp(v: Sequence[Tensor], *, last: bool = False) -> list[Tensor]:
             self._count_products(1, share)
             with explain_errors(), without_hooks(params):
-                return hessian_vector_product(gradients, params, v, keep_graph=exact)
+                return hessian_vector_product(gradients, params, v, keep_graph=not last)
 
-        if exact:
-            self._add_estimate(params, exact_diagonal(hvp, params, self.members))
+        if self.param_groups[0]["curvature"] == "exact":
+            self._add_estimate(params, self._exact_estimate(hvp, params))
             return
-        probe = self._make_probe(params, all_grads)
-        self._probe.update(zip(params, probe, strict=True))
-        product = hvp(probe)
-        if self.estimates_diagonal:
-            product = [v * h for v, h in zip(probe, product, strict=True)]
-        self._add_estimate(params, product)
+        probes = self._make_probes(params, all_grads)
+        for i, probe in enumerate(probes, 1):
+            product = hvp(probe, last=i == len(probes))
+            if self.estimates_diagonal:
+                product = [v * h for v, h in zip(probe, product, strict=True)]
+            if len(probes) > 1:
+                product = [c / len(probes) for c in product]
+            self._add_estimate(params, product)
 
     def _before_step(self) -> None:
         self._average_over_ranks()
@@ -354,15 +332,17 @@ class CurvatureEstimation(CurvatureState):
         for p, norm in self._recorded_norms.items():
             if p in self._pending_estimates and p.grad is not None:
                 factor = torch.where(norm > 0, self._tensor_norm(p.grad) / norm, 1.0)
-                self._pending_estimates[p] = (
-                    self._pending_estimates[p] * self._expand(factor, [p])[0]
-                )
+                self._scale_estimate(p, factor)
         limit = self.param_groups[0]["max_grad_norm"]
         if limit is not None and self._pending_estimates:
             grads = [p.grad for g in self.param_groups for p in g["params"] if p.grad is not None]
             factor = self._clip_factor(grads, limit)
-            for p, c in self._pending_estimates.items():
-                self._pending_estimates[p] = c * self._expand(factor, [c])[0]
+            for p in self._pending_estimates:
+                self._scale_estimate(p, factor)
+
+    def _scale_estimate(self, p: Tensor, factor: Tensor) -> None:
+        c = self._pending_estimates[p]
+        self._pending_estimates[p] = c * self._expand(factor, [c])[0]
 
     def _curvature_from_source(self, source: str, params: Tensors, grads: Tensors) -> Tensors:
         if source == "squared_gradient":
@@ -371,8 +351,8 @@ class CurvatureEstimation(CurvatureState):
             return [torch.ones_like(g) for g in grads]
         if not self._pending_estimates:
             remedy = "call optimizer.backward(loss) instead of loss.backward()"
-            if source == "gauss_newton":
-                remedy = MISSING_LABELS
+            if source in SAMPLE_SOURCES:
+                remedy = MISSING_LABELS if source == "gauss_newton" else MISSING_SAMPLES
             elif self.hvp != "autograd":
                 remedy = (
                     "hvp='finite_difference' needs a closure: optimizer.step(closure), "
@@ -393,7 +373,9 @@ class CurvatureEstimation(CurvatureState):
         by_param = dict(zip(estimate, rung, strict=True))
         return [by_param[p] for p in params]
 
-
-def is_due(group: dict[str, Any]) -> bool:
-    """Whether the next step refreshes the curvature of the parameter group."""
-    return bool(group["step"] % group["update_period"] == 0)
+    def _apply(self, group: dict[str, Any], params: Tensors, update: Tensors) -> None:
+        """``θ ← (1 − ηλ) θ − η u``."""
+        lr, decay = group["lr"], group["weight_decay"]
+        if isinstance(decay, Tensor) or decay != 0:
+            self.ops.mul_(params, self._factor(1 - lr * decay, params))
+        self.ops.sub_scaled_(params, update, self._factor(lr, params))

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from ._lists import Tensors
 from .base import EnsembleOptimizer
-from .finite_differences import Point
+from .finite_differences import Point, difference, step_length
 from .probes import MOMENTUM_PROBES, ProbeGenerator, draw
 from .ranks import Ranks
 from .sources import STATISTICS, Permutation
 
-__all__ = ["CurvatureState"]
+__all__ = ["CurvatureState", "is_due"]
 
 
 class CurvatureState(EnsembleOptimizer):
@@ -32,7 +32,11 @@ class CurvatureState(EnsembleOptimizer):
     """
 
     extras = ("probe_state", "last_estimate")
+    estimates_diagonal: ClassVar[bool] = True
+    """Whether the estimate is c = v ⊙ Hv, of the Hessian's diagonal; otherwise c = Hv."""
+    buffers: Callable[[], Iterable[Tensor]] | None
     _ranks: Ranks
+    _same_batch_checked: bool
     _has_estimate = False
     """Whether an estimate was made for the next step."""
     _start_point: Point | None = None
@@ -50,6 +54,7 @@ class CurvatureState(EnsembleOptimizer):
         self._permutation = Permutation(seeds)
         self._pending_estimates: dict[Tensor, Tensor] = {}
         self._probe: dict[Tensor, Tensor] = {}
+        self._more_probes: list[dict[Tensor, Tensor]] = []
         self._recorded_norms: dict[Tensor, Tensor] = {}
         self._last_estimate: dict[str, Tensor] = {}
         super().__init__(*args, members=members, **rest)
@@ -65,6 +70,7 @@ class CurvatureState(EnsembleOptimizer):
         self._pending_estimates.clear()
         self._has_estimate = False
         self._probe.clear()
+        self._more_probes.clear()
         self._recorded_norms.clear()
 
     @torch.no_grad()
@@ -95,6 +101,23 @@ class CurvatureState(EnsembleOptimizer):
         clip = 1.0 if limit is None else self._clip_factor(all_grads, limit)
         return [self._momentum_probe(p, clip) for p in params]
 
+    @torch.no_grad()
+    def _make_probes(self, params: Tensors, all_grads: list[Tensor]) -> list[Tensors]:
+        """All probes of one refresh; a second call before the step returns the same ones."""
+        group = self.param_groups[0]
+        first = self._make_probe(params, all_grads)
+        self._probe.update(zip(params, first, strict=True))
+        probes = [first]
+        for i in range(group["probes"] - 1):
+            if i == len(self._more_probes):
+                self._more_probes.append({})
+            known = self._more_probes[i]
+            if not all(p in known for p in params):
+                generator = self._ranks.generator(self._generator)
+                known |= dict(zip(params, draw(group["probe"], generator, params), strict=True))
+            probes.append([known[p] for p in params])
+        return probes
+
     def _momentum_probe(self, p: Tensor, clip: float | Tensor) -> Tensor:
         """``−ρ sign(m)`` with m of this step, or ``−(ρ/k) Σ sign(m)`` over the last k steps."""
         group = next(g for g in self.param_groups if any(p is q for q in g["params"]))
@@ -113,6 +136,59 @@ class CurvatureState(EnsembleOptimizer):
                 direction += state["sign_sum"]
         self.ops.mul_([direction], self._factor(-rho, [p]))
         return direction
+
+    def _estimate_by_differences(self, gradient: Callable[[], Any]) -> Any:
+        """Estimate with Hv = (g(θ + εv) − g(θ)) / ε (:func:`.finite_differences.difference`)."""
+        backwards: list[int] = []
+
+        def evaluate() -> Any:
+            loss = gradient()
+            backwards.append(self._backward_calls)
+            return loss
+
+        own_params = [p for g in self.param_groups for p in g["params"]]
+        due = [p for g in self.param_groups if is_due(g) for p in g["params"] if p.requires_grad]
+        saved_probe, generator_state = dict(self._probe), self._generator.state_dict()
+
+        def make_probe(params: Tensors) -> Tensors:
+            self._probe.update(saved_probe)
+            self._generator.load_state_dict(generator_state)
+            return self._make_probe(params, [p.grad for p in own_params if p.grad is not None])
+
+        self._start_point = Point.of(own_params)
+        try:
+            result = difference(
+                evaluate,
+                self._start_point,
+                due,
+                make_probe,
+                self._step_size,
+                gradient_first=self.param_groups[0]["probe"] in MOMENTUM_PROBES,
+                buffers=() if self.buffers is None else self.buffers(),
+                check=not self._same_batch_checked,
+            )
+        finally:
+            self._start_point = None
+        if result is None:  # some wrappers pass an empty closure if the user gave none
+            self._generator.load_state_dict(generator_state)
+            return None
+        self._same_batch_checked |= result.checked
+        self._backward_calls = backwards[0]  # the second evaluation is counted below
+        if len(backwards) > 1:
+            self.hvp_count += 1
+            self.curvature_cost += 1  # one more gradient
+        product = result.product
+        if self.estimates_diagonal:
+            product = [v * h for v, h in zip(result.probe, product, strict=True)]
+        self._probe.update(zip(result.params, result.probe, strict=True))
+        self._add_estimate(result.params, product)
+        self._record_norms(result.params)
+        return result.loss
+
+    def _step_size(self, params: Tensors, probe: Tensors) -> list[Tensor]:
+        """ε of :func:`.finite_differences.step_length`, broadcastable to each tensor."""
+        size = step_length(self._norm(params), self._norm(probe), params[0].dtype)
+        return self._expand(size, params)
 
     def _extras(self) -> dict[str, Any]:
         # As text, because torch.distributed.checkpoint requires all tensors on one device and
@@ -150,4 +226,10 @@ class CurvatureState(EnsembleOptimizer):
             self._generator = ProbeGenerator(seeds[0] if saved["members"] is None else seeds)
             self._generator.load_state_dict(saved)
             self._pending_estimates, self._probe, self._recorded_norms = {}, {}, {}
+            self._more_probes = []
         super().__setstate__(state)
+
+
+def is_due(group: dict[str, Any]) -> bool:
+    """Whether the next step refreshes the curvature of the parameter group."""
+    return bool(group["step"] % group["update_period"] == 0)

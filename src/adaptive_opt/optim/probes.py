@@ -19,7 +19,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-__all__ = ["MOMENTUM_PROBES", "PROBES", "ProbeGenerator", "draw", "is_sharded"]
+__all__ = ["MOMENTUM_PROBES", "PROBES", "RANDOM_PROBES", "ProbeGenerator", "draw", "is_sharded"]
 
 RANDOM_PROBES = ("rademacher", "gaussian")
 MOMENTUM_PROBES = ("momentum_sign", "momentum_sign_cumulative")

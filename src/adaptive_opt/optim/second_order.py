@@ -21,11 +21,11 @@ import torch
 from torch import Tensor
 
 from ._lists import Tensors
-from .base import check_betas, check_range
-from .curvature_estimate import CurvatureEstimation, DiagonalFn, is_due
-from .probes import PROBES
+from .curvature_estimate import CurvatureEstimation, DiagonalFn
+from .curvature_state import is_due
+from .probes import PROBES, RANDOM_PROBES
 from .rules import StepRule
-from .sources import check_source, estimate_statistics
+from .sources import HESSIAN_SOURCES, check_source, estimate_statistics
 
 __all__ = ["SecondOrderOptimizer"]
 
@@ -72,6 +72,8 @@ class SecondOrderOptimizer(CurvatureEstimation):
         update_period: k ≥ 1: refresh the curvature every k steps.
         probe: ``rademacher``, ``gaussian``, ``constant``, ``momentum_sign`` or
             ``momentum_sign_cumulative``; None (default): that of the method.
+        probes: number of random probes at each refresh; default: 1. The estimate is the mean over
+            them: n probes cost n Hessian-vector products and divide its variance by n.
         seed: seed of the probes; for an ensemble one seed for each member.
         foreach: use multi-tensor kernels; default: True.
         curvature: curvature source, see :mod:`.sources`; default ``estimate``.
@@ -104,7 +106,6 @@ class SecondOrderOptimizer(CurvatureEstimation):
 
     rule: ClassVar[StepRule]
     default_probe: ClassVar[str] = "rademacher"
-    hyperparameters = ("lr", "betas", "rho", "eps", "weight_decay")
 
     def __init__(
         self,
@@ -120,6 +121,7 @@ class SecondOrderOptimizer(CurvatureEstimation):
         foreach: bool | None = None,
         *,
         curvature: str = "estimate",
+        probes: int = 1,
         diagonal_fn: DiagonalFn | None = None,
         max_grad_norm: float | None = None,
         clip_curvature: bool = True,
@@ -143,6 +145,7 @@ class SecondOrderOptimizer(CurvatureEstimation):
             "update_period": update_period,
             "probe": self.default_probe if probe is None else probe,
             "curvature": curvature,
+            "probes": probes,
             "clip_curvature": clip_curvature,
         }
         super().__init__(
@@ -164,21 +167,28 @@ class SecondOrderOptimizer(CurvatureEstimation):
         )
 
     def _check_group(self, group: dict[str, Any]) -> None:
-        for name in ("lr", "rho", "eps", "weight_decay"):
-            check_range(name, group[name], 0)
-        check_betas(group["betas"])
-        if group["update_period"] != int(group["update_period"]) or group["update_period"] < 1:
-            raise ValueError(
-                f"update_period must be a whole number ≥ 1, got {group['update_period']}"
-            )
+        super()._check_group(group)
         if group["probe"] not in PROBES:
             raise ValueError(f"unknown probe {group['probe']!r}; choose from {PROBES}")
-        for name in ("probe", "curvature", "clip_curvature"):
+        self._check_probes(group)
+        for name in ("probe", "probes"):
             if group[name] != self.param_groups[0][name]:
                 raise ValueError(f"all parameter groups must share one {name}")
         periods = {g["update_period"] for g in self.param_groups}
         if group["curvature"] == "per_model" and len(periods) > 1:
             raise ValueError("curvature='per_model' needs one update_period for all groups")
+
+    def _check_probes(self, group: dict[str, Any]) -> None:
+        number = group["probes"]
+        if number != int(number) or number < 1:
+            raise ValueError(f"probes must be a whole number ≥ 1, got {number}")
+        random = group["probe"] in RANDOM_PROBES and self.estimates_diagonal
+        estimated = group["curvature"] in HESSIAN_SOURCES and group["curvature"] != "exact"
+        if number > 1 and not (random and estimated and self.hvp == "autograd"):
+            raise ValueError(
+                f"probes={number} averages estimates v ⊙ Hv; it needs a random probe "
+                f"{RANDOM_PROBES}, a Hutchinson estimate and hvp='autograd'"
+            )
 
     def _state_names(self, group: dict[str, Any]) -> tuple[str, ...]:
         sums = ("sign_sum",) if group["probe"] == "momentum_sign_cumulative" else ()
@@ -208,10 +218,7 @@ class SecondOrderOptimizer(CurvatureEstimation):
             self._accumulate_signs(group, params, m)
         update = self._direction(group, params)
         ops.clip_(update, self._factor(group["rho"], params))
-        lr, decay = group["lr"], group["weight_decay"]
-        if isinstance(decay, Tensor) or decay != 0:
-            ops.mul_(params, self._factor(1 - lr * decay, params))
-        ops.sub_scaled_(params, update, self._factor(lr, params))
+        self._apply(group, params, update)
 
     def _direction(self, group: dict[str, Any], params: Tensors) -> Tensors:
         """``m / denom(D)``, before the clip."""

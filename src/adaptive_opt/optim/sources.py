@@ -2,7 +2,8 @@
 
 Each of the first five rungs, and at last ``constant``, gives the same step rule a curvature c with
 less information than the rung above. A gain over the rung below is due to the information lost
-there. ``gauss_newton`` and ``squared_gradient`` replace the Hessian. v is the probe.
+there. ``gauss_newton``, ``empirical_fisher`` and ``squared_gradient`` replace the Hessian. v is the
+probe, g the gradient of the batch, g_i that of sample i of N.
 
 | source             | c                                        | keeps                         |
 |--------------------|------------------------------------------|-------------------------------|
@@ -12,6 +13,7 @@ there. ``gauss_newton`` and ``squared_gradient`` replace the Hessian. v is the p
 | `per_tensor`       | its root mean square over each tensor    | magnitude, layer              |
 | `per_model`        | its root mean square over all parameters | magnitude                     |
 | `gauss_newton`     | N ĝ ⊙ ĝ, ĝ with sampled labels           | all, of the Gauss–Newton matrix |
+| `empirical_fisher` | Σ_i g_i ⊙ g_i / N                        | all, of the empirical Fisher  |
 | `squared_gradient` | g ⊙ g                                    | first-order information       |
 | `constant`         | 1                                        | nothing                       |
 
@@ -34,6 +36,7 @@ from torch import Tensor
 __all__ = [
     "CURVATURE_SOURCES",
     "HESSIAN_SOURCES",
+    "SAMPLE_SOURCES",
     "STATISTICS",
     "Permutation",
     "apply_source",
@@ -42,7 +45,9 @@ __all__ = [
 ]
 
 HESSIAN_SOURCES = ("exact", "estimate", "permuted", "per_tensor", "per_model")
-CURVATURE_SOURCES = (*HESSIAN_SOURCES, "gauss_newton", "squared_gradient", "constant")
+SAMPLE_SOURCES = ("gauss_newton", "empirical_fisher")
+"""Sources that need gradients besides that of the loss."""
+CURVATURE_SOURCES = (*HESSIAN_SOURCES, *SAMPLE_SOURCES, "squared_gradient", "constant")
 
 STATISTICS = ("estimate_norm", "positive_estimate_share")
 """Names of the statistics that :func:`estimate_statistics` returns."""

@@ -29,7 +29,7 @@ class _Adam(Strict):
     weight_decay: NonNegative = 0.0
 
 
-class _SecondOrder(Strict):
+class _WholeMatrix(Strict):
     lr: NonNegative
     beta1: Beta | None = None
     beta2: Beta = 0.99
@@ -37,6 +37,9 @@ class _SecondOrder(Strict):
     eps: NonNegative = 1e-12
     weight_decay: NonNegative = 0.0
     update_period: Count | None = None
+
+
+class _SecondOrder(_WholeMatrix):
     probe: Probe | None = None
 
 
@@ -66,25 +69,29 @@ def resolve_arm(name: str, arms: dict[str, Any], training: TrainingParameters) -
         if path is None:
             raise StudyError(f"arm {name} needs 'optimizer': the dotted import path of a class")
         return {"optimizer": path, "hyperparameters": {**kwargs, **arm.options}}
+    if "probe" not in schema.model_fields:  # the parent's configuration may have one
+        given = {name: value for name, value in given.items() if name != "probe"}
     values = schema(**given).model_dump()
     if schema is _SGDM:
         values["momentum"] = training.beta1 if values["momentum"] is None else values["momentum"]
     else:
         values["beta1"] = training.beta1 if values["beta1"] is None else values["beta1"]
-    if schema is _SecondOrder:
+    if issubclass(schema, _WholeMatrix):
         values["update_period"] = values["update_period"] or training.update_period
-        if values["probe"] is None:
+        if values.get("probe", "") is None:
             del values["probe"]
     return {"optimizer": arm.optimizer, "hyperparameters": {**values, **arm.options}}
 
 
 def training_parameters(arm: str, training: dict[str, Any]) -> TrainingParameters:
-    """Return the parameters ``training`` with the arm's own schedule and Hessian interval."""
+    """Return the parameters ``training`` with the arm's own schedule, interval and batch share."""
     parameters = TrainingParameters(**training)
     row = get_arm(arm)
     own: dict[str, Any] = {}
     if row.schedule is not None:
         own["schedule"] = row.schedule
+    if row.curvature_share is not None:
+        own["curvature_share"] = row.curvature_share
     if row.kind == "ladder" and parameters.hessian_of == "published":
         own["hessian_every"] = 0
     return parameters.model_copy(update=own)
@@ -109,5 +116,6 @@ def arm_schema(arm: Arm) -> type[Strict] | None:
     """Return the schema of an arm's hyperparameters; None: use the class's signature."""
     second = dict.fromkeys(("Sophia", "SADH", "SSDH", "SSVP"), _SecondOrder)
     schemas: dict[str, type[Strict]] = {"SGDM": _SGDM, "Adam": _Adam, **second}
+    schemas["SaddleFreeNewton"] = _WholeMatrix
     package, _, name = (arm.optimizer or "").rpartition(".")
     return schemas.get(name) if package == "adaptive_opt.optim" else None

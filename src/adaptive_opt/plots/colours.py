@@ -22,6 +22,11 @@ DASHES: dict[str, tuple[float, ...]] = {
     "dash-dot": (6, 2, 1.5, 2),
     "long": (12, 3),
     "dash-dot-dot": (6, 2, 1.5, 2, 1.5, 2),
+    "short": (3, 1.5),
+    "short-dot": (3, 1.5, 1.5, 1.5),
+    "long-dot": (12, 3, 1.5, 3),
+    "dash-dash-dot": (6, 2, 6, 2, 1.5, 2),
+    "long-dash": (12, 2, 4, 2),
 }
 """Lengths of dashes and gaps, in line widths."""
 
@@ -51,6 +56,20 @@ _LADDER = {
     "per_model": (1, "dash"),
     "squared_gradient": (1, "dot"),
     "constant": (1, "dash-dot"),
+    "gauss_newton": (0, "short-dot"),
+    "empirical_fisher": (1, "short-dot"),
+    "diagonal": (0, "short"),
+    "layers": (1, "short"),
+    "whole": (0, "long-dot"),
+    "whole_gauss_newton": (1, "long-dot"),
+    "probes_4": (0, "short"),
+    "probes_16": (1, "short"),
+    "period_1": (0, "long-dot"),
+    "period_3": (1, "long-dot"),
+    "period_30": (0, "dash-dash-dot"),
+    "period_100": (1, "dash-dash-dot"),
+    "batch_4": (0, "long-dash"),
+    "batch_16": (1, "long-dash"),
 }
 _OTHER = {
     "sophia_g": ("sophia", 1, "long"),
@@ -63,6 +82,7 @@ _OTHER = {
     "adahessian": ("zoo", 0, "long"),
     "muon": ("zoo", 0, "dash-dot-dot"),
     "soap": ("zoo", 1, "long"),
+    "shampoo": ("zoo", 0, "dot"),
     "schedule_free": ("zoo", 1, "dash-dot-dot"),
     "prodigy": ("zoo", 0, "dash"),
 }

@@ -13,6 +13,7 @@ from torch.func import functional_call, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from adaptive_opt.curvature.arithmetic import matrix_units, written_out_encoder
+from adaptive_opt.errors import StudyError
 from adaptive_opt.optim import FastDoubleBackward, SampledLoss, sampled_cross_entropy
 
 __all__ = ["Execution", "NetworkTask", "fixed_sample", "frequency_loss"]
@@ -211,6 +212,39 @@ class NetworkTask:
         sampled = sampled_cross_entropy(logits, members=self.members, generator=generators)
         self.batch_metrics = {k: v.detach() for k, v in metrics.items()}
         return losses, sampled
+
+    def sample_gradients(self, weights: Sequence[Tensor], batch: Batch) -> dict[Tensor, Tensor]:
+        """Mean of the squared gradients of the samples of a batch, by parameter.
+
+        A sample is a row of the batch: for text a window of a stream, with its mean loss.
+
+        Raises:
+            StudyError: the network has batch normalisation, so no sample has a gradient alone.
+        """
+        if any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in self._module.modules()):
+            raise StudyError(
+                "curvature: empirical_fisher needs the gradient of each sample alone, but batch "
+                "normalisation makes samples depend on each other; use gauss_newton"
+            )
+
+        with ExitStack() as stack:
+            buffers, (x, y) = stack.enter_context(self._curvature_inputs(batch))
+            stack.enter_context(self._twice_differentiable())
+            stack.enter_context(written_out_encoder())
+            if not self.own_batches:
+                x, y = (t.expand(self.members, *t.shape) for t in (x, y))
+            samples = x.shape[1]
+            # Train every sample as a member of its own, with a copy of its member's weights.
+            copies = {
+                n: p.detach().repeat_interleave(samples, 0).requires_grad_()
+                for n, p in zip(self.names, weights, strict=True)
+            }
+            repeated = {n: b.repeat_interleave(samples, 0) for n, b in buffers.items()}
+            alone = (t.flatten(0, 1)[:, None] for t in (x, y))
+            losses = vmap(self._member_loss, randomness="different")(copies, repeated, *alone)[0]
+            grads = torch.autograd.grad(losses.sum(), list(copies.values()))
+        squares = (g.unflatten(0, (self.members, samples)).square().mean(1) for g in grads)
+        return dict(zip(weights, squares, strict=True))
 
     def _losses(
         self,

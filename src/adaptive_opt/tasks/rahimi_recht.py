@@ -71,9 +71,12 @@ class RahimiRecht:
         self._samples = samples
         x = function.inputs.to(device, dtype)
         self._inputs = torch.cat([x, x.new_zeros(1, x.shape[1])])
+        self._batch_inputs = x.new_zeros(1, 0, x.shape[1])
         sizes = torch.full((self.batches_per_epoch, 1, 1), float(self.batch_size))
         sizes[-1] -= padded - samples
         self._scale = sizes.reciprocal().to(device, dtype)
+        self._sizes = [int(n) for n in sizes.flatten()]
+        self._batch_samples = self.batch_size
 
     def initial_parameters(self) -> list[Tensor]:
         """Weights ``[members, d_out, d_in]`` of each layer, as leaves that require grad."""
@@ -100,10 +103,10 @@ class RahimiRecht:
         gram = torch.bmm(x.mT, x).view(-1, self.batches_per_epoch, *self._gram.shape)
         gram *= self._scale
         batches = gram.transpose(0, 1).contiguous()
-        if self._order_of is None:
-            yield from batches
-        else:
-            yield from (batch.index_select(0, self._order_of) for batch in batches)
+        inputs = x.view(-1, self.batches_per_epoch, *x.shape[1:])
+        for i, batch in enumerate(batches):
+            self._batch_inputs, self._batch_samples = inputs[:, i], self._sizes[i]
+            yield batch if self._order_of is None else batch.index_select(0, self._order_of)
 
     def loss(self, weights: Sequence[Tensor], gram: Tensor) -> Tensor:
         """Loss of each member on its batch, ``[members]``, twice differentiable."""
@@ -153,6 +156,35 @@ class RahimiRecht:
     def hessian_diagonal(self, weights: Sequence[Tensor], gram: Tensor) -> list[Tensor]:
         """Exact Hessian diagonal on the batch, in closed form, shaped like ``weights``."""
         return deep_linear.hessian_diagonal(weights, self._target, gram, self.kind)
+
+    def curvature_matrix(self, weights: Sequence[Tensor], gram: Tensor, matrix: str) -> Tensor:
+        """Exact matrix on the batch, ``[members, n, n]``, in closed form.
+
+        Args:
+            weights: ``[members, d_out, d_in]`` each.
+            gram: the batch, ``[members, d_x, d_x]``.
+            matrix: ``hessian`` or ``gauss_newton``.
+        """
+        return deep_linear.hessian(
+            weights, self._target, gram, self.kind, gauss_newton=matrix == "gauss_newton"
+        )
+
+    def sample_gradients(self, weights: Sequence[Tensor], gram: Tensor) -> dict[Tensor, Tensor]:
+        """Mean of the squared gradients of the samples of the last batch, by parameter.
+
+        Args:
+            weights: ``[members, d_out, d_in]`` each.
+            gram: ignored. It does not determine them, so the batch is the last one of
+                :meth:`epoch`.
+        """
+        del gram
+        x = self._batch_inputs
+        if self._order_of is not None:
+            x = x.index_select(0, self._order_of)
+        found = deep_linear.empirical_fisher(
+            weights, self._target, x, self.kind, self._batch_samples
+        )
+        return dict(zip(weights, found, strict=True))
 
     def train_loss(self, weights: Sequence[Tensor]) -> Tensor:
         """Loss over all samples, ``[members]``."""

@@ -18,7 +18,12 @@ FIGURES = (
 
 
 def create_verdict_pipeline(
-    study: str, runs: Sequence[Run], figures: Sequence[str] = (), command: str = "kedro run"
+    study: str,
+    runs: Sequence[Run],
+    figures: Sequence[str] = (),
+    command: str = "kedro run",
+    *,
+    upward: bool = False,
 ) -> Pipeline:
     """Create the nodes for the verdict on some runs.
 
@@ -27,6 +32,7 @@ def create_verdict_pipeline(
         runs: the (task, arm) pairs to compare.
         figures: other Plotly figures for the report, by their names in the catalog.
         command: the command that runs the study, for the report.
+        upward: whether to compare the diagonal with whole matrices, and speed-ups with prices.
     """
     tasks = list(dict.fromkeys(task for task, _ in runs))
     lengths = {f"{t}__{a}__lengths": f"training.{t}.{a}.lengths" for t, a in runs}
@@ -36,8 +42,10 @@ def create_verdict_pipeline(
     shown = {name.replace(".", "__"): name for name in figures}
     training_parameters = ["params:tasks", "params:arms", "params:training", "params:analysis"]
     verdict_parameters = ["params:tasks", "params:analysis", "params:scale"]
-    own_figures = [f"{name}_figure" for name in FIGURES]
-    outputs = [name for figure in own_figures for name in (figure, f"{figure}_png")]
+    drawn = [f"{name}_figure" for name in FIGURES]
+    outputs = [name for figure in drawn for name in (figure, f"{figure}_png")]
+    names = (*FIGURES, *(["frontier"] if upward else []))
+    own_figures = [f"{name}_figure" for name in names]
     calibrations = [
         Node(
             bound(nodes.calibrate, task, [a for t, a in runs if t == task]),
@@ -59,12 +67,27 @@ def create_verdict_pipeline(
         ),
         Node(nodes.draw, ["document", *lengths], outputs, name="draw_verdict"),
         Node(
-            bound(nodes.report, (*FIGURES, *shown.values()), len(lengths)),
+            bound(nodes.report, (*names, *shown.values()), len(lengths)),
             ["document", *lengths, *own_figures, *shown],
             ["page", "summary"],
             name="report",
         ),
     ]
+    if upward:
+        steps += [
+            Node(
+                bound(nodes.measure_shares, list(runs)),
+                ["params:tasks", "params:analysis", *lengths, *bests, *summaries, *prices],
+                "shares",
+                name="measure_shares",
+            ),
+            Node(
+                nodes.draw_frontier,
+                ["document", "shares"],
+                ["frontier_figure", "frontier_figure_png", "upward"],
+                name="draw_frontier",
+            ),
+        ]
     return Pipeline(
         steps,
         namespace=f"analysis.{study}",

@@ -36,7 +36,9 @@ def calibrate(
         values = next((v for v in studies_of(best) if v is not None), None)
         if values is not None:  # None: every search failed, so there is nothing to measure
             own = with_values(arms, task, arm, values)[task]
-            resolved[arm] = resolve_arm(arm, own, training_parameters(arm, training))
+            settings = training_parameters(arm, training)
+            share = {"curvature_share": settings.curvature_share}
+            resolved[arm] = {**resolve_arm(arm, own, settings), **share}
     return calibrate(
         task_data(task, tensors),
         task=task,
@@ -62,7 +64,24 @@ def judge(
     """
     from importlib.metadata import version
 
-    from adaptive_opt.evidence.verdict import TaskData, build_verdict, comparison_table
+    from adaptive_opt.evidence.verdict import build_verdict, comparison_table
+
+    data = _task_data(runs, tasks, found)
+    summaries = found[2 * len(runs) : 3 * len(runs)]
+    packages = ("adaptive_opt", "kedro", "optuna", "numpy", "scipy", "torch")
+    provenance = {
+        "versions": {name: version(name) for name in packages},
+        "commands": [f"{command} --env={scale}" if scale != "base" else command],
+        "seeds": {f"{s['task']}.{s['arm']}": s["seeds"] for s in summaries},
+    }
+    settings = AnalysisParameters(**analysis).verdict.model_dump()
+    verdict = build_verdict(data, settings, scale, provenance)
+    return verdict.model_dump(mode="json"), comparison_table(verdict)
+
+
+def _task_data(runs: Runs, tasks: dict[str, Any], found: Sequence[Any]) -> list[Any]:
+    """Collect the results of each task; ``found`` as in :func:`judge`."""
+    from adaptive_opt.evidence.verdict import TaskData
 
     number, names = len(runs), list(dict.fromkeys(task for task, _ in runs))
     lengths, bests, summaries = (found[i * number : (i + 1) * number] for i in range(3))
@@ -71,7 +90,7 @@ def judge(
     def of_task(task: str, parts: Sequence[Any]) -> dict[str, Any]:
         return {arm: part for (t, arm), part in zip(runs, parts, strict=True) if t == task}
 
-    data = [
+    return [
         TaskData(
             task=task,
             lengths=of_task(task, lengths),
@@ -82,15 +101,30 @@ def judge(
         )
         for task in names
     ]
-    packages = ("adaptive_opt", "kedro", "optuna", "numpy", "scipy", "torch")
-    provenance = {
-        "versions": {name: version(name) for name in packages},
-        "commands": [f"{command} --env={scale}" if scale != "base" else command],
-        "seeds": {f"{s['task']}.{s['arm']}": s["seeds"] for s in summaries},
-    }
+
+
+def measure_shares(runs: Runs, tasks: dict[str, Any], analysis: dict[str, Any], *found: Any) -> Any:
+    """Measure the share of the whole matrix's speed-up; ``found`` as in :func:`judge`."""
+    from adaptive_opt.evidence.judge import Judge
+    from adaptive_opt.evidence.upward import share_table, shares
+
     settings = AnalysisParameters(**analysis).verdict.model_dump()
-    verdict = build_verdict(data, settings, scale, provenance)
-    return verdict.model_dump(mode="json"), comparison_table(verdict)
+    data = _task_data(runs, tasks, found)
+    return share_table([s for task in data for s in shares(Judge(task, settings))])
+
+
+def draw_frontier(document: dict[str, Any], found: Any) -> tuple[Any, Any, str]:
+    """Plot speed-up against price, with Plotly and Matplotlib; say the same in Markdown."""
+    from adaptive_opt.evidence.schema import read_verdict
+    from adaptive_opt.evidence.upward import paragraph, read_shares
+    from adaptive_opt.plots import figure
+    from adaptive_opt.plots.frontier import frontier_figure
+
+    verdict, measured = read_verdict(document), read_shares(found)
+    paragraphs = [paragraph(task, measured) for task in verdict.tasks]
+    drawn = frontier_figure(verdict, paragraphs)
+    text = "\n\n".join(["# The ladder upwards", *paragraphs]) + "\n"
+    return figure.to_plotly(drawn), figure.to_matplotlib(drawn), text
 
 
 def draw(document: dict[str, Any], *lengths: Any) -> tuple[Any, ...]:
