@@ -191,7 +191,7 @@ UPWARDS = (
         RAHIMI_RECHT,
         MATRIX,
     ),
-    *(_rung("ssdh", f"probes_{n}", f"{n} probes", {"probes": n}) for n in (4, 16)),
+    *(_rung("ssdh", f"probes_{n}", f"{n} probes", {"probes": n}, RAHIMI_RECHT) for n in (4, 16)),
     *(_rung("ssdh", f"period_{k}", f"k = {k}", {"update_period": k}) for k in (1, 3, 30, 100)),
     *(
         _rung("ssdh", f"batch_{n}", f"1/{n} of the batch", {}, NETWORKS, curvature_share=1 / n)
@@ -206,8 +206,8 @@ UPWARDS = (
   (:mod:`adaptive_opt.curvature.deep_linear`), so it is no rung either.
 - Rank: exact diagonal, blocks of layers and whole matrix, with SADH's rule along the eigenvectors
   and one clip for all (:class:`adaptive_opt.optim.SaddleFreeNewton`).
-- Quality: probes a refresh (1 is SSDH), update period k (10 is SSDH, unless ``training`` says
-  otherwise), share of the batch for the curvature (1 is SSDH).
+- Quality: probes a refresh (1 is SSDH; only on Rahimi–Recht, where they are cheap), update period k
+  (10 is SSDH, unless ``training`` says otherwise), share of the batch for the curvature (1 is SSDH).
 """
 
 

@@ -46,6 +46,7 @@ def test_step_overhead_times_every_contender(tmp_path, task):
     figures, printed = overhead(tmp_path / "f.json", "--task", task, "--parts", "steps", "update")
     expected = {f"{name}-{k}" for name in OWN for k in ("k10", "k1", "k10-quarter")}
     expected |= {"AdamW", "plain-k10", "SSDH-difference-k10", "Sophia-G-k10"}
+    expected.add("Sophia-G-apart-k10")
     if importlib.util.find_spec("pytorch_optimizer"):
         assert not figures["left_out"]
         expected |= FOREIGN

@@ -1,8 +1,8 @@
 r"""The ladder upwards: how much of the whole matrix's speed-up the diagonal has, at what price.
 
 For the reference r, a diagonal arm d and a whole matrix w, let x be the mean log speed over
-searches (:mod:`.statistics`). The share of the diagonal is the ratio of two log speed-ups over the
-reference,
+searches (:mod:`adaptive_opt.evidence.statistics`). The share of the diagonal is the ratio of two
+log speed-ups over the reference,
 
     s = (x_d − x_r) / (x_w − x_r).
 

@@ -85,7 +85,7 @@ class SaddleFreeNewton(CurvatureEstimation):
 
     Example:
         >>> p = torch.tensor([1.0, 1.0], requires_grad=True)
-        >>> opt = SaddleFreeNewton([p], lr=1.0, betas=(0.0, 0.0), rho=10.0)
+        >>> opt = SaddleFreeNewton([p], lr=1.0, betas=(0.0, 0.0), rho=100.0)
         >>> opt.backward(p[0] ** 2 + 3 * p[0] * p[1] + 4 * p[1] ** 2)
         >>> opt.step()
         >>> bool(p.abs().max() < 1e-5)
