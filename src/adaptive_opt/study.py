@@ -207,7 +207,7 @@ UPWARDS = (
 - Rank: exact diagonal, blocks of layers and whole matrix, with SADH's rule along the eigenvectors
   and one clip for all (:class:`adaptive_opt.optim.SaddleFreeNewton`).
 - Quality: probes a refresh (1 is SSDH; only on Rahimi–Recht, where they are cheap), update period k
-  (10 is SSDH, unless ``training`` says otherwise), share of the batch for the curvature (1 is SSDH).
+  (10 is SSDH, unless ``training`` says otherwise), share of the batch (1 is SSDH).
 """
 
 
