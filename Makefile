@@ -10,10 +10,10 @@ export MLFLOW_SERVER_ENABLE_JOB_EXECUTION := false
 # its first import; otherwise every command takes seconds longer.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install run test fuzz faults audit lint viz viz-build mlflow docs docs-serve notebooks benchmark gpu clean
+.PHONY: help install run test test-versions fuzz faults audit lint viz viz-build mlflow docs docs-serve notebooks benchmark gpu clean
 
 help:  ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*##' '{printf "%-11s%s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*##' '{printf "%-14s%s\n", $$1, $$2}'
 	@echo "Example: make run. More commands, inside .venv: kedro run --help, kedro adaptive --help"
 
 .venv/.installed: pyproject.toml
@@ -36,6 +36,9 @@ run: .venv/.installed  ## run the study on embedded data; takes minutes
 test: .venv/.dev  ## run all tests: one process a core, then the tests marked alone
 	$(BIN)/python -m pytest --numprocesses auto --dist loadgroup -m 'not alone'
 	$(BIN)/python -m pytest -m alone tests
+
+test-versions: .venv/.dev  ## run smoke and some tests with the oldest and newest allowed packages
+	$(BIN)/python tests/versions.py oldest newest
 
 fuzz: .venv/.dev  ## test every file reader with thousands of damaged files; takes some minutes
 	ADAPTIVE_OPT_FUZZ=2000 $(BIN)/python -m pytest tests/fuzz
