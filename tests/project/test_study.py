@@ -75,11 +75,14 @@ def slowness():
 
 
 @pytest.mark.alone
-def test_smoke_takes_at_most_a_minute(request):
-    """The limit is a minute, scaled by the lower of the machine's speeds before and after."""
+def test_smoke_takes_about_a_minute(request):
+    """The same code took 48 and 72 s in two hours on one machine, so the limit is 90 s.
+
+    It is scaled by the lower of the machine's speeds before and after, which did not see that.
+    """
     before = slowness()
     seconds = request.getfixturevalue("smoke")[1]
-    assert seconds < 60 * max(before, slowness())
+    assert seconds < 90 * max(before, slowness())
 
 
 def test_a_run_ends_with_where_its_results_are(smoke):
