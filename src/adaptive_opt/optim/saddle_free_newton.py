@@ -333,9 +333,9 @@ class SaddleFreeNewton(CurvatureEstimation):
             smallest = self._smallest_curvature(group, seen) if seen else torch.zeros(())
             for block in self._blocks(seen):
                 state = self._block_state(block)
-                clipped.append(self._denominator(group, state) < smallest)
-                norms.append(state["eigenvalues"])
                 denominators.append(self._denominator(group, state))
+                clipped.append(denominators[-1] < smallest)
+                norms.append(state["eigenvalues"])
         if not clipped:
             return {}
         found = {
